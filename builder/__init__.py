@@ -1,0 +1,1 @@
+"""From a model checkpoint to an engine directory."""

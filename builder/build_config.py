@@ -1,0 +1,49 @@
+"""What an engine was built for; the `build` section of config.json and the flags of build_engine.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sparsespec.builder.config_io import option
+from sparsespec.builder.errors import InputError
+
+DType = Literal["auto", "float64", "float32", "float16", "bfloat16"]
+ELEMENT_SIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Maxima that an engine serves; the runtime may use less, never more."""
+
+    dtype: DType = option("auto", "type of weights, activations and KV cache; auto: as the checkpoint has it")
+    tp_size: int = option(1, "tensor-parallel ranks; only 1 is supported by the torch executor")
+    max_batch_size: int = option(8, "most requests that run at once")
+    max_seq_len: int = option(8192, "longest request, prompt and answer together, in tokens")
+    max_num_tokens: int = option(2048, "most rows in one step, over all requests")
+    max_draft_len: int = option(16, "most tokens drafted before a verification (k)")
+    max_budget: int = option(2048, "most tokens per KV head that a draft step may read beside the recent ones")
+    page_size: int = option(16, "tokens in one page of the KV cache")
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_size", "max_seq_len", "max_draft_len", "max_budget", "page_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.tp_size != 1:
+            raise InputError(f"tp_size must be 1 (tensor parallelism is not supported yet), found {self.tp_size}")
+        needed = self.max_batch_size * (self.max_draft_len + 1)
+        if self.max_num_tokens < needed:
+            raise InputError(
+                f"max_num_tokens must be at least max_batch_size * (max_draft_len + 1) = {needed} so that every "
+                f"request can verify in one step, found {self.max_num_tokens}"
+            )
+
+    @property
+    def max_verify_rows(self) -> int:
+        """Rows of a full verification: the drafts and the token before them."""
+        return self.max_draft_len + 1
+
+    @property
+    def element_size(self) -> int:
+        """Bytes of one weight or KV element; `dtype` must have been resolved from `auto`."""
+        return ELEMENT_SIZE[self.dtype]

@@ -1,0 +1,41 @@
+"""What every checkpoint reader offers, and the check that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from sparsespec.builder.build_config import DType
+from sparsespec.builder.errors import CheckpointError
+from sparsespec.builder.model_config import ModelConfig
+
+
+class Checkpoint(Protocol):
+    """A model as published: shapes, weights under Hugging Face's Llama names, and the tokenizer."""
+
+    @property
+    def model(self) -> ModelConfig: ...
+
+    @property
+    def dtype(self) -> DType:
+        """The type that the checkpoint is meant to run in; never `auto`."""
+        ...
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A floating-point tensor on the CPU, for example `model.layers.0.self_attn.q_proj.weight`.
+
+        Raises CheckpointError naming file, tensor, expected and found, when it is missing, damaged or misshapen.
+        """
+        ...
+
+    def save_tokenizer(self, directory: Path) -> None:
+        """Write the tokenizer and its chat template for PreTrainedTokenizerFast.from_pretrained(directory)."""
+        ...
+
+
+def check_shape(file: Path, name: str, expected: tuple[int, ...], found: Sequence[int]) -> None:
+    if tuple(found) != expected:
+        raise CheckpointError(f"{file}: {name}: expected shape {list(expected)}, found {list(found)}")

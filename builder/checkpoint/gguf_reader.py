@@ -1,0 +1,114 @@
+"""Opening a GGUF file without trusting it: sizes that the file claims are checked before anything is sized by them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gguf
+import numpy as np
+
+from sparsespec.builder.errors import CheckpointError
+
+ValueT = TypeVar("ValueT", int, float, bool, str)
+
+# The library makes an object per element; the largest real array is a tokenizer's merges, half a million.
+_MAX_ARRAY = 4_000_000
+
+
+class GgufMetadata:
+    """Metadata and tensors of one file. Raises CheckpointError when it is truncated, foreign or not native-endian."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reader = _open(path)
+        self.tensors: dict[str, gguf.ReaderTensor] = {tensor.name: tensor for tensor in self._reader.tensors}
+
+    def get(self, key: str, default: ValueT) -> ValueT:
+        """A scalar, which must have the type of `default`; `default` when the key is absent."""
+        value = self._contents(key)
+        if value is None:
+            return default
+        if type(value) is not type(default):
+            raise CheckpointError(f"{self.path}: {key}: expected {type(default).__name__}, found {value!r:.60}")
+        return value
+
+    def require_int(self, key: str) -> int:
+        if self._contents(key) is None:
+            raise CheckpointError(f"{self.path}: {key}: expected int, found nothing")
+        return self.get(key, 0)
+
+    def strings(self, key: str) -> list[str]:
+        return [value for value in self._list(key) if self._is_kind(key, value, str)]
+
+    def integers(self, key: str) -> list[int]:
+        return [value for value in self._list(key) if self._is_kind(key, value, int)]
+
+    def _list(self, key: str) -> list[Any]:
+        values = self._contents(key)
+        if not isinstance(values, list):
+            raise CheckpointError(f"{self.path}: {key}: expected an array, found {values!r:.60}")
+        return values
+
+    def _is_kind(self, key: str, value: object, kind: type) -> bool:
+        if type(value) is not kind:
+            raise CheckpointError(f"{self.path}: {key}: expected {kind.__name__} elements, found {value!r:.60}")
+        return True
+
+    def _contents(self, key: str) -> Any:
+        field = self._reader.get_field(key)
+        try:
+            return None if field is None else field.contents()
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{self.path}: {key}: expected UTF-8 text, found {error.object[:20]!r}") from error
+
+
+def _open(path: Path) -> _CheckedReader:
+    try:
+        reader = _CheckedReader(path)
+    except CheckpointError:
+        raise
+    except (ValueError, LookupError, ArithmeticError, TypeError, OSError, RecursionError) as error:
+        size = path.stat().st_size
+        raise CheckpointError(f"{path}: expected a GGUF file, found {size} bytes that are not one: {error}") from error
+    if reader.byte_order != "I":
+        raise CheckpointError(f"{path}: expected this machine's byte order, found the other one")
+    return reader
+
+
+class _CheckedReader(gguf.GGUFReader):
+    """The library slices past the end of a short file without noticing, and so loops for as long as a header says."""
+
+    def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+        end = int(offset) + np.dtype(dtype).itemsize * int(count)
+        if end > len(self.data):
+            raise ValueError(f"truncated: expected at least {end} bytes, found {len(self.data)}")
+        return super()._get(offset, dtype, count, override_order)
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+        if raw_type == gguf.GGUFValueType.ARRAY:
+            length = int(self._get(orig_offs + 4, np.uint64)[0])
+            if length > _MAX_ARRAY:
+                raise ValueError(f"an array of {length} elements; expected at most {_MAX_ARRAY}")
+        return super()._get_field_parts(orig_offs, raw_type)
+
+    def _build_tensors(self, start_offs: int, fields: list[gguf.ReaderField]) -> None:
+        for field in fields:
+            _, name, _, dims, kind, offset = field.parts
+            self._check_extent(bytes(name).decode(), dims.tolist(), int(kind[0]), int(start_offs) + int(offset[0]))
+        super()._build_tensors(start_offs, fields)
+
+    def _check_extent(self, name: str, dims: list[int], kind: int, start: int) -> None:
+        path = self.data.filename
+        try:
+            block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
+        except (ValueError, KeyError):
+            raise CheckpointError(f"{path}: {name}: expected a known tensor type, found {kind}") from None
+        if not dims or dims[0] % block:
+            raise CheckpointError(f"{path}: {name}: expected rows of whole {block}-element blocks, found shape {dims}")
+        end = start + math.prod(dims) // block * block_bytes
+        if end > len(self.data):
+            raise CheckpointError(
+                f"{path}: {name}: expected {end - start} bytes of data at {start}, found a file of {len(self.data)}"
+            )

@@ -1,0 +1,51 @@
+"""Choosing the reader for what `--checkpoint_dir` names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from sparsespec.builder.checkpoint.base import Checkpoint
+from sparsespec.builder.checkpoint.gguf_file import GgufCheckpoint
+from sparsespec.builder.checkpoint.huggingface import HuggingFaceCheckpoint
+from sparsespec.builder.errors import CheckpointError
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+
+
+def open_checkpoint(source: str) -> Checkpoint:
+    """Open a Hugging Face directory, a hub id such as `org/name`, or a .gguf file; weights are read on demand.
+
+    Raises CheckpointError when there is nothing to read, or a model that is damaged or not supported.
+    """
+    checkpoint = _reader(source)
+    model = checkpoint.model
+    # A cheap look at the far end: a config that lies about its depth fails here, before anything is sized by it.
+    checkpoint.tensor(f"model.layers.{model.num_layers - 1}.input_layernorm.weight", (model.hidden_size,))
+    return checkpoint
+
+
+def _reader(source: str) -> Checkpoint:
+    path = Path(source)
+    if path.is_dir():
+        return HuggingFaceCheckpoint(path)
+    if path.is_file() and path.suffix == ".gguf":
+        return GgufCheckpoint(path)
+    if path.exists() or path.suffix == ".gguf" or not _HUB_ID.fullmatch(source):
+        found = "another kind of file" if path.exists() else "nothing"
+        raise CheckpointError(f"{source}: expected a Hugging Face directory, a hub id or a .gguf file, found {found}")
+    return HuggingFaceCheckpoint(_download(source))
+
+
+def _download(hub_id: str) -> Path:
+    try:
+        # Subfolders hold other formats of the same weights.
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{hub_id}: no local directory of that name, and the Hugging Face Hub did not provide it: {reason}"
+        ) from error

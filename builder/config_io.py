@@ -1,0 +1,102 @@
+"""Config dataclasses: one declaration gives the JSON reader, the command-line flags and their help."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from sparsespec.builder.errors import InputError
+
+ConfigT = TypeVar("ConfigT")
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with a default and the help text that its command-line flag shows."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def required(help: str) -> Any:
+    """A dataclass field without a default; its command-line flag is mandatory."""
+    return dataclasses.field(metadata={"help": help})
+
+
+def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
+    """Build a config from parsed JSON.
+
+    Raises InputError naming `where` and the key, for an unknown key, a missing one, or a value of another type.
+    """
+    hints = get_type_hints(config_type)
+    fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    unknown = [key for key in values if key not in fields]
+    if unknown:
+        raise InputError(f"{where}: unknown key {unknown[0]!r}; expected one of {', '.join(fields)}")
+    missing = [name for name, field in fields.items() if name not in values and _has_no_default(field)]
+    if missing:
+        raise InputError(f"{where}: missing key {missing[0]!r}")
+    parsed = {key: _parse(value, hints[key], f"{where}: {key}") for key, value in values.items()}
+    return config_type(**parsed)
+
+
+def add_flags(parser: argparse.ArgumentParser, config_type: type[Any]) -> None:
+    """Add one `--name` flag per field of `config_type`; defaults and help come from the fields."""
+    group = parser.add_argument_group(config_type.__name__, (config_type.__doc__ or "").splitlines()[0])
+    hints = get_type_hints(config_type)
+    for field in dataclasses.fields(config_type):
+        group.add_argument(f"--{field.name}", **_flag_arguments(field, hints[field.name]))
+
+
+def from_flags(config_type: type[ConfigT], namespace: argparse.Namespace) -> ConfigT:
+    """Build a config from the flags that `add_flags` declared."""
+    names = [field.name for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]
+    values = {name: getattr(namespace, name) for name in names}
+    return config_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _flag_arguments(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"help": field.metadata.get("help", "")}
+    if _has_no_default(field):
+        arguments["required"] = True
+    else:
+        arguments["default"] = field.default
+        arguments["help"] += " (default: %(default)s)"
+    base = _without_none(hint)
+    if base is bool:
+        return arguments | {"action": argparse.BooleanOptionalAction}
+    if get_origin(base) is Literal:
+        return arguments | {"choices": get_args(base)}
+    if get_origin(base) is tuple:
+        return arguments | {"nargs": "+", "type": get_args(base)[0], "metavar": "X"}
+    return arguments | {"type": base, "metavar": {int: "N", float: "F"}.get(base, "S")}
+
+
+def _without_none(hint: Any) -> Any:
+    if get_origin(hint) not in (Union, types.UnionType):
+        return hint
+    (base,) = (arg for arg in get_args(hint) if arg is not type(None))
+    return base
+
+
+def _parse(value: Any, hint: Any, where: str) -> Any:
+    base = _without_none(hint)
+    if value is None and base is not hint:
+        return None
+    if get_origin(base) is Literal:
+        if value not in get_args(base):
+            raise InputError(f"{where}: expected one of {', '.join(map(str, get_args(base)))}, found {value!r}")
+        return value
+    if get_origin(base) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{where}: expected a list, found {value!r}")
+        return tuple(_parse(item, get_args(base)[0], where) for item in value)
+    if base is float and type(value) is int:
+        return float(value)
+    if type(value) is not base:
+        raise InputError(f"{where}: expected {base.__name__}, found {value!r}")
+    return value

@@ -1,0 +1,63 @@
+"""The decoder, written once against the op vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from sparsespec.builder.model_config import ModelConfig
+from sparsespec.builder.ops import Ops
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, StepInputs
+
+TensorT = TypeVar("TensorT")
+
+
+@dataclass(frozen=True)
+class DecoderInputs(Generic[TensorT]):
+    """One step's inputs."""
+
+    token_ids: TensorT  # [num_rows] token of each row
+    logit_rows: TensorT  # [num_logits] the rows whose logits are needed
+    step: StepInputs[TensorT]
+    layers: tuple[LayerInputs[TensorT], ...]
+
+
+@dataclass(frozen=True)
+class Decoder(Generic[TensorT]):
+    """A pre-norm transformer decoder with packed projections; weights as named in fused_weights."""
+
+    ops: Ops[TensorT]
+    model: ModelConfig
+    page_size: int
+    weights: Mapping[str, TensorT]
+
+    def __call__(self, inputs: DecoderInputs[TensorT]) -> TensorT:
+        """Logits [num_logits, vocab_size] of inputs.logit_rows."""
+        hidden = self.ops.embedding(self.weights["embedding"], inputs.token_ids)
+        for layer, layer_inputs in enumerate(inputs.layers):
+            hidden = self.ops.add(hidden, self._attention(layer, hidden, layer_inputs, inputs.step))
+            hidden = self.ops.add(hidden, self._mlp(layer, hidden))
+        hidden = self.ops.gather_rows(hidden, inputs.logit_rows)
+        hidden = self.ops.rms_norm(hidden, self.weights["final_norm"], self.model.rms_norm_eps)
+        return self.ops.linear(hidden, self.weights["embedding" if self.model.tie_word_embeddings else "lm_head"])
+
+    def _attention(
+        self, layer: int, hidden: TensorT, layer_inputs: LayerInputs[TensorT], step: StepInputs[TensorT]
+    ) -> TensorT:
+        normed = self.ops.rms_norm(hidden, self._weight(layer, "input_norm"), self.model.rms_norm_eps)
+        qkv = self.ops.linear(normed, self._weight(layer, "qkv"))
+        attended = self.ops.pillar_attention(self._attention_params(), qkv, layer_inputs, step)
+        return self.ops.linear(attended, self._weight(layer, "o_proj"))
+
+    def _mlp(self, layer: int, hidden: TensorT) -> TensorT:
+        normed = self.ops.rms_norm(hidden, self._weight(layer, "post_attention_norm"), self.model.rms_norm_eps)
+        gate_up = self.ops.linear(normed, self._weight(layer, "gate_up"))
+        return self.ops.linear(self.ops.silu_mul(gate_up), self._weight(layer, "down_proj"))
+
+    def _weight(self, layer: int, name: str) -> TensorT:
+        return self.weights[f"layers.{layer}.{name}"]
+
+    def _attention_params(self) -> PillarAttentionParams:
+        model = self.model
+        return PillarAttentionParams(model.num_heads, model.num_kv_heads, model.head_dim, self.page_size)

@@ -1,0 +1,17 @@
+"""Errors caused by what a user handed us; every tool reports them in one line and exits with code 2."""
+
+
+class InputError(ValueError):
+    """A value from outside (file, flag, prompt) that cannot be used; the message names the value and the limit."""
+
+
+class CheckpointError(InputError):
+    """A model checkpoint that is damaged, incomplete or of an unsupported kind."""
+
+
+class EngineError(InputError):
+    """An engine directory that is damaged, foreign or newer than this code."""
+
+
+class RequestError(InputError):
+    """A single request that cannot be served; other requests are not affected."""

@@ -1,0 +1,40 @@
+"""The op vocabulary: everything the decoder may say, lowered to torch or to TensorRT.
+
+A lowering gives each op a meaning for its own tensor handle (a torch.Tensor, a TensorRT ITensor). No op looks at
+values, so a network can be written down once and run for any batch.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, StepInputs
+
+TensorT = TypeVar("TensorT")
+
+
+class Ops(Protocol[TensorT]):
+    """One lowering of the vocabulary."""
+
+    def embedding(self, table: TensorT, token_ids: TensorT) -> TensorT:
+        """Rows [num_rows, hidden] of table [vocab, hidden]."""
+
+    def rms_norm(self, x: TensorT, weight: TensorT, eps: float) -> TensorT:
+        """x / rms(x) * weight over the last axis; the mean square is taken in fp32 or fp64."""
+
+    def linear(self, x: TensorT, weight: TensorT) -> TensorT:
+        """x [n, in] times the transpose of weight [out, in]."""
+
+    def add(self, a: TensorT, b: TensorT) -> TensorT:
+        """Elementwise sum."""
+
+    def silu_mul(self, gate_up: TensorT) -> TensorT:
+        """silu(gate) * up for gate_up [n, 2 * intermediate], gate first."""
+
+    def gather_rows(self, x: TensorT, rows: TensorT) -> TensorT:
+        """x[rows]: [len(rows), ...]."""
+
+    def pillar_attention(
+        self, params: PillarAttentionParams, qkv: TensorT, layer: LayerInputs[TensorT], step: StepInputs[TensorT]
+    ) -> TensorT:
+        """plugins.pillar_attention: the one consumer of the KV pool."""

@@ -1,0 +1,1 @@
+"""PillarAttention: RoPE, KV append and ragged paged attention with a phase per slot."""

@@ -1,0 +1,1 @@
+"""PillarSelect: scores to the sorted logical positions that the next drafts read."""

@@ -1,0 +1,65 @@
+"""What may enter: a prompt and its parameters, checked against the engine and completed."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+
+from sparsespec.builder.engine_dir import EngineConfig
+from sparsespec.builder.errors import RequestError
+from sparsespec.runtime.request import RequestSpec
+from sparsespec.runtime.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
+
+
+@dataclass(frozen=True)
+class AdmissionRules:
+    """Limits that every request is held against."""
+
+    engine: EngineConfig
+    draft_len: int
+    kv_cache_tokens: int
+
+    def specs(self, first_id: int, prompt: tuple[int, ...], params: SamplingParams) -> tuple[RequestSpec, ...]:
+        """One spec per answer asked for. Raises RequestError with the value and the limit."""
+        self._check_prompt(prompt)
+        stops = self._stop_token_ids(params)
+        seed = secrets.randbits(62) if params.seed is None else params.seed
+        spec = RequestSpec(
+            request_id=first_id,
+            prompt_token_ids=prompt,
+            params=params,
+            seed=seed,
+            stop_token_ids=stops,
+            max_tokens=min(params.max_tokens, self.engine.build.max_seq_len - len(prompt)),
+            draft_len=self.draft_len if params.speculate else 0,
+        )
+        if spec.max_kv_len > self.kv_cache_tokens:
+            raise RequestError(
+                f"prompt of {len(prompt)} and up to {spec.max_tokens} new tokens need {spec.max_kv_len} tokens of "
+                f"KV cache, which holds {self.kv_cache_tokens}"
+            )
+        return tuple(replace(spec, request_id=first_id + i, seed=(seed + i) % 2**63) for i in range(params.n))
+
+    def _check_prompt(self, prompt: tuple[int, ...]) -> None:
+        if not prompt:
+            raise RequestError("the prompt is empty: expected at least 1 token, found 0")
+        limit = self.engine.build.max_seq_len
+        if len(prompt) >= limit:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens; with at least one new token that is over max_seq_len {limit}"
+            )
+        self._check_tokens("prompt", prompt)
+
+    def _check_tokens(self, name: str, token_ids: tuple[int, ...]) -> None:
+        vocab_size = self.engine.model.vocab_size
+        for token in token_ids:
+            if not 0 <= token < vocab_size:
+                raise RequestError(f"{name}: token {token} is outside the vocabulary of {vocab_size}")
+
+    def _stop_token_ids(self, params: SamplingParams) -> tuple[int, ...]:
+        self._check_tokens("stop_token_ids", params.stop_token_ids)
+        ends = () if params.ignore_eos else self.engine.model.eos_token_ids
+        stops = tuple(dict.fromkeys(ends + params.stop_token_ids))
+        if len(stops) > MAX_STOP_TOKEN_IDS:
+            raise RequestError(f"at most {MAX_STOP_TOKEN_IDS} stop tokens are supported, found {len(stops)}")
+        return stops

@@ -1,0 +1,66 @@
+"""Requests as their callers see them: n answers to a prompt, each with its text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsespec.runtime.outputs import CompletionOutput, OutputDelta, RequestOutput
+from sparsespec.runtime.request import Request
+from sparsespec.runtime.text import TextStream
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a caller submitted."""
+
+    request_id: int
+    text: str | None
+    token_ids: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Answer:
+    """One of a prompt's n answers, growing."""
+
+    prompt: Prompt
+    index: int
+    request: Request
+    stream: TextStream
+
+    def extend(self, tokens: tuple[int, ...]) -> OutputDelta:
+        """Add the tokens that the request has just gained; a stop text among them ends it there."""
+        request, before = self.request, len(self.stream.text)
+        first = len(request.output_token_ids) - len(tokens)
+        for place, token in enumerate(tokens, start=first + 1):
+            stop = self.stream.push(token, may_stop=place >= request.spec.params.min_tokens)
+            if stop is not None:
+                request.truncate_output(place)
+                request.finish("stop", stop)
+                return self._delta(before, tokens[: place - first])
+        if request.finish_reason is not None:
+            self.stream.flush()
+        return self._delta(before, tokens)
+
+    def completion(self) -> CompletionOutput:
+        """The answer so far."""
+        return CompletionOutput(
+            index=self.index,
+            text=self.stream.text,
+            token_ids=tuple(self.request.output_token_ids),
+            logprobs=tuple(self.request.logprobs),
+            finish_reason=self.request.finish_reason,
+            stop_reason=self.request.stop_reason,
+            verifications=tuple(self.request.verifications),
+        )
+
+    def _delta(self, before: int, tokens: tuple[int, ...]) -> OutputDelta:
+        text = self.stream.text[before:]
+        return OutputDelta(self.prompt.request_id, self.index, text, tokens, self.request.finish_reason)
+
+
+def request_output(answers: list[Answer]) -> RequestOutput:
+    """All answers to one prompt."""
+    prompt = answers[0].prompt
+    return RequestOutput(
+        prompt.request_id, prompt.text, prompt.token_ids, tuple(answer.completion() for answer in answers)
+    )

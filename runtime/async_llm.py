@@ -1,0 +1,120 @@
+"""AsyncLLM: an LLM behind asyncio. One thread runs the step loop; any number of coroutines await their streams."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from sparsespec.builder.errors import RequestError
+from sparsespec.runtime.llm import LLM, PromptInput
+from sparsespec.runtime.outputs import OutputDelta, RequestOutput
+from sparsespec.runtime.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, eq=False)
+class _Stream:
+    loop: asyncio.AbstractEventLoop
+    items: asyncio.Queue[OutputDelta | RequestOutput | BaseException]
+
+    def put(self, item: OutputDelta | RequestOutput | BaseException) -> None:
+        """Hand an item to the coroutine; from the step thread."""
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.items.put_nowait, item)
+
+
+class AsyncLLM:
+    """Streams answers while other requests run. Close it, or use it as an async context manager."""
+
+    def __init__(self, llm: LLM) -> None:
+        """Take over an LLM; nobody else may call it from now on."""
+        self._llm = llm
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._streams: dict[int, _Stream] = {}
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="sparsespec-step-loop", daemon=True)
+        self._thread.start()
+
+    async def generate(
+        self, prompt: PromptInput, sampling_params: SamplingParams = SamplingParams()
+    ) -> AsyncIterator[OutputDelta | RequestOutput]:
+        """Deltas as they come, then the RequestOutput. Leaving the loop early cancels the request.
+
+        Raises RequestError for a prompt that cannot be served, RuntimeError when closed meanwhile.
+        """
+        if self._closing:
+            raise RuntimeError("the AsyncLLM is closed")
+        stream = _Stream(asyncio.get_running_loop(), asyncio.Queue())
+        self._commands.put(lambda: self._submit(prompt, sampling_params, stream))
+        try:
+            while True:
+                item = await stream.items.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+                if isinstance(item, RequestOutput):
+                    return
+        finally:
+            self._commands.put(lambda: self._abandon(stream))
+
+    async def close(self) -> None:
+        """Stop the loop; running requests end with RuntimeError."""
+        self._commands.put(self._close)
+        await asyncio.to_thread(self._thread.join)
+
+    async def __aenter__(self) -> AsyncLLM:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._take_commands()
+                if self._llm.has_requests:
+                    self._step()
+        except BaseException as error:  # a failed step ends every stream; nothing may wait for ever
+            self._closing = True
+            self._fail_all(error)
+            raise
+
+    def _take_commands(self) -> None:
+        """Run what coroutines asked for; wait for something to ask when there is nothing to do."""
+        if not self._llm.has_requests:
+            self._commands.get()()
+        while not self._commands.empty():
+            self._commands.get()()
+
+    def _step(self) -> None:
+        for delta in self._llm.step():
+            stream = self._streams[delta.request_id]
+            stream.put(delta)
+            if not self._llm.is_running(delta.request_id):
+                stream.put(self._llm.take_output(delta.request_id))
+                self._streams.pop(delta.request_id)
+
+    def _submit(self, prompt: PromptInput, sampling_params: SamplingParams, stream: _Stream) -> None:
+        try:
+            self._streams[self._llm.add_request(prompt, sampling_params)] = stream
+        except RequestError as error:
+            stream.put(error)
+
+    def _abandon(self, stream: _Stream) -> None:
+        for request_id in [number for number, known in self._streams.items() if known is stream]:
+            self._llm.cancel(request_id)
+            self._llm.take_output(request_id)
+            self._streams.pop(request_id)
+
+    def _close(self) -> None:
+        self._closing = True
+        for request_id in self._streams:
+            self._llm.cancel(request_id)
+        self._fail_all(RuntimeError("the AsyncLLM was closed"))
+
+    def _fail_all(self, error: BaseException) -> None:
+        for stream in self._streams.values():
+            stream.put(error)
+        self._streams.clear()

@@ -1,0 +1,81 @@
+"""Run-time choices within what the engine was built for; also the flags of run.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sparsespec.builder.build_config import BuildConfig
+from sparsespec.builder.config_io import option
+from sparsespec.builder.errors import InputError
+
+DrafterName = Literal["pillar", "window", "none"]
+Policy = Literal["unified", "lockstep"]
+
+
+@dataclass(frozen=True)
+class SpeculationConfig:
+    """How tokens are drafted; verification makes the output independent of every choice here."""
+
+    drafter: DrafterName = option("pillar", "who drafts: sparse attention, a sliding window, or nobody")
+    k: int = option(8, "tokens drafted before each verification")
+    ratio: float = option(0.05, "share of its own KV cache that a draft step reads")
+    min_budget: int = option(192, "fewest tokens per KV head that a draft step reads")
+    recent_share: float = option(0.5, "share of the budget kept for the newest verified tokens; 0 is the paper's rule")
+    num_sinks: int = option(4, "first tokens that the window drafter keeps")
+
+    def __post_init__(self) -> None:
+        _require(self.k >= 1, "k", self.k, "at least 1 (drafter none decodes plainly)")
+        _require(0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
+        _require(self.min_budget >= 1, "min_budget", self.min_budget, "at least 1")
+        _require(0 <= self.recent_share <= 1, "recent_share", self.recent_share, "in [0, 1]")
+        _require(self.num_sinks >= 0, "num_sinks", self.num_sinks, "at least 0")
+
+    @property
+    def draft_len(self) -> int:
+        """Drafts per cycle: k, or 0 without a drafter."""
+        return 0 if self.drafter == "none" else self.k
+
+    def check_engine(self, build: BuildConfig) -> None:
+        """Raise InputError where the engine was built for less."""
+        _require(
+            self.k <= build.max_draft_len, "k", self.k, f"at most the engine's max_draft_len {build.max_draft_len}"
+        )
+        budget = max(self.min_budget, int(self.ratio * build.max_seq_len))
+        limit = f"such that max(min_budget, ratio * max_seq_len) is at most the engine's max_budget {build.max_budget}"
+        name = "min_budget" if budget == self.min_budget else "ratio"
+        _require(budget <= build.max_budget, name, getattr(self, name), limit)
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How an engine is run."""
+
+    device: str = option("auto", "auto, cpu or cuda")
+    max_batch_size: int | None = option(None, "requests that run at once; the engine's maximum when not given")
+    max_tokens_in_paged_kv_cache: int | None = option(None, "KV cache size; room for a full batch when not given")
+    chunk_size: int = option(512, "most prompt tokens prefilled in one step")
+    policy: Policy = option(
+        "unified", "unified staggers verifications over the steps; lockstep drafts and verifies together"
+    )
+    result_lag: int = option(1, "steps that are started before the results of a step are read")
+
+    def __post_init__(self) -> None:
+        _require(self.max_batch_size is None or self.max_batch_size >= 1, "max_batch_size", self.max_batch_size, ">= 1")
+        tokens = self.max_tokens_in_paged_kv_cache
+        _require(tokens is None or tokens >= 1, "max_tokens_in_paged_kv_cache", tokens, "at least 1")
+        _require(self.result_lag >= 0, "result_lag", self.result_lag, "at least 0")
+        _require(self.chunk_size >= 1, "chunk_size", self.chunk_size, "at least 1")
+
+    def check_engine(self, build: BuildConfig, speculation: SpeculationConfig) -> None:
+        """Raise InputError where the engine was built for less."""
+        size = self.max_batch_size
+        limit = f"at most the engine's max_batch_size {build.max_batch_size}"
+        _require(size is None or size <= build.max_batch_size, "max_batch_size", size, limit)
+        rows = speculation.draft_len + 1
+        _require(self.chunk_size >= rows, "chunk_size", self.chunk_size, f"at least k + 1 = {rows}")
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise InputError(f"{name} must be {expected}, found {value!r}")

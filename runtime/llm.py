@@ -1,0 +1,167 @@
+"""LLM: an engine, its scheduler and the loop that reads like the paper."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparsespec.builder.errors import RequestError
+from sparsespec.runtime.admission import AdmissionRules
+from sparsespec.runtime.answers import Answer, Prompt, request_output
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.executor import PendingResults
+from sparsespec.runtime.kv_cache import KvCacheManager
+from sparsespec.runtime.loading import LoadedEngine, load_engine
+from sparsespec.runtime.outputs import OutputDelta, RequestOutput
+from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.scheduler import Progress, Scheduler, SchedulerLimits
+from sparsespec.runtime.slot_state import max_positions
+from sparsespec.runtime.torch_executor import ExecutorLimits, TorchExecutor
+
+PromptInput = str | Sequence[int]
+
+
+class LLM:
+    """Generates text with an engine directory; requests join and leave the running batch at any step.
+
+    Not thread-safe: one thread calls it (AsyncLLM does that for asyncio callers).
+    """
+
+    def __init__(
+        self,
+        engine: str | Path | LoadedEngine,
+        speculation: SpeculationConfig = SpeculationConfig(),
+        config: RuntimeConfig = RuntimeConfig(),
+    ) -> None:
+        """Load an engine directory (or share a loaded one). Raises EngineError or InputError before memory is taken."""
+        self.engine = engine if isinstance(engine, LoadedEngine) else load_engine(Path(engine), config.device)
+        self.speculation = speculation
+        self.config = config
+        speculation.check_engine(self.engine.config.build)
+        config.check_engine(self.engine.config.build, speculation)
+        limits = self._executor_limits()
+        self.kv_cache = KvCacheManager(limits.num_pages, self.engine.config.build.page_size)
+        self._scheduler = self._make_scheduler(limits)
+        self._executor = TorchExecutor(self.engine.config, self.engine.weights, speculation, limits)
+        self._rules = AdmissionRules(
+            self.engine.config, speculation.draft_len, limits.num_pages * self.kv_cache.page_size
+        )
+        self._in_flight: deque[PendingResults] = deque()
+        self._answers: dict[int, list[Answer]] = {}  # by the id that the caller holds
+        self._answer_of: dict[int, Answer] = {}  # by the id of the answer's own request
+        self._next_id = 0
+
+    def generate(
+        self, prompts: PromptInput | Sequence[PromptInput], sampling_params: SamplingParams = SamplingParams()
+    ) -> list[RequestOutput]:
+        """Answer prompts (texts or token ids), in their order. Raises RequestError before any of them starts."""
+        listed = _as_list(prompts)
+        for prompt in listed:
+            self._rules.specs(0, self._tokens(prompt), sampling_params)
+        request_ids = [self.add_request(prompt, sampling_params) for prompt in listed]
+        while any(self.is_running(request_id) for request_id in request_ids):
+            self.step()
+        return [self.take_output(request_id) for request_id in request_ids]
+
+    def add_request(self, prompt: PromptInput, sampling_params: SamplingParams = SamplingParams()) -> int:
+        """Submit a prompt; returns its id. Raises RequestError, which leaves all other requests as they are."""
+        token_ids = self._tokens(prompt)
+        specs = self._rules.specs(self._next_id, token_ids, sampling_params)
+        submitted = Prompt(self._next_id, prompt if isinstance(prompt, str) else None, token_ids)
+        answers = [
+            Answer(submitted, index, self._scheduler.add(spec), self.engine.codec.stream(sampling_params.stop))
+            for index, spec in enumerate(specs)
+        ]
+        self._answers[submitted.request_id] = answers
+        self._answer_of |= {answer.request.request_id: answer for answer in answers}
+        self._next_id += len(specs)
+        return submitted.request_id
+
+    def step(self) -> list[OutputDelta]:
+        """Start one step and take the results of the step result_lag before it; returns what answers gained."""
+        step = self._scheduler.schedule()
+        batch = self._executor.prepare(step)
+        logits = self._executor.execute(batch)
+        self._in_flight.append(self._executor.sample(batch, logits))
+        return self.update()
+
+    def update(self) -> list[OutputDelta]:
+        """Take the results that are due: all but the result_lag newest, and all once no request is left."""
+        deltas = []
+        while len(self._in_flight) > (self.config.result_lag if self.has_requests else 0):
+            pending = self._in_flight.popleft()
+            deltas += [self._advance(progress) for progress in self._scheduler.update(pending.step, pending.wait())]
+        return deltas
+
+    def cancel(self, request_id: int) -> None:
+        """End a request in any phase; its pages come free once the steps in flight have passed."""
+        for answer in self._answers.get(request_id, []):
+            if answer.request.finish_reason is None:
+                self._scheduler.finish(answer.request, "cancelled")
+        self.update()
+
+    def take_output(self, request_id: int) -> RequestOutput:
+        """What a request has produced; once taken, it is forgotten if it has finished."""
+        output = request_output(self._answers[request_id])
+        if output.finished:
+            for answer in self._answers.pop(request_id):
+                self._answer_of.pop(answer.request.request_id)
+        return output
+
+    def is_running(self, request_id: int) -> bool:
+        """Whether any answer to the request is still growing."""
+        return any(answer.request.finish_reason is None for answer in self._answers[request_id])
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether any request waits or runs."""
+        return self._scheduler.has_requests
+
+    def encode_chat(self, message: str) -> list[int]:
+        """Token ids of a user's message in the model's chat template."""
+        return self.engine.codec.encode_chat(message)
+
+    def _advance(self, progress: Progress) -> OutputDelta:
+        answer = self._answer_of[progress.request.request_id]
+        finished_before = progress.request.finish_reason
+        delta = answer.extend(progress.tokens)
+        if delta.finish_reason is not None and finished_before is None:
+            self._scheduler.finish(progress.request, delta.finish_reason, progress.request.stop_reason)
+        return delta
+
+    def _tokens(self, prompt: PromptInput) -> tuple[int, ...]:
+        return tuple(self.engine.codec.encode(prompt) if isinstance(prompt, str) else prompt)
+
+    def _executor_limits(self) -> ExecutorLimits:
+        build = self.engine.config.build
+        size = self.config.max_batch_size or build.max_batch_size
+        tokens = self.config.max_tokens_in_paged_kv_cache or size * max_positions(build)
+        return ExecutorLimits(size, num_pages=-(-tokens // build.page_size))
+
+    def _make_scheduler(self, limits: ExecutorLimits) -> Scheduler:
+        sizes = SchedulerLimits(limits.max_batch_size, self.engine.config.build.max_num_tokens, self.config.chunk_size)
+        return Scheduler(sizes, self.kv_cache, self.config.policy)
+
+
+def _as_list(prompts: PromptInput | Sequence[PromptInput]) -> list[PromptInput]:
+    if isinstance(prompts, str):
+        return [prompts]
+    listed = list(prompts)
+    if listed and isinstance(listed[0], int):
+        return [tuple(_token(value) for value in listed)]
+    return [
+        prompt if isinstance(prompt, str) else tuple(_token(value) for value in _sequence(prompt)) for prompt in listed
+    ]
+
+
+def _sequence(prompt: object) -> Sequence[object]:
+    if not isinstance(prompt, Sequence):
+        raise RequestError(f"a prompt must be a text or a list of token ids, found {prompt!r}")
+    return prompt
+
+
+def _token(value: object) -> int:
+    if not isinstance(value, int):
+        raise RequestError(f"a token id must be an integer, found {value!r}")
+    return value

@@ -1,0 +1,47 @@
+"""What a caller gets back; names as in vLLM and the TensorRT-LLM LLM API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsespec.runtime.request import FinishReason, Verification
+from sparsespec.runtime.results import TokenLogprobs
+
+
+@dataclass(frozen=True)
+class OutputDelta:
+    """What one answer gained in a step."""
+
+    request_id: int
+    index: int  # which of the prompt's n answers
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True)
+class CompletionOutput:
+    """One answer."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]  # including the stop token that ended it, if one did
+    logprobs: tuple[TokenLogprobs, ...]  # one per token where asked for, else empty
+    finish_reason: FinishReason | None
+    stop_reason: int | str | None  # the stop token or text of the caller's that ended it
+    verifications: tuple[Verification, ...]
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """One prompt and its n answers."""
+
+    request_id: int
+    prompt: str | None  # None where token ids were given
+    prompt_token_ids: tuple[int, ...]
+    outputs: tuple[CompletionOutput, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every answer has ended."""
+        return all(output.finish_reason is not None for output in self.outputs)

@@ -1,0 +1,196 @@
+"""One request's life on the host. No torch: the device holds the tokens, the host counts.
+
+The host runs ahead of the results, so what it knows is a count of what it scheduled and a bound on what that can have
+done. Every change of a request's state is a method of Request.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+from sparsespec.plugins.phase import Phase
+from sparsespec.runtime.results import SlotResult, TokenLogprobs
+from sparsespec.runtime.sampling_params import SamplingParams
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class RequestSpec:
+    """What a request asks for, checked and completed: everything that does not change while it runs."""
+
+    request_id: int
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    seed: int
+    stop_token_ids: tuple[int, ...]  # end-of-sequence tokens and the caller's own
+    max_tokens: int  # as asked, within the engine's max_seq_len
+    draft_len: int  # drafts per cycle, 0 for plain decoding
+
+    @property
+    def end_len(self) -> int:
+        """Verified tokens in the cache at which the device stops: the last new token needs no K and V."""
+        return len(self.prompt_token_ids) + self.max_tokens - 1
+
+    @property
+    def max_kv_len(self) -> int:
+        """Tokens the cache must have room for: a last block may be drafted and verified past end_len."""
+        return self.end_len + self.draft_len + 1
+
+    @property
+    def prompt_block(self) -> int:
+        """Rows at the prompt's end that are scored together, as a verification's rows are."""
+        return min(self.draft_len + 1, len(self.prompt_token_ids))
+
+
+@dataclass(frozen=True)
+class Verification:
+    """One verified block. KV counts are tokens read per layer and KV head."""
+
+    first_output: int  # index in output_token_ids of the block's first token
+    num_tokens: int  # tokens it added to the output
+    num_drafts: int
+    num_accepted: int
+    draft_kv_tokens: int  # read by the block's draft steps
+    verify_kv_tokens: int  # read by its verification
+    plain_kv_tokens: int  # what plain decoding reads for the same tokens
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    advance: int  # most tokens by which the step moves kv_len
+    emits: int  # fewest tokens it adds to the output
+
+
+class Request:
+    """Counters of one request; phases follow from them."""
+
+    def __init__(self, spec: RequestSpec) -> None:
+        self.spec = spec
+        self.num_prefilled = 0  # prompt tokens scheduled
+        self.start_delay = 0  # idle steps before the first draft
+        self.draft_index = 0  # drafts scheduled in this cycle
+        self.kv_len = 0  # verified tokens, as of the last result read
+        self.recent_start = 0
+        self.num_pillars = 0
+        self.output_token_ids: list[int] = []
+        self.logprobs: list[TokenLogprobs] = []
+        self.verifications: list[Verification] = []
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: int | str | None = None  # the token or text that stopped it, None for end of sequence
+        self._in_flight: deque[_InFlight] = deque()
+
+    @property
+    def request_id(self) -> int:
+        """Number given at submission."""
+        return self.spec.request_id
+
+    @property
+    def kv_len_upper(self) -> int:
+        """Most verified tokens the device can hold once everything scheduled has run."""
+        return min(self.kv_len + sum(flight.advance for flight in self._in_flight), self.spec.end_len)
+
+    @property
+    def write_bound(self) -> int:
+        """No step in flight writes K and V at or past this position."""
+        return self.kv_len_upper + self.spec.draft_len + 1
+
+    @property
+    def num_certain_tokens(self) -> int:
+        """Output tokens there will be at least, once everything scheduled has run."""
+        return len(self.output_token_ids) + sum(flight.emits for flight in self._in_flight)
+
+    @property
+    def next_phase(self) -> Phase:
+        """What the next step does for this request."""
+        if self.num_prefilled < len(self.spec.prompt_token_ids):
+            return Phase.PREFILL
+        if self.start_delay > 0 or self.num_certain_tokens >= self.spec.max_tokens:
+            return Phase.IDLE
+        return Phase.DRAFT if self.draft_index < self.spec.draft_len else Phase.VERIFY
+
+    def next_verify_step(self, next_step: int) -> int:
+        """Step of the next verification if the request takes part in every step from next_step on."""
+        return next_step + self.start_delay + self.spec.draft_len - self.draft_index
+
+    def next_chunk(self, room: int) -> int:
+        """Prompt tokens to prefill in a step with room for so many rows; the scored last rows stay together."""
+        remaining = len(self.spec.prompt_token_ids) - self.num_prefilled
+        return remaining if remaining <= room else max(0, min(room, remaining - self.spec.prompt_block))
+
+    def delay_start(self, steps: int) -> None:
+        """Let so many steps pass before the first draft."""
+        self.start_delay = steps
+
+    def pass_step(self) -> None:
+        """A step went by without this request."""
+        self.start_delay = max(0, self.start_delay - 1)
+
+    def schedule_prefill(self, num_rows: int) -> None:
+        """num_rows prompt tokens are prefilled in the step being scheduled; the last chunk samples the first token."""
+        self.num_prefilled += num_rows
+        last = self.num_prefilled == len(self.spec.prompt_token_ids)
+        self._in_flight.append(_InFlight(advance=num_rows, emits=int(last)))
+
+    def schedule_draft(self) -> None:
+        """One token is drafted in the step being scheduled."""
+        self.draft_index += 1
+        self._in_flight.append(_InFlight(advance=0, emits=0))
+
+    def schedule_verify(self) -> None:
+        """The cycle's drafts are verified in the step being scheduled."""
+        self.draft_index = 0
+        self._in_flight.append(_InFlight(advance=self.spec.draft_len + 1, emits=1))
+
+    def receive_nothing(self) -> None:
+        """The oldest step in flight was a draft, or a chunk that sampled nothing."""
+        self.kv_len += self._in_flight.popleft().advance
+
+    def receive(self, result: SlotResult) -> tuple[int, ...]:
+        """Take the result of the oldest step in flight; returns the tokens that joined the output."""
+        self._in_flight.popleft()
+        first = len(self.output_token_ids)
+        self._append_tokens(result)
+        added = tuple(self.output_token_ids[first:])
+        if result.phase == Phase.VERIFY and added:
+            self.verifications.append(self._verification(result, first, len(added)))
+        self.kv_len, self.recent_start = result.kv_len, result.recent_start
+        self.num_pillars = result.num_pillars
+        return added
+
+    def truncate_output(self, num_tokens: int) -> None:
+        """Keep the first num_tokens output tokens: a stop text ended there."""
+        self.output_token_ids = self.output_token_ids[:num_tokens]
+        self.logprobs = self.logprobs[:num_tokens]
+
+    def finish(self, reason: FinishReason, stop_reason: int | str | None = None) -> None:
+        """End the request; results still in flight are dropped by the scheduler."""
+        self.finish_reason = reason
+        self.stop_reason = stop_reason
+
+    def _append_tokens(self, result: SlotResult) -> None:
+        for index, token in enumerate(result.tokens):
+            self.output_token_ids.append(token)
+            if self.spec.params.logprobs is not None:
+                self.logprobs.append(result.logprobs[index])
+            if token in self.spec.stop_token_ids:
+                self.finish("stop", token if token in self.spec.params.stop_token_ids else None)
+                return
+            if len(self.output_token_ids) == self.spec.max_tokens:
+                self.finish("length")
+                return
+
+    def _verification(self, result: SlotResult, first_output: int, num_tokens: int) -> Verification:
+        start, drafts = self.kv_len, self.spec.draft_len
+        recent = sum(start + index + 1 - self.recent_start for index in range(drafts))
+        return Verification(
+            first_output=first_output,
+            num_tokens=num_tokens,
+            num_drafts=drafts,
+            num_accepted=result.num_accepted,
+            draft_kv_tokens=drafts * self.num_pillars + recent,
+            verify_kv_tokens=start + drafts + 1,
+            plain_kv_tokens=sum(start + index + 1 for index in range(num_tokens)),
+        )

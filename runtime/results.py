@@ -1,0 +1,29 @@
+"""What a step brings back to the host, late. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsespec.plugins.phase import Phase
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probabilities at one output token, of the model's own distribution before temperature and cuts."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]  # (token, log-probability) of the most likely ones, best first
+
+
+@dataclass(frozen=True)
+class SlotResult:
+    """What one slot's VERIFY or last PREFILL chunk produced; lengths are those after it."""
+
+    phase: Phase
+    tokens: tuple[int, ...]  # new output tokens: accepted drafts and one more; none past end_len
+    num_accepted: int  # drafts that agreed with the model
+    kv_len: int
+    recent_start: int
+    num_pillars: int
+    logprobs: tuple[TokenLogprobs, ...]  # one per token where asked for, else empty

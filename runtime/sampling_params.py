@@ -1,0 +1,57 @@
+"""How one request is decoded; names and meanings as in vLLM and the TensorRT-LLM LLM API."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sparsespec.builder.errors import RequestError
+
+MAX_LOGPROBS = 20
+MAX_STOP_TOKEN_IDS = 16
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Sampling and stopping of one request. Raises RequestError with the offending value.
+
+    max_tokens: most new tokens; also bounded by the engine's max_seq_len. min_tokens: end-of-sequence and stop tokens
+    are not sampled before that many. temperature 0 is greedy. top_k 0 keeps every token. seed None draws one. stop:
+    texts that end the answer, not part of it. n: answers per prompt, seeded seed, seed + 1, ... logprobs: alternatives
+    reported per token, None for no log-probabilities. speculate: False decodes plainly; the output distribution is the
+    same.
+    """
+
+    max_tokens: int = 128
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    n: int = 1
+    logprobs: int | None = None
+    speculate: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+        _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "in 0..max_tokens")
+        finite = math.isfinite(self.temperature)
+        _require(finite and self.temperature >= 0, "temperature", self.temperature, "finite and at least 0")
+        _require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: all)")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
+        _require(self.n >= 1, "n", self.n, "at least 1")
+        _require(all(self.stop), "stop", self.stop, "non-empty texts")
+        few = len(self.stop_token_ids) <= MAX_STOP_TOKEN_IDS
+        _require(few, "stop_token_ids", self.stop_token_ids, f"at most {MAX_STOP_TOKEN_IDS} tokens")
+        if self.logprobs is not None:
+            _require(0 <= self.logprobs <= MAX_LOGPROBS, "logprobs", self.logprobs, f"in 0..{MAX_LOGPROBS}")
+        if self.seed is not None:
+            _require(0 <= self.seed < 2**63, "seed", self.seed, "in 0..2^63 - 1")
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise RequestError(f"{name} must be {expected}, found {value!r}")

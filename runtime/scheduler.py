@@ -1,0 +1,257 @@
+"""Who does what in the next step. No torch: a step is a frozen value that the executor turns into tensors.
+
+Unified policy (SparseSpec, arXiv 2512.01278, section 4.2): each request repeats k drafts and one verification, and the
+cycles are staggered so that every step verifies an even share of the batch. A request waits at most k steps, once, for
+its place in the stagger; a shortened first cycle would not wait, but would make sampled output depend on the batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sparsespec.plugins.phase import Phase
+from sparsespec.runtime.config import Policy
+from sparsespec.runtime.kv_cache import KvCacheManager
+from sparsespec.runtime.request import FinishReason, Request, RequestSpec
+from sparsespec.runtime.results import SlotResult
+
+
+@dataclass(frozen=True)
+class SchedulerLimits:
+    """Sizes of one step."""
+
+    max_batch_size: int
+    max_num_tokens: int  # rows
+    chunk_size: int  # prefill rows
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A request takes a slot; its prompt and parameters go to the device."""
+
+    slot: int
+    spec: RequestSpec
+
+
+@dataclass(frozen=True)
+class PageGrant:
+    """Pages added to a slot's page table, from index first on."""
+
+    slot: int
+    first: int
+    pages: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ScheduledRows:
+    """One slot's part in a step."""
+
+    slot: int
+    generation: int
+    phase: Phase
+    num_rows: int
+    draft_index: int
+    num_logits: int  # last rows whose logits are needed
+    block_rows: int  # rows of the block that ends here: a verification's, or the last of a prompt; 0 elsewhere
+    scored: bool  # whether the block's rows choose pillars
+    wants_logprobs: bool
+
+
+@dataclass(frozen=True)
+class ScheduledStep:
+    """Everything the executor needs to know of one step; rows are in slot order."""
+
+    index: int
+    admissions: tuple[Admission, ...]
+    page_grants: tuple[PageGrant, ...]
+    rows: tuple[ScheduledRows, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Tokens that a request gained in a step."""
+
+    request: Request
+    tokens: tuple[int, ...]
+
+
+class Scheduler:
+    """In-flight batching: requests join and leave at any step."""
+
+    def __init__(self, limits: SchedulerLimits, kv_cache: KvCacheManager, policy: Policy) -> None:
+        self.limits = limits
+        self.kv_cache = kv_cache
+        self.policy = policy
+        self.next_step = 0
+        self._waiting: deque[Request] = deque()
+        self._running: dict[int, _Running] = {}  # by slot, in order of admission
+        self._free_slots = list(range(limits.max_batch_size))
+        self._generations = [0] * limits.max_batch_size
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether any request waits or runs."""
+        return bool(self._waiting or self._running)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold a slot."""
+        return len(self._running)
+
+    def add(self, spec: RequestSpec) -> Request:
+        """Queue a request; first come, first served."""
+        request = Request(spec)
+        self._waiting.append(request)
+        return request
+
+    def finish(self, request: Request, reason: FinishReason, stop_reason: int | str | None = None) -> None:
+        """End a request in any phase, from outside: cancellation, or a stop text."""
+        request.finish(reason, stop_reason)
+        self._waiting = deque(waiting for waiting in self._waiting if waiting is not request)
+        for running in [running for running in self._running.values() if running.request is request]:
+            self._release(running)
+
+    def schedule(self) -> ScheduledStep:
+        """Decide the next step."""
+        admissions = self._admit()
+        rows = self._decode_rows()
+        rows += self._prefill_rows(rows)
+        step = ScheduledStep(
+            index=self.next_step,
+            admissions=tuple(admissions),
+            page_grants=tuple(self._grant_pages()),
+            rows=tuple(sorted(rows, key=lambda row: row.slot)),
+        )
+        self.next_step += 1
+        return step
+
+    def update(self, step: ScheduledStep, results: Mapping[int, SlotResult]) -> list[Progress]:
+        """Take the results of a finished step, by slot; returns who gained tokens. Steps come in order."""
+        progress = []
+        for row in step.rows:
+            running = self._running.get(row.slot)
+            if running is None or running.generation != row.generation:
+                continue  # a late result: the slot has changed hands since
+            if row.slot not in results:
+                running.request.receive_nothing()
+                continue
+            progress.append(Progress(running.request, running.request.receive(results[row.slot])))
+            self._settle(running)
+        self.kv_cache.retire(step.index)
+        return progress
+
+    def _admit(self) -> list[Admission]:
+        admissions = []
+        while self._waiting and self._free_slots and self.kv_cache.can_allocate(self._waiting[0].spec.max_kv_len):
+            request = self._waiting.popleft()
+            slot = self._free_slots.pop(0)
+            self.kv_cache.allocate(request.request_id, request.spec.max_kv_len)
+            self._running[slot] = _Running(request, slot, self._generations[slot])
+            admissions.append(Admission(slot, request.spec))
+        return admissions
+
+    def _decode_rows(self) -> list[ScheduledRows]:
+        rows = []
+        for running in self._running.values():
+            phase = running.request.next_phase
+            if phase == Phase.IDLE:
+                running.request.pass_step()
+            elif phase == Phase.DRAFT:
+                rows.append(running.draft_rows())
+            elif phase == Phase.VERIFY:
+                rows.append(running.verify_rows())
+        return rows
+
+    def _prefill_rows(self, decode_rows: list[ScheduledRows]) -> list[ScheduledRows]:
+        if self.policy == "lockstep" and any(row.phase == Phase.DRAFT for row in decode_rows):
+            return []  # a step of drafts alone runs on the draft engine
+        room = min(self.limits.chunk_size, self.limits.max_num_tokens - sum(row.num_rows for row in decode_rows))
+        rows = []
+        for running in self._running.values():
+            if running.request.next_phase != Phase.PREFILL:
+                continue
+            chunk = running.request.next_chunk(room)
+            if chunk == 0:
+                break
+            rows.append(running.prefill_rows(chunk))
+            room -= chunk
+            if rows[-1].num_logits:
+                running.request.delay_start(self._start_delay(running.request))
+        return rows
+
+    def _start_delay(self, request: Request) -> int:
+        """Steps to wait so that verifications spread evenly (unified) or coincide (lockstep)."""
+        first = request.next_verify_step(self.next_step + 1)
+        load = [self._verifications_at(first + delay, request) for delay in range(request.spec.draft_len + 1)]
+        return load.index(min(load) if self.policy == "unified" else max(load))
+
+    def _verifications_at(self, step: int, joining: Request) -> int:
+        """Running requests that verify in a coming step; plain ones verify in all and count nowhere."""
+        count = 0
+        for request in (running.request for running in self._running.values()):
+            decoding = request.next_phase != Phase.PREFILL and request is not joining
+            if decoding and request.spec.draft_len:
+                count += (step - request.next_verify_step(self.next_step + 1)) % (request.spec.draft_len + 1) == 0
+        return count
+
+    def _grant_pages(self) -> list[PageGrant]:
+        grants = []
+        for running in self._running.values():
+            request = running.request
+            first = self.kv_cache.num_pages_of(request.request_id)
+            pages = self.kv_cache.append(request.request_id, request.write_bound)
+            if pages:
+                grants.append(PageGrant(running.slot, first, pages))
+        return grants
+
+    def _settle(self, running: _Running) -> None:
+        if running.request.finish_reason is not None:
+            self._release(running)
+        else:
+            self.kv_cache.truncate(running.request.request_id, running.request.write_bound)
+
+    def _release(self, running: _Running) -> None:
+        self._running.pop(running.slot)
+        self._generations[running.slot] += 1
+        self._free_slots.append(running.slot)
+        self._free_slots.sort()
+        self.kv_cache.free(running.request.request_id, last_step=self.next_step - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Running:
+    request: Request
+    slot: int
+    generation: int
+
+    def draft_rows(self) -> ScheduledRows:
+        index = self.request.draft_index
+        self.request.schedule_draft()
+        return self._rows(Phase.DRAFT, num_rows=1, draft_index=index, num_logits=1, block_rows=0)
+
+    def verify_rows(self) -> ScheduledRows:
+        self.request.schedule_verify()
+        rows = self.request.spec.draft_len + 1
+        return self._rows(Phase.VERIFY, num_rows=rows, draft_index=0, num_logits=rows, block_rows=rows)
+
+    def prefill_rows(self, num_rows: int) -> ScheduledRows:
+        self.request.schedule_prefill(num_rows)
+        spec = self.request.spec
+        last = self.request.num_prefilled == len(spec.prompt_token_ids)
+        block = spec.prompt_block if last else 0
+        return self._rows(Phase.PREFILL, num_rows=num_rows, draft_index=0, num_logits=int(last), block_rows=block)
+
+    def _rows(self, phase: Phase, num_rows: int, draft_index: int, num_logits: int, block_rows: int) -> ScheduledRows:
+        return ScheduledRows(
+            slot=self.slot,
+            generation=self.generation,
+            phase=phase,
+            num_rows=num_rows,
+            draft_index=draft_index,
+            num_logits=num_logits,
+            block_rows=block_rows,
+            scored=block_rows > 0 and self.request.spec.draft_len > 0,
+            wants_logprobs=self.request.spec.params.logprobs is not None,
+        )

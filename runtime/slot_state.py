@@ -1,0 +1,95 @@
+"""What the device knows about every slot; only kernels of the step read and change it, in stream order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsespec.builder.build_config import BuildConfig
+from sparsespec.builder.model_config import ModelConfig
+from sparsespec.runtime.request import RequestSpec
+from sparsespec.runtime.sampling_params import MAX_STOP_TOKEN_IDS
+from sparsespec.runtime.scheduler import PageGrant
+
+
+@dataclass(frozen=True)
+class SlotState:
+    """Per-slot tensors, B = max_batch_size. Written by prepare (on admission) and by sample (drafts, then commit)."""
+
+    token_ids: Tensor  # [B, max_positions] int64: prompt, accepted tokens, then this cycle's drafts
+    kv_len: Tensor  # [B] int32: verified tokens in the cache; token_ids[kv_len] is the next to be processed
+    end_len: Tensor  # [B] int32: kv_len stops here
+    recent_start: Tensor  # [B] int32
+    num_pillars: Tensor  # [B] int32
+    pillars: Tensor  # [num_layers, B, num_kv_heads, max_budget] int32
+    page_table: Tensor  # [B, max_pages] int32
+    draft_probs: Tensor  # [B, k, vocab_size]: the distribution each draft was drawn from
+    seed: Tensor  # [B] int64
+    temperature: Tensor  # [B]
+    top_k: Tensor  # [B] int64, 0 for all
+    top_p: Tensor  # [B]
+    min_len: Tensor  # [B] int64: no stop token at positions before this
+    stop_token_ids: Tensor  # [B, MAX_STOP_TOKEN_IDS] int64, padded by repetition
+
+    def admit(self, slot: int, spec: RequestSpec) -> None:
+        """Start a slot with a request's prompt and parameters."""
+        prompt, params = spec.prompt_token_ids, spec.params
+        self.token_ids[slot, : len(prompt)] = torch.tensor(prompt, device=self.token_ids.device)
+        for tensor in (self.kv_len, self.recent_start, self.num_pillars):
+            tensor[slot] = 0
+        self.end_len[slot] = spec.end_len
+        self.seed[slot] = spec.seed
+        self.temperature[slot] = params.temperature
+        self.top_k[slot] = params.top_k
+        self.top_p[slot] = params.top_p
+        self.min_len[slot] = len(prompt) + params.min_tokens if spec.stop_token_ids else 0
+        stops = spec.stop_token_ids or (0,)
+        padded = [stops[index % len(stops)] for index in range(self.stop_token_ids.shape[1])]
+        self.stop_token_ids[slot] = torch.tensor(padded, device=self.stop_token_ids.device)
+
+    def grant(self, grant: PageGrant) -> None:
+        """Extend a slot's page table."""
+        pages = torch.tensor(grant.pages, dtype=torch.int32, device=self.page_table.device)
+        self.page_table[grant.slot, grant.first : grant.first + len(grant.pages)] = pages
+
+
+def max_positions(build: BuildConfig) -> int:
+    """Positions of a slot: the longest request, and a last block drafted and verified past its end."""
+    return build.max_seq_len + build.max_draft_len + 1
+
+
+@dataclass(frozen=True)
+class SlotLimits:
+    """Run-time sizes, within the build's."""
+
+    max_batch_size: int
+    draft_len: int
+
+
+def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, device: torch.device) -> SlotState:
+    """Zeroed state for limits.max_batch_size slots."""
+    positions = max_positions(build)
+    exact = torch.float64 if build.dtype == "float64" else torch.float32
+
+    def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    size = limits.max_batch_size
+    return SlotState(
+        token_ids=zeros(size, positions + 1, dtype=torch.int64),
+        kv_len=zeros(size),
+        end_len=zeros(size),
+        recent_start=zeros(size),
+        num_pillars=zeros(size),
+        pillars=zeros(model.num_layers, size, model.num_kv_heads, build.max_budget),
+        page_table=zeros(size, -(-positions // build.page_size)),
+        draft_probs=zeros(size, limits.draft_len, model.vocab_size, dtype=exact),
+        seed=zeros(size, dtype=torch.int64),
+        temperature=zeros(size, dtype=exact),
+        top_k=zeros(size, dtype=torch.int64),
+        top_p=zeros(size, dtype=exact),
+        min_len=zeros(size, dtype=torch.int64),
+        stop_token_ids=zeros(size, MAX_STOP_TOKEN_IDS, dtype=torch.int64),
+    )

