@@ -7,7 +7,7 @@ done. Every change of a request's state is a method of Request.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sparsespec.plugins.phase import Phase
@@ -174,7 +174,8 @@ class Request:
         for index, token in enumerate(result.tokens):
             self.output_token_ids.append(token)
             if self.spec.params.logprobs is not None:
-                self.logprobs.append(result.logprobs[index])
+                told = result.logprobs[index]
+                self.logprobs.append(replace(told, top=told.top[: self.spec.params.logprobs]))
             if token in self.spec.stop_token_ids:
                 self.finish("stop", token if token in self.spec.params.stop_token_ids else None)
                 return

@@ -52,7 +52,7 @@ def probabilities(logits: Tensor, rows: RowSampling) -> Tensor:
 
 
 def draw(distribution: Tensor, uniform: Tensor) -> Tensor:
-    """Tokens [n] by inverse transform of distribution [n, vocab], not necessarily normalised, at uniform [n] in [0, 1)."""
+    """Tokens [n] by inverse transform of distribution [n, vocab], normalised or not, at uniform [n] in [0, 1)."""
     cumulative = distribution.double().cumsum(dim=1)
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=distribution.shape[1] - 1)

@@ -1,0 +1,157 @@
+"""Generate text with an engine by self-speculation: `python runtime/run.py` or `sparsespec-run`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from sparsespec.builder.config_io import add_flags, from_flags
+from sparsespec.builder.errors import InputError, RequestError
+from sparsespec.builder.report import this_machine
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.decode_batch import DecodedBatch, ShowDelta, decode_batch
+from sparsespec.runtime.outputs import RequestOutput
+from sparsespec.runtime.prompts import read_prompts
+from sparsespec.runtime.run_config import RunConfig
+from sparsespec.runtime.run_display import print_answers, progress_bar, streamed, waiting
+from sparsespec.runtime.run_result import PlainComparison, ReportContext, RunResult, first_differences, make_report
+from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.summary import summarize
+from sparsespec.runtime.summary_table import summary_table
+
+if TYPE_CHECKING:
+    from sparsespec.runtime.llm import LLM
+
+
+# What imports torch is imported where it is used: `--help` and a mistyped flag answer at once.
+
+FILE_WIDTH = 96  # columns of a summary that does not go to a terminal
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """Everything the command line said."""
+
+    run: RunConfig
+    speculation: SpeculationConfig
+    runtime: RuntimeConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns 0, 1 where plain decoding gave other tokens, 2 after an error that the user can mend (other prompts of the
+    run are answered nevertheless), 130 after an interrupt.
+    """
+    parser = argparse.ArgumentParser(prog="run", description=__doc__, allow_abbrev=False)
+    for section in (RunConfig, SpeculationConfig, RuntimeConfig):
+        add_flags(parser, section)
+    flags = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model may say what the terminal's encoding cannot
+    try:
+        return run(
+            RunFlags(
+                from_flags(RunConfig, flags), from_flags(SpeculationConfig, flags), from_flags(RuntimeConfig, flags)
+            )
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run(flags: RunFlags) -> int:
+    """Answer the prompts and print the answers and what was measured; returns main's exit code."""
+    prompts, params = read_prompts(flags.run), flags.run.sampling_params()
+    start = perf_counter()
+    llm = _load(flags)
+    load_seconds = perf_counter() - start
+    request_ids = _submit(llm, flags.run, prompts, params)
+    if not request_ids:
+        return 2
+    batch = _decode(llm, flags.run, request_ids)
+    result = RunResult(
+        prompt_numbers=tuple(request_ids),
+        outputs=batch.outputs,
+        summary=summarize(batch.outputs, flags.speculation, _kv_bytes_per_token(llm)),
+        load_seconds=load_seconds,
+        speed=batch.speed,
+        plain=_compare_plain(llm, batch.outputs, params) if flags.run.compare_plain else None,
+    )
+    width = None if sys.stdout.isatty() else FILE_WIDTH
+    Console(width=width, highlight=False).print("", summary_table(result, flags.speculation), sep="\n")
+    _write_report(flags, llm, result, len(prompts))
+    if result.plain and result.plain.num_differing:
+        return 1
+    return 0 if len(request_ids) == len(prompts) else 2
+
+
+def _load(flags: RunFlags) -> LLM:
+    with waiting(f"loading {flags.run.engine_dir}"):
+        from sparsespec.runtime.llm import LLM
+
+        return LLM(flags.run.engine_dir, flags.speculation, flags.runtime)
+
+
+def _submit(llm: LLM, config: RunConfig, prompts: Sequence[str], params: SamplingParams) -> Mapping[int, int]:
+    """Request ids by the prompt's number, counted from 1; tells of prompts that are refused."""
+    request_ids = {}
+    for number, text in enumerate(prompts, start=1):
+        try:
+            prompt = llm.encode_chat(text) if config.chat_template else text
+            request_ids[number] = llm.add_request(prompt, params)
+        except RequestError as error:
+            print(f"error: prompt {number}: {error}", file=sys.stderr)
+    return request_ids
+
+
+def _decode(llm: LLM, config: RunConfig, request_ids: Mapping[int, int]) -> DecodedBatch:
+    display: AbstractContextManager[ShowDelta] = streamed()
+    if not config.streams:
+        display = progress_bar("decoding", len(request_ids) * config.num_return_sequences, config.max_output_len)
+    with display as show:
+        batch = decode_batch(llm, list(request_ids.values()), show)
+    if not config.streams:
+        print_answers(tuple(request_ids), batch.outputs)
+    return batch
+
+
+def _compare_plain(llm: LLM, outputs: Sequence[RequestOutput], params: SamplingParams) -> PlainComparison:
+    plain = dataclasses.replace(params, speculate=False)
+    with progress_bar("decoding plainly", len(outputs) * params.n, params.max_tokens) as show:
+        batch = decode_batch(llm, [llm.add_request(output.prompt_token_ids, plain) for output in outputs], show)
+    return PlainComparison(batch.speed, first_differences(outputs, batch.outputs))
+
+
+def _write_report(flags: RunFlags, llm: LLM, result: RunResult, num_prompts: int) -> None:
+    if flags.run.json is None:
+        return
+    context = ReportContext(
+        config={**dataclasses.asdict(flags), **dataclasses.asdict(llm.engine.config)},
+        machine=this_machine(str(llm.engine.weights["embedding"].device)),
+        num_prompts=num_prompts,
+        speculation=flags.speculation,
+        kv_bytes_per_token=_kv_bytes_per_token(llm),
+    )
+    make_report(result, context).write(flags.run.json)
+
+
+def _kv_bytes_per_token(llm: LLM) -> int:
+    engine = llm.engine.config
+    return engine.model.kv_bytes_per_token(engine.build.element_size)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

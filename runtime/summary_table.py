@@ -1,0 +1,145 @@
+"""The closing summary of run.py, as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from rich.bar import Bar
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.repetition import NGRAM
+from sparsespec.runtime.run_result import PlainComparison, RunResult
+from sparsespec.runtime.summary import Acceptance, DraftReads, KvReads, Summary
+
+REPETITIVE = (
+    f"repetitive: at least half of the verification's new tokens end a sequence of {NGRAM} tokens that came earlier in "
+    "the same answer"
+)
+_BAR_WIDTH = 40
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    value: str
+    note: str = ""
+
+
+def summary_table(result: RunResult, speculation: SpeculationConfig) -> RenderableType:
+    """A table of everything measured, the histogram of accepted drafts and a footnote."""
+    rows = [*_token_rows(result), *_draft_rows(result.summary, speculation), *_comparison_rows(result)]
+    table = Table(
+        title="summary", title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False
+    )
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim")
+    for row in rows:
+        table.add_row(row.name, row.value, row.note)
+    if result.summary.draft_reads is None:
+        return table
+    histogram = _histogram(result.summary.acceptance)
+    return Group(table, "", "verifications by accepted drafts", histogram, "", Text(REPETITIVE, style="dim"))
+
+
+def _token_rows(result: RunResult) -> list[_Row]:
+    summary, speed = result.summary, result.speed
+    ends = Counter(summary.finish_reasons)
+    rate = speed.tokens_per_second
+    return [
+        _Row("prompt", f"{summary.prompt_tokens:,} tokens", _count(len(result.outputs), "prompt")),
+        _Row(
+            "answer", f"{summary.new_tokens:,} tokens", "ended by " + ", ".join(f"{n} {end}" for end, n in ends.items())
+        ),
+        _Row("load", f"{result.load_seconds:.2f} s"),
+        _Row("prefill", f"{speed.prefill_seconds:.2f} s", "time to the first token"),
+        _Row("decode", f"{speed.decode_seconds:.2f} s", f"{rate:.1f} tokens/s" if rate else ""),
+    ]
+
+
+def _draft_rows(summary: Summary, speculation: SpeculationConfig) -> list[_Row]:
+    reads = summary.draft_reads
+    if reads is None:
+        return []
+    return [*_acceptance_rows(summary), *_read_rows(reads, speculation), *_kv_rows(summary.kv_reads)]
+
+
+def _acceptance_rows(summary: Summary) -> list[_Row]:
+    total, outside = summary.acceptance.num_verifications, summary.outside_repetition
+    return [
+        _Row("verifications", f"{total:,}", f"of {_count(summary.draft_len, 'draft')} each"),
+        _Row("accepted drafts", _mean(summary.acceptance), "per verification, mean"),
+        _Row(
+            "  not repetitive",
+            _mean(outside),
+            f"the same over {outside.num_verifications:,} of {total:,} verifications",
+        ),
+    ]
+
+
+def _read_rows(reads: DraftReads, speculation: SpeculationConfig) -> list[_Row]:
+    share = reads.budget / reads.context
+    rule = f"max(min_budget {speculation.min_budget}, ratio {speculation.ratio:g} * context)"
+    return [
+        _Row("draft budget", f"{reads.budget:,.0f} tokens", f"{share:.1%} of {reads.context:,.0f} at the end; {rule}"),
+        _Row(
+            "draft reads",
+            f"{reads.mean:,.1f} tokens",
+            f"{reads.share:.1%} of the context, mean per draft; {reads.last:,.1f} at the end",
+        ),
+    ]
+
+
+def _kv_rows(reads: KvReads | None) -> list[_Row]:
+    if reads is None:
+        return []
+    note = f"per new token, {reads.ratio:.3f} of plain decoding's {_megabytes(reads.plain)}; without prefill"
+    return [_Row("KV cache read", _megabytes(reads.speculative), note)]
+
+
+def _comparison_rows(result: RunResult) -> list[_Row]:
+    plain = result.plain
+    if plain is None:
+        return []
+    rate, ratio = plain.speed.tokens_per_second, result.speed_ratio
+    faster = f"{rate:.1f} tokens/s; speculation ran at {ratio:.2f}x that speed" if rate and ratio else ""
+    return [
+        _Row("plain decoding", "equal" if plain.num_differing == 0 else "DIFFERENT", _equality(plain)),
+        _Row("  decode", f"{plain.speed.decode_seconds:.2f} s", faster),
+    ]
+
+
+def _equality(plain: PlainComparison) -> str:
+    differing = [(number, place) for number, place in enumerate(plain.first_differences, start=1) if place is not None]
+    if not differing:
+        return "token for token"
+    answers = ", ".join(f"answer {number} from token {place}" for number, place in differing)
+    return f"{len(differing)} of {len(plain.first_differences)} answers: {answers} (counted from 0)"
+
+
+def _histogram(acceptance: Acceptance) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(justify="right")
+    grid.add_column(width=_BAR_WIDTH)
+    grid.add_column(justify="right")
+    for number, count in enumerate(acceptance.counts):
+        grid.add_row(str(number), Bar(max(acceptance.counts), 0, count, width=_BAR_WIDTH), f"{count:,}")
+    return Padding(grid, (0, 0, 0, 2))
+
+
+def _mean(acceptance: Acceptance) -> str:
+    mean = acceptance.mean
+    return "none" if mean is None else f"{mean:.2f} of {len(acceptance.counts) - 1}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("s" if number != 1 else "")
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.2f} MB"

@@ -1,0 +1,220 @@
+"""PillarAttention as plainly as it can be written, to judge every implementation of it by.
+
+In numpy and fp64, one row and one head at a time, with rotations as complex numbers and a dict instead of pages.
+`paged` lays the same step out as the op takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsespec.plugins.phase import Phase
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, StepInputs
+
+Array = NDArray[np.float64]
+Attention = Callable[[PillarAttentionParams, Tensor, LayerInputs[Tensor], StepInputs[Tensor]], Tensor]
+Cache = dict[tuple[int, int], tuple[Array, Array]]  # (slot, position) -> K and V, [num_kv_heads, head_dim] each
+
+THETA = 10000.0
+
+
+@dataclass(frozen=True)
+class NaiveSlot:
+    """One slot's part in a step."""
+
+    phase: Phase
+    num_rows: int
+    kv_len: int
+    draft_index: int = 0
+    recent_start: int = 0
+    num_pillars: int = 0
+    score_rows: int = 0
+
+    @property
+    def positions(self) -> range:
+        """Positions of its rows."""
+        first = self.kv_len + self.draft_index
+        return range(first, first + self.num_rows)
+
+    @property
+    def cached(self) -> range:
+        """Positions with K and V before the step; a verification also finds those of its drafts."""
+        drafted = self.num_rows - 1 if self.phase == Phase.VERIFY else 0
+        return range(self.positions.start + drafted)
+
+
+@dataclass(frozen=True)
+class NaiveStep:
+    """A step in plain numbers, all of them exact in the type under test."""
+
+    params: PillarAttentionParams
+    slots: tuple[NaiveSlot, ...]
+    qkv: Array  # [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]
+    cache: Cache
+    pillars: dict[tuple[int, int], list[int]]  # (slot, KV head) -> positions
+
+
+@dataclass(frozen=True)
+class NaiveAnswer:
+    """What the op must return and leave behind."""
+
+    output: Array  # [num_rows, num_heads * head_dim]
+    written: Cache  # K and V of the step's rows
+    scores: dict[int, Array]  # slot -> [num_kv_heads, tokens]
+
+
+@dataclass(frozen=True)
+class Paged:
+    """A step as the op takes it, with NaN wherever nothing lives that the step may read."""
+
+    qkv: Tensor
+    layer: LayerInputs[Tensor]
+    step: StepInputs[Tensor]
+
+
+def random_step(
+    params: PillarAttentionParams, slots: tuple[NaiveSlot, ...], dtype: torch.dtype, seed: int
+) -> NaiveStep:
+    """Normal numbers rounded to dtype, and random pillars before recent_start."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> Array:
+        return torch.from_numpy(rng.standard_normal(shape)).to(dtype).double().numpy()
+
+    heads, size = params.num_kv_heads, params.head_dim
+    return NaiveStep(
+        params=params,
+        slots=slots,
+        qkv=normal(sum(part.num_rows for part in slots), (params.num_heads + 2 * heads) * size),
+        cache={(slot, p): (normal(heads, size), normal(heads, size)) for slot, part in enumerate(slots) for p in part.cached},
+        pillars={
+            (slot, head): sorted(rng.choice(part.recent_start, part.num_pillars, replace=False).tolist())
+            for slot, part in enumerate(slots)
+            for head in range(heads)
+        },
+    )
+
+
+def naive_attention(step: NaiveStep) -> NaiveAnswer:
+    """Write every row's K and V, then attend row by row and head by head."""
+    params = step.params
+    written: Cache = {}
+    for slot, position, heads in _rows(step):
+        keys = heads[params.num_heads : params.num_heads + params.num_kv_heads]
+        values = heads[params.num_heads + params.num_kv_heads :]
+        written[slot, position] = (np.array([_rotated(key, position) for key in keys]), values)
+    cache = step.cache | written
+    output = []
+    scores = {
+        slot: np.zeros((params.num_kv_heads, part.positions.stop))
+        for slot, part in enumerate(step.slots)
+        if part.score_rows
+    }
+    group = params.num_heads // params.num_kv_heads
+    for slot, position, heads in _rows(step):
+        part = step.slots[slot]
+        for head in range(params.num_heads):
+            read = _positions_read(step, slot, head // group, position)
+            entries = [(cache[slot, p][0][head // group], cache[slot, p][1][head // group]) for p in read]
+            attended, probabilities = _attend(_rotated(heads[head], position), entries)
+            output.append(attended)
+            if position >= part.positions.stop - part.score_rows:
+                scores[slot][head // group, read] += probabilities / (part.score_rows * group)
+    return NaiveAnswer(np.array(output).reshape(len(step.qkv), params.num_heads * params.head_dim), written, scores)
+
+
+def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> Paged:
+    """Scatter the cache over pages in random order. Page 0 is nobody's: unused places of the page table name it."""
+    rng = np.random.default_rng(seed)
+    params, slots = step.params, step.slots
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    pages = _page_table(step, rng)
+    pool = torch.full(
+        (int(pages.max()) + 2, 2, params.num_kv_heads, params.page_size, params.head_dim), torch.nan, dtype=dtype
+    )
+    pillars = torch.full((len(slots), params.num_kv_heads, max(part.num_pillars for part in slots) + 1), -1)
+    for slot, part in enumerate(slots):
+        for head in range(params.num_kv_heads):
+            pillars[slot, head, : part.num_pillars] = torch.tensor(step.pillars[slot, head])
+            for position in _positions_readable(step, slot, head):
+                page, offset = pages[slot, position // params.page_size], position % params.page_size
+                for index, vector in enumerate(step.cache[slot, position]):
+                    pool[page, index, head, offset] = torch.from_numpy(vector[head])
+    longest = max(part.positions.stop for part in slots)
+    scores = torch.full((len(slots) + 2, params.num_kv_heads, longest), torch.nan, dtype=exact)
+
+    def ints(values: object) -> Tensor:
+        return torch.as_tensor(np.asarray(values), dtype=torch.int32, device=device)
+
+    return Paged(
+        qkv=torch.from_numpy(step.qkv).to(device, dtype),
+        layer=LayerInputs(pool.to(device), ints(pillars), scores.to(device)),
+        step=StepInputs(
+            row_start=ints(np.cumsum([0, *(part.num_rows for part in slots)])),
+            phase=ints([part.phase for part in slots]),
+            draft_index=ints([part.draft_index for part in slots]),
+            score_rows=ints([part.score_rows for part in slots]),
+            score_index=ints(rng.permutation(len(slots) + 2)[: len(slots)]),
+            kv_len=ints([part.kv_len for part in slots]),
+            recent_start=ints([part.recent_start for part in slots]),
+            num_pillars=ints([part.num_pillars for part in slots]),
+            page_table=ints(pages),
+            rope_table=_rope_table(params.head_dim, longest).to(device, exact),
+        ),
+    )
+
+
+def _rows(step: NaiveStep) -> list[tuple[int, int, Array]]:
+    """(slot, position, [num_heads + 2 * num_kv_heads, head_dim]) of every row."""
+    owners = [(slot, position) for slot, part in enumerate(step.slots) for position in part.positions]
+    heads = step.qkv.reshape(len(owners), step.qkv.shape[1] // step.params.head_dim, step.params.head_dim)
+    return [(slot, position, row) for (slot, position), row in zip(owners, heads, strict=True)]
+
+
+def _rotated(x: Array, position: int) -> Array:
+    """Pair i is the complex number x[i] + i x[i + head_dim / 2], turned by position / theta^(2i / head_dim)."""
+    half = len(x) // 2
+    turned = (x[:half] + 1j * x[half:]) * np.exp(1j * position * THETA ** (-np.arange(half) / half))
+    return np.concatenate((turned.real, turned.imag))
+
+
+def _rope_table(head_dim: int, num_positions: int) -> Tensor:
+    angles = np.outer(np.arange(num_positions), THETA ** (-np.arange(head_dim // 2) / (head_dim // 2)))
+    return torch.from_numpy(np.concatenate((np.cos(angles), np.sin(angles)), axis=1))
+
+
+def _positions_read(step: NaiveStep, slot: int, kv_head: int, position: int) -> list[int]:
+    """What the row at `position` attends to."""
+    part = step.slots[slot]
+    if part.phase == Phase.DRAFT:
+        return [*step.pillars[slot, kv_head], *range(part.recent_start, position + 1)]
+    return list(range(position + 1))
+
+
+def _positions_readable(step: NaiveStep, slot: int, kv_head: int) -> list[int]:
+    """Cached positions that some row of the slot may read, for this head."""
+    rows = step.slots[slot].positions
+    return [p for p in _positions_read(step, slot, kv_head, rows.stop - 1) if (slot, p) in step.cache] if rows else []
+
+
+def _attend(query: Array, entries: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    logits = np.array([query @ key for key, _ in entries]) / np.sqrt(len(query))
+    weights = np.exp(logits - logits.max())
+    probabilities = weights / weights.sum()
+    return sum(p * value for p, (_, value) in zip(probabilities, entries, strict=True)), probabilities
+
+
+def _page_table(step: NaiveStep, rng: np.random.Generator) -> NDArray[np.int64]:
+    """[B, max_pages]: distinct pages from 1 on, in random order, and 0 where a slot has none."""
+    counts = [-(-part.positions.stop // step.params.page_size) for part in step.slots]
+    table = np.zeros((len(counts), max(counts) + 1), dtype=np.int64)
+    numbers = iter(rng.permutation(sum(counts)) + 1)
+    for slot, count in enumerate(counts):
+        table[slot, :count] = [next(numbers) for _ in range(count)]
+    return table

@@ -1,0 +1,60 @@
+"""The torch executor on a GPU, in fp64 and in the types that GPUs serve with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_llm import BUILD, DraftCounts, assert_all_pages_free, first_answers, greedy, random_prompts, tiny_engine
+
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.llm import LLM
+from sparsespec.runtime.loading import LoadedEngine
+from sparsespec.runtime.sampling_params import SamplingParams
+
+pytestmark = pytest.mark.gpu
+
+PROMPTS = random_prompts((60, 97, 7, 33, 1))
+SPECULATION = SpeculationConfig(k=4, min_budget=24)
+
+
+def on_gpu() -> LoadedEngine:
+    engine = tiny_engine()
+    return LoadedEngine(engine.config, {name: w.cuda() for name, w in engine.weights.items()}, engine.codec)
+
+
+@pytest.mark.parametrize("policy", ["unified", "lockstep"])
+def test_greedy_tokens_are_the_cpus(policy: str) -> None:
+    plain = first_answers(LLM(tiny_engine(), SpeculationConfig(drafter="none")).generate(PROMPTS, greedy(48)))
+    llm = LLM(on_gpu(), SPECULATION, RuntimeConfig(policy=policy))  # type: ignore[arg-type]
+    outputs = llm.generate(PROMPTS, greedy(48))
+    assert first_answers(outputs) == plain
+    assert DraftCounts.of(outputs).accepted > 0
+    assert DraftCounts.of(outputs).rejected > 0
+    assert_all_pages_free(llm)
+
+
+def test_sampled_tokens_are_the_cpus() -> None:
+    params = SamplingParams(max_tokens=40, temperature=0.8, top_p=0.9, seed=3, ignore_eos=True)
+    answers = [
+        first_answers(LLM(engine, SPECULATION).generate(PROMPTS, params)) for engine in (tiny_engine(), on_gpu())
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_the_host_may_be_late() -> None:
+    """Nothing between prepare and update waits: results lag three steps and the tokens stay the same."""
+    answers = [
+        first_answers(LLM(on_gpu(), SPECULATION, RuntimeConfig(result_lag=lag)).generate(PROMPTS, greedy(30)))
+        for lag in (0, 3)
+    ]
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_serving_types_run(dtype: str) -> None:
+    engine = on_gpu()
+    weights = {name: weight.to(getattr(torch, dtype)) for name, weight in engine.weights.items()}
+    config = type(engine.config)(engine.config.model, type(BUILD)(**(vars(BUILD) | {"dtype": dtype})))
+    outputs = LLM(LoadedEngine(config, weights, engine.codec), SPECULATION).generate(PROMPTS, greedy(40))
+    assert [len(answer) for answer in first_answers(outputs)] == [40] * len(PROMPTS)
+    assert DraftCounts.of(outputs).accepted > 0
