@@ -33,7 +33,8 @@ class AsyncLLM:
         self._llm = llm
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
-        self._closing = False
+        self._closed = False  # guarded by _lock: no command enters the queue once it is set
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="sparsespec-step-loop", daemon=True)
         self._thread.start()
 
@@ -44,10 +45,9 @@ class AsyncLLM:
 
         Raises RequestError for a prompt that cannot be served, RuntimeError when closed meanwhile.
         """
-        if self._closing:
-            raise RuntimeError("the AsyncLLM is closed")
         stream = _Stream(asyncio.get_running_loop(), asyncio.Queue())
-        self._commands.put(lambda: self._submit(prompt, sampling_params, stream))
+        if not self._post(lambda: self._submit(prompt, sampling_params, stream)):
+            raise RuntimeError("the AsyncLLM is closed")
         try:
             while True:
                 item = await stream.items.get()
@@ -57,11 +57,11 @@ class AsyncLLM:
                 if isinstance(item, RequestOutput):
                     return
         finally:
-            self._commands.put(lambda: self._abandon(stream))
+            self._post(lambda: self._abandon(stream))
 
     async def close(self) -> None:
         """Stop the loop; running requests end with RuntimeError."""
-        self._commands.put(self._close)
+        self._post(self._close)
         await asyncio.to_thread(self._thread.join)
 
     async def __aenter__(self) -> AsyncLLM:
@@ -70,14 +70,20 @@ class AsyncLLM:
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
+    def _post(self, command: Callable[[], None]) -> bool:
+        """Have the step thread run a command; False when it has stopped."""
+        with self._lock:
+            if not self._closed:
+                self._commands.put(command)
+            return not self._closed
+
     def _run(self) -> None:
         try:
-            while not self._closing:
+            while not self._closed:
                 self._take_commands()
                 if self._llm.has_requests:
                     self._step()
         except BaseException as error:  # a failed step ends every stream; nothing may wait for ever
-            self._closing = True
             self._fail_all(error)
             raise
 
@@ -89,12 +95,12 @@ class AsyncLLM:
             self._commands.get()()
 
     def _step(self) -> None:
-        for delta in self._llm.step():
-            stream = self._streams[delta.request_id]
-            stream.put(delta)
-            if not self._llm.is_running(delta.request_id):
-                stream.put(self._llm.take_output(delta.request_id))
-                self._streams.pop(delta.request_id)
+        deltas = self._llm.step()
+        for delta in deltas:
+            self._streams[delta.request_id].put(delta)
+        for request_id in dict.fromkeys(delta.request_id for delta in deltas):
+            if not self._llm.is_running(request_id):
+                self._streams.pop(request_id).put(self._llm.take_output(request_id))
 
     def _submit(self, prompt: PromptInput, sampling_params: SamplingParams, stream: _Stream) -> None:
         try:
@@ -109,12 +115,16 @@ class AsyncLLM:
             self._streams.pop(request_id)
 
     def _close(self) -> None:
-        self._closing = True
-        for request_id in self._streams:
-            self._llm.cancel(request_id)
         self._fail_all(RuntimeError("the AsyncLLM was closed"))
 
     def _fail_all(self, error: BaseException) -> None:
+        """Let nothing in, take what came in before, then end all of it."""
+        with self._lock:
+            self._closed = True
+        while not self._commands.empty():
+            self._commands.get()()
         for stream in self._streams.values():
             stream.put(error)
+        for request_id in self._streams:
+            self._llm.cancel(request_id)
         self._streams.clear()

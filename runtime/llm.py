@@ -99,7 +99,8 @@ class LLM:
         for answer in self._answers.get(request_id, []):
             if answer.request.finish_reason is None:
                 self._scheduler.finish(answer.request, "cancelled")
-        self.update()
+        if not self.has_requests:
+            self.update()  # nobody is left to gain anything: this only lets the steps in flight pass
 
     def take_output(self, request_id: int) -> RequestOutput:
         """What a request has produced; once taken, it is forgotten if it has finished."""

@@ -225,7 +225,7 @@ class FakeHost:
 
 def _check_prefill(rows: ScheduledRows, slot: _Slot) -> None:
     end = slot.kv_len + rows.num_rows
-    _check(1 <= rows.num_rows and end <= slot.prompt_len, f"chunk to {end} of {slot.prompt_len}")
+    _check(rows.num_rows >= 1 and end <= slot.prompt_len, f"chunk to {end} of {slot.prompt_len}")
     last = end == slot.prompt_len
     block = min(slot.spec.draft_len + 1, slot.prompt_len) if last else 0
     _check(rows.num_rows >= block, f"a last chunk of {rows.num_rows} rows splits the block of {block}")

@@ -11,6 +11,7 @@ from sparsespec.runtime.async_llm import AsyncLLM
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
+from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_llm import assert_all_pages_free, first_answers, greedy, random_prompts, tiny_engine
 
 SPECULATION = SpeculationConfig(k=4, min_budget=16)
@@ -40,6 +41,22 @@ def test_streams_share_the_batch(llm: LLM) -> None:
 
     assert first_answers(asyncio.run(main())) == expected
     assert_all_pages_free(llm)
+
+
+def test_several_answers_in_one_stream(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=12, temperature=1.0, seed=5, n=3, ignore_eos=True)
+    expected = LLM(tiny_engine(), SPECULATION).generate([PROMPTS[0]], params)[0]
+
+    async def main() -> list[OutputDelta | RequestOutput]:
+        async with AsyncLLM(llm) as engine:
+            return [item async for item in engine.generate(PROMPTS[0], params)]
+
+    *deltas, last = asyncio.run(main())
+    assert isinstance(last, RequestOutput)
+    assert last.outputs == expected.outputs
+    for answer in last.outputs:
+        own = [delta for delta in deltas if isinstance(delta, OutputDelta) and delta.index == answer.index]
+        assert "".join(delta.text for delta in own) == answer.text
 
 
 def test_leaving_a_stream_cancels_the_request(llm: LLM) -> None:

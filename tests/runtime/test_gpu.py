@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_llm import BUILD, DraftCounts, assert_all_pages_free, first_answers, greedy, random_prompts, tiny_engine
 
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.sampling_params import SamplingParams
+from tiny_llm import BUILD, DraftCounts, assert_all_pages_free, first_answers, greedy, random_prompts, tiny_engine
 
 pytestmark = pytest.mark.gpu
 
