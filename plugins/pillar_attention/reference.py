@@ -113,9 +113,10 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, read: Tensor, positions: Te
     """
     exact = torch.float64 if q.dtype == torch.float64 else torch.float32
     num_kv_heads, _, head_dim = keys.shape
-    grouped = q.to(exact).unflatten(1, (num_kv_heads, -1)).permute(1, 2, 0, 3)  # [num_kv_heads, group, n, head_dim]
-    logits = grouped @ keys.to(exact)[:, None].transpose(-1, -2) * head_dim**-0.5
+    grouped = q.to(exact).unflatten(1, (num_kv_heads, -1)).permute(1, 2, 0, 3) * head_dim**-0.5
+    group_and_rows = grouped.shape[1:3]
+    logits = (grouped.flatten(1, 2) @ keys.to(exact).transpose(1, 2)).unflatten(1, group_and_rows)
     unseen = read[:, None, None, :] > positions[:, None]
     probabilities = logits.masked_fill_(unseen, -torch.inf).softmax(dim=-1)
-    attended = probabilities @ values.to(exact)[:, None]
+    attended = (probabilities.flatten(1, 2) @ values.to(exact)).unflatten(1, group_and_rows)
     return attended.permute(2, 0, 1, 3).flatten(1), probabilities

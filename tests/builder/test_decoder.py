@@ -30,34 +30,34 @@ class Handle:
 
 @dataclass
 class RecordingOps:
-    """Writes down each op with the weight or layer it used, and checks shapes."""
+    """Numbers each op's result and writes down what it came from; checks shapes."""
 
     calls: list[str] = field(default_factory=list)
 
     def embedding(self, table: Handle, token_ids: Handle) -> Handle:
         (rows,), (_, hidden) = token_ids.shape, table.shape
-        return self._made("embedding", table, rows, hidden)
+        return self._made("embedding", (table, token_ids), (rows, hidden))
 
     def rms_norm(self, x: Handle, weight: Handle, eps: float) -> Handle:
         assert weight.shape == x.shape[-1:]
         assert eps == MODEL.rms_norm_eps
-        return self._made("rms_norm", weight, *x.shape)
+        return self._made("rms_norm", (x, weight), x.shape)
 
     def linear(self, x: Handle, weight: Handle) -> Handle:
         assert x.shape[1] == weight.shape[1]
-        return self._made("linear", weight, x.shape[0], weight.shape[0])
+        return self._made("linear", (x, weight), (x.shape[0], weight.shape[0]))
 
     def add(self, a: Handle, b: Handle) -> Handle:
         assert a.shape == b.shape
-        return self._made(f"add {a.name} +", b, *a.shape)
+        return self._made("add", (a, b), a.shape)
 
     def silu_mul(self, gate_up: Handle) -> Handle:
         rows, both = gate_up.shape
         assert both == 2 * MODEL.intermediate_size
-        return self._made("silu_mul", gate_up, rows, MODEL.intermediate_size)
+        return self._made("silu_mul", (gate_up,), (rows, MODEL.intermediate_size))
 
     def gather_rows(self, x: Handle, rows: Handle) -> Handle:
-        return self._made("gather_rows", rows, *rows.shape, *x.shape[1:])
+        return self._made("gather_rows", (x, rows), rows.shape + x.shape[1:])
 
     def pillar_attention(
         self, params: PillarAttentionParams, qkv: Handle, layer: LayerInputs[Handle], step: StepInputs[Handle]
@@ -65,13 +65,12 @@ class RecordingOps:
         assert params == PillarAttentionParams(6, 2, 8, PAGE_SIZE)
         assert step == step_inputs()
         assert qkv.shape == ("rows", (6 + 2 * 2) * 8)
-        assert [layer.kv_pool.shape, layer.pillars.shape, layer.scores.shape] == [(), (), ()]
-        assert [name.split(".")[1] for name in (layer.pillars.name, layer.scores.name)] == ["pillars", "scores"]
-        return self._made("pillar_attention", layer.kv_pool, qkv.shape[0], 6 * 8)
+        return self._made("pillar_attention", (qkv, layer.kv_pool, layer.pillars, layer.scores), ("rows", 6 * 8))
 
-    def _made(self, op: str, operand: Handle, *shape: int | str) -> Handle:
-        self.calls.append(f"{op} {operand.name}")
-        return Handle(op, shape)
+    def _made(self, op: str, operands: tuple[Handle, ...], shape: tuple[int | str, ...]) -> Handle:
+        result = Handle(f"%{len(self.calls)}", shape)
+        self.calls.append(f"{result.name} = {op} {', '.join(operand.name for operand in operands)}")
+        return result
 
 
 def step_inputs() -> StepInputs[Handle]:
@@ -94,33 +93,42 @@ def record(model: ModelConfig) -> tuple[list[str], Handle]:
     return ops.calls, Decoder(ops, model, PAGE_SIZE, weights)(inputs)
 
 
+def block(layer: int) -> list[str]:
+    """Layer `layer`, each op after the ten of every layer before it."""
+    x, weights, own = 10 * layer, f"layers.{layer}", f"{layer}.kv_pool, {layer}.pillars, {layer}.scores"
+    return [
+        f"%{x + 1} = rms_norm %{x}, {weights}.input_norm",
+        f"%{x + 2} = linear %{x + 1}, {weights}.qkv",
+        f"%{x + 3} = pillar_attention %{x + 2}, {own}",
+        f"%{x + 4} = linear %{x + 3}, {weights}.o_proj",
+        f"%{x + 5} = add %{x}, %{x + 4}",
+        f"%{x + 6} = rms_norm %{x + 5}, {weights}.post_attention_norm",
+        f"%{x + 7} = linear %{x + 6}, {weights}.gate_up",
+        f"%{x + 8} = silu_mul %{x + 7}",
+        f"%{x + 9} = linear %{x + 8}, {weights}.down_proj",
+        f"%{x + 10} = add %{x + 5}, %{x + 9}",
+    ]
+
+
 def test_network() -> None:
     """Pre-norm blocks with a residual around attention and MLP; only the rows asked for reach the output projection."""
     calls, logits = record(MODEL)
-    before = ["embedding", "add", "add"]
-    blocks = [
-        [
-            f"rms_norm layers.{layer}.input_norm",
-            f"linear layers.{layer}.qkv",
-            f"pillar_attention {layer}.kv_pool",
-            f"linear layers.{layer}.o_proj",
-            f"add {'embedding' if layer == 0 else 'add add +'} + linear",
-            f"rms_norm layers.{layer}.post_attention_norm",
-            f"linear layers.{layer}.gate_up",
-            "silu_mul linear",
-            f"linear layers.{layer}.down_proj",
-            "add add + + linear",
-        ]
-        for layer in range(len(before))
+    assert calls == [
+        "%0 = embedding embedding, token_ids",
+        *block(0),
+        *block(1),
+        *block(2),
+        "%31 = gather_rows %30, logit_rows",
+        "%32 = rms_norm %31, final_norm",
+        "%33 = linear %32, lm_head",
     ]
-    ends = ["gather_rows logit_rows", "rms_norm final_norm", "linear lm_head"]
-    assert calls == ["embedding embedding", *(call for block in blocks for call in block), *ends]
-    assert logits.shape == ("logits", MODEL.vocab_size)
+    assert logits == Handle("%33", ("logits", MODEL.vocab_size))
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_every_weight_is_used_once(tied: bool) -> None:
     model = replace(MODEL, tie_word_embeddings=tied)
     calls, _ = record(model)
-    used = [operand for operand in (call.split()[-1] for call in calls) if operand in fused_shapes(model)]
+    operands = [operand for call in calls for operand in call.split(maxsplit=3)[3].split(", ")]
+    used = [operand for operand in operands if operand in fused_shapes(model)]
     assert sorted(used) == sorted([*fused_shapes(model), *(["embedding"] if tied else [])])
