@@ -24,7 +24,7 @@ class PendingResults(Protocol):
 
 
 class Executor(Protocol, Generic[BatchT, LogitsT]):
-    """The three device verbs of a step, in order; none of them waits for the device."""
+    """The three device verbs of a step, in order. None of them needs a value from the device to go on."""
 
     def prepare(self, step: ScheduledStep) -> BatchT:
         """Bring the step's metadata to the device."""

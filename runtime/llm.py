@@ -6,17 +6,20 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.admission import AdmissionRules
 from sparsespec.runtime.answers import Answer, Prompt, request_output
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
-from sparsespec.runtime.executor import PendingResults
+from sparsespec.runtime.executor import Executor, PendingResults
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.loading import LoadedEngine, load_engine
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import Progress, Scheduler, SchedulerLimits
 from sparsespec.runtime.slot_state import max_positions
+from sparsespec.runtime.step_batch import StepBatch
 from sparsespec.runtime.torch_executor import ExecutorLimits, TorchExecutor
 
 PromptInput = str | Sequence[int]
@@ -43,7 +46,9 @@ class LLM:
         limits = self._executor_limits()
         self.kv_cache = KvCacheManager(limits.num_pages, self.engine.config.build.page_size)
         self._scheduler = self._make_scheduler(limits)
-        self._executor = TorchExecutor(self.engine.config, self.engine.weights, speculation, limits)
+        self._executor: Executor[StepBatch, Tensor] = TorchExecutor(
+            self.engine.config, self.engine.weights, speculation, limits
+        )
         self._rules = AdmissionRules(
             self.engine.config, speculation.draft_len, limits.num_pages * self.kv_cache.page_size
         )

@@ -30,7 +30,7 @@ class ExecutorLimits:
 
 
 class TorchExecutor:
-    """runtime.executor.Executor in torch."""
+    """runtime.executor.Executor in torch. Its reference ops loop over lengths on the host, so on a GPU they wait for it."""
 
     def __init__(
         self,
