@@ -35,7 +35,7 @@ class Decoder(Generic[TensorT]):
     def __call__(self, inputs: DecoderInputs[TensorT]) -> TensorT:
         """Logits [num_logits, vocab_size] of inputs.logit_rows."""
         hidden = self.ops.embedding(self.weights["embedding"], inputs.token_ids)
-        for layer, layer_inputs in enumerate(inputs.layers):
+        for layer, layer_inputs in zip(range(self.model.num_layers), inputs.layers, strict=True):
             hidden = self.ops.add(hidden, self._attention(layer, hidden, layer_inputs, inputs.step))
             hidden = self.ops.add(hidden, self._mlp(layer, hidden))
         hidden = self.ops.gather_rows(hidden, inputs.logit_rows)

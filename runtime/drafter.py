@@ -25,7 +25,10 @@ class Drafter(Protocol):
         """[S] the part of budget [S] spent on the newest verified tokens; the rest may be pillars."""
 
     def select(self, state: SlotState, scores: Tensor, step: StepInputs[Tensor], slots: Tensor) -> None:
-        """Write the pillars of `slots` [S], whose lengths and num_pillars are already those of the coming drafts."""
+        """Write the pillars of `slots` [S], whose lengths and num_pillars are already those of the coming drafts.
+
+        The slots that `step` scores are among them; a plain request's slot is not scored and needs no pillars.
+        """
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def run(flags: RunFlags) -> int:
         plain=_compare_plain(llm, batch.outputs, params) if flags.run.compare_plain else None,
     )
     width = None if sys.stdout.isatty() else FILE_WIDTH
-    Console(width=width, highlight=False).print("", summary_table(result, flags.speculation), sep="\n")
+    Console(width=width, highlight=False).print(summary_table(result, flags.speculation))
     _write_report(flags, llm, result, len(prompts))
     if result.plain and result.plain.num_differing:
         return 1
@@ -107,14 +107,18 @@ def _load(flags: RunFlags) -> LLM:
 
 def _submit(llm: LLM, config: RunConfig, prompts: Sequence[str], params: SamplingParams) -> Mapping[int, int]:
     """Request ids by the prompt's number, counted from 1; tells of prompts that are refused."""
-    request_ids = {}
-    for number, text in enumerate(prompts, start=1):
-        try:
-            prompt = llm.encode_chat(text) if config.chat_template else text
-            request_ids[number] = llm.add_request(prompt, params)
-        except RequestError as error:
-            print(f"error: prompt {number}: {error}", file=sys.stderr)
-    return request_ids
+    submitted = [(number, _submit_one(llm, config, prompt, params)) for number, prompt in enumerate(prompts, start=1)]
+    for number, outcome in submitted:
+        if isinstance(outcome, RequestError):
+            print(f"error: prompt {number}: {outcome}", file=sys.stderr)
+    return {number: outcome for number, outcome in submitted if isinstance(outcome, int)}
+
+
+def _submit_one(llm: LLM, config: RunConfig, prompt: str, params: SamplingParams) -> int | RequestError:
+    try:
+        return llm.add_request(llm.encode_chat(prompt) if config.chat_template else prompt, params)
+    except RequestError as error:
+        return error
 
 
 def _decode(llm: LLM, config: RunConfig, request_ids: Mapping[int, int]) -> DecodedBatch:

@@ -45,8 +45,8 @@ class RunConfig:
             raise InputError(f"streaming shows 1 answer, found {self.num_answers}; leave --streaming away")
         if self.compare_plain and self.temperature != 0:
             raise InputError(
-                f"compare_plain needs temperature 0, found {self.temperature}: sampled tokens agree with plain decoding "
-                "in distribution only"
+                f"compare_plain needs temperature 0, found {self.temperature}: sampled tokens agree with plain "
+                "decoding's in distribution only"
             )
 
     @property

@@ -31,7 +31,7 @@ def streamed() -> Iterator[ShowDelta]:
             yield show
         finally:
             spinner.stop()
-            print()
+            print("\n")
 
 
 @contextmanager
@@ -43,7 +43,8 @@ def progress_bar(description: str, num_answers: int, max_tokens: int) -> Iterato
         TextColumn("{task.completed:,.0f} of at most {task.total:,.0f} tokens"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield _TokenBar(progress, num_answers, max_tokens).show
 
 
@@ -53,7 +54,8 @@ def print_answers(numbers: Sequence[int], outputs: Sequence[RequestOutput]) -> N
     for number, output in zip(numbers, outputs, strict=True):
         for answer in output.outputs:
             which = f", answer {answer.index + 1}" if len(output.outputs) > 1 else ""
-            print(f"--- prompt {number}{which} ---\n{answer.text}\n" if several else answer.text)
+            heading = f"--- prompt {number}{which} ---\n" if several else ""
+            print(f"{heading}{answer.text}\n")
 
 
 class _TokenBar:

@@ -111,20 +111,15 @@ def _speed_metrics(result: RunResult) -> tuple[Metric, ...]:
 
 def _request_reports(result: RunResult, context: ReportContext) -> list[RequestReport]:
     outputs = dict(zip(result.prompt_numbers, result.outputs, strict=True))
-    answers = sum(len(output.outputs) for output in result.outputs)
-    differences = iter(result.plain.first_differences if result.plain else (None,) * answers)
-    reports = []
+    differences = iter(result.plain.first_differences if result.plain else ())
+    reports: list[RequestReport] = []
     for number in range(1, context.num_prompts + 1):
-        if number not in outputs:
+        if number in outputs:
+            singles = [replace(outputs[number], outputs=(answer,)) for answer in outputs[number].outputs]
+            reports += [_request_report(single, context, next(differences, None)) for single in singles]
+        else:
             reports.append(RequestReport(0, 0, "", "refused"))
-            continue
-        for single in _single_answers(outputs[number]):
-            reports.append(_request_report(single, context, next(differences)))
     return reports
-
-
-def _single_answers(output: RequestOutput) -> list[RequestOutput]:
-    return [replace(output, outputs=(answer,)) for answer in output.outputs]
 
 
 def _request_report(output: RequestOutput, context: ReportContext, difference: int | None) -> RequestReport:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sparsespec.runtime.sampling_params import SamplingNeeds
 from sparsespec.runtime.slot_state import SlotState
 
 
@@ -36,19 +38,25 @@ class RowSampling:
         )
 
 
-def probabilities(logits: Tensor, rows: RowSampling) -> Tensor:
+def probabilities(logits: Tensor, rows: RowSampling, needs: Sequence[SamplingNeeds]) -> Tensor:
     """Distributions [n, vocab] to sample from: stop tokens masked while too early, temperature, top-k, then top-p.
 
-    Greedy rows are one-hot, the lowest token of equal logits. fp32, or fp64 for fp64 logits.
+    Greedy rows are one-hot, the lowest token of equal logits. fp32, or fp64 for fp64 logits. needs: of the requests
+    that the rows belong to, in any order; what none of them needs is not computed.
     """
     exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
     masked = _mask_early_stops(logits.to(exact), rows)
     greedy = (rows.temperature == 0)[:, None]
     one_hot = torch.zeros_like(masked).scatter_(1, masked.argmax(dim=1, keepdim=True), 1.0)
-    if bool(greedy.all()):
+    if not any(need.probabilities for need in needs):
         return one_hot
-    scaled = masked / rows.temperature[:, None].masked_fill(greedy, 1.0)
-    return torch.where(greedy, one_hot, _cut(scaled, rows.top_k, rows.top_p))
+    below_best = masked - masked.amax(dim=1, keepdim=True)  # a tiny temperature may overflow towards -inf only
+    scaled = below_best / rows.temperature[:, None].masked_fill(greedy, 1.0)
+    sampled = scaled.softmax(dim=1)
+    if any(need.cuts for need in needs):
+        cut = (rows.top_k > 0) | (rows.top_p < 1)  # rows without cuts keep every bit, whoever shares their step
+        sampled = torch.where(cut[:, None], _cut(scaled, rows.top_k, rows.top_p), sampled)
+    return torch.where(greedy, one_hot, sampled)
 
 
 def draw(distribution: Tensor, uniform: Tensor) -> Tensor:
@@ -65,8 +73,6 @@ def _mask_early_stops(logits: Tensor, rows: RowSampling) -> Tensor:
 
 
 def _cut(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    if bool(((top_k == 0) & (top_p >= 1)).all()):
-        return logits.softmax(dim=1)
     ranked, order = logits.sort(dim=1, descending=True, stable=True)
     rank = torch.arange(logits.shape[1], device=logits.device)
     beyond = (rank >= top_k[:, None]) & (top_k > 0)[:, None]

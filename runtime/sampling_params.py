@@ -52,6 +52,25 @@ class SamplingParams:
             _require(0 <= self.seed < 2**63, "seed", self.seed, "in 0..2^63 - 1")
 
 
+    @property
+    def needs(self) -> SamplingNeeds:
+        """What sampling has to compute for this request beside the most likely token."""
+        return SamplingNeeds(
+            probabilities=self.temperature > 0,
+            cuts=self.temperature > 0 and (self.top_k > 0 or self.top_p < 1),
+            logprobs=self.logprobs is not None,
+        )
+
+
+@dataclass(frozen=True)
+class SamplingNeeds:
+    """Known to the host before a step, so that a step of greedy requests computes no softmax and waits for nothing."""
+
+    probabilities: bool
+    cuts: bool
+    logprobs: bool
+
+
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
         raise RequestError(f"{name} must be {expected}, found {value!r}")

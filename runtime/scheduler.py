@@ -16,6 +16,7 @@ from sparsespec.runtime.config import Policy
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import FinishReason, Request, RequestSpec
 from sparsespec.runtime.results import SlotResult
+from sparsespec.runtime.sampling_params import SamplingNeeds
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class ScheduledRows:
     num_logits: int  # last rows whose logits are needed
     block_rows: int  # rows of the block that ends here: a verification's, or the last of a prompt; 0 elsewhere
     scored: bool  # whether the block's rows choose pillars
-    wants_logprobs: bool
+    needs: SamplingNeeds
 
 
 @dataclass(frozen=True)
@@ -253,5 +254,5 @@ class _Running:
             num_logits=num_logits,
             block_rows=block_rows,
             scored=block_rows > 0 and self.request.spec.draft_len > 0,
-            wants_logprobs=self.request.spec.params.logprobs is not None,
+            needs=self.request.spec.params.needs,
         )

@@ -18,14 +18,14 @@ from sparsespec.runtime.scheduler import PageGrant
 class SlotState:
     """Per-slot tensors, B = max_batch_size. Written by prepare (on admission) and by sample (drafts, then commit)."""
 
-    token_ids: Tensor  # [B, max_positions] int64: prompt, accepted tokens, then this cycle's drafts
+    token_ids: Tensor  # [B, max_positions + 1] int64: prompt, accepted tokens, this cycle's drafts, one more
     kv_len: Tensor  # [B] int32: verified tokens in the cache; token_ids[kv_len] is the next to be processed
     end_len: Tensor  # [B] int32: kv_len stops here
     recent_start: Tensor  # [B] int32
     num_pillars: Tensor  # [B] int32
     pillars: Tensor  # [num_layers, B, num_kv_heads, max_budget] int32
     page_table: Tensor  # [B, max_pages] int32
-    draft_probs: Tensor  # [B, k, vocab_size]: the distribution each draft was drawn from
+    draft_probs: Tensor  # [B, k, vocab_size]: the distribution each draft was drawn from; the largest by far
     seed: Tensor  # [B] int64
     temperature: Tensor  # [B]
     top_k: Tensor  # [B] int64, 0 for all

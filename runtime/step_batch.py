@@ -11,6 +11,7 @@ from torch import Tensor
 from sparsespec.builder.decoder import DecoderInputs
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs, StepInputs
+from sparsespec.runtime.sampling_params import SamplingNeeds
 from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
 from sparsespec.runtime.slot_state import SlotState
 
@@ -19,6 +20,7 @@ from sparsespec.runtime.slot_state import SlotState
 class DraftRows:
     """The step's D draft rows."""
 
+    needs: tuple[SamplingNeeds, ...]
     slot: Tensor  # [D] int64
     draft_index: Tensor  # [D] int64
     logit: Tensor  # [D] int64: each row's place in the logits
@@ -131,6 +133,7 @@ def _step_inputs(memory: StepMemory, step: ScheduledStep, scored: bool) -> StepI
 
 def _draft_rows(memory: StepMemory, placed: list[tuple[ScheduledRows, int]]) -> DraftRows:
     return DraftRows(
+        needs=tuple(row.needs for row, _ in placed),
         slot=_longs(memory, [row.slot for row, _ in placed]),
         draft_index=_longs(memory, [row.draft_index for row, _ in placed]),
         logit=_longs(memory, [at for _, at in placed]),

@@ -16,9 +16,10 @@ from sparsespec.runtime.repetition import NGRAM
 from sparsespec.runtime.run_result import PlainComparison, RunResult
 from sparsespec.runtime.summary import Acceptance, DraftReads, KvReads, Summary
 
-REPETITIVE = (
+FOOTNOTE = (
     f"repetitive: at least half of the verification's new tokens end a sequence of {NGRAM} tokens that came earlier in "
-    "the same answer"
+    "the same answer. draft budget and reads: per layer and KV head. KV cache read: by drafts and verifications, per "
+    "new token, without the prefill."
 )
 _BAR_WIDTH = 40
 
@@ -44,18 +45,15 @@ def summary_table(result: RunResult, speculation: SpeculationConfig) -> Renderab
     if result.summary.draft_reads is None:
         return table
     histogram = _histogram(result.summary.acceptance)
-    return Group(table, "", "verifications by accepted drafts", histogram, "", Text(REPETITIVE, style="dim"))
+    return Group(table, "", "verifications by accepted drafts", histogram, "", Text(FOOTNOTE, style="dim"))
 
 
 def _token_rows(result: RunResult) -> list[_Row]:
     summary, speed = result.summary, result.speed
-    ends = Counter(summary.finish_reasons)
     rate = speed.tokens_per_second
     return [
-        _Row("prompt", f"{summary.prompt_tokens:,} tokens", _count(len(result.outputs), "prompt")),
-        _Row(
-            "answer", f"{summary.new_tokens:,} tokens", "ended by " + ", ".join(f"{n} {end}" for end, n in ends.items())
-        ),
+        _Row("prompt tokens", f"{summary.prompt_tokens:,}", _several(len(result.outputs), "prompts")),
+        _Row("new tokens", f"{summary.new_tokens:,}", _finish(summary)),
         _Row("load", f"{result.load_seconds:.2f} s"),
         _Row("prefill", f"{speed.prefill_seconds:.2f} s", "time to the first token"),
         _Row("decode", f"{speed.decode_seconds:.2f} s", f"{rate:.1f} tokens/s" if rate else ""),
@@ -72,7 +70,7 @@ def _draft_rows(summary: Summary, speculation: SpeculationConfig) -> list[_Row]:
 def _acceptance_rows(summary: Summary) -> list[_Row]:
     total, outside = summary.acceptance.num_verifications, summary.outside_repetition
     return [
-        _Row("verifications", f"{total:,}", f"of {_count(summary.draft_len, 'draft')} each"),
+        _Row("verifications", f"{total:,}", f"{summary.draft_len} drafts before each"),
         _Row("accepted drafts", _mean(summary.acceptance), "per verification, mean"),
         _Row(
             "  not repetitive",
@@ -84,13 +82,13 @@ def _acceptance_rows(summary: Summary) -> list[_Row]:
 
 def _read_rows(reads: DraftReads, speculation: SpeculationConfig) -> list[_Row]:
     share = reads.budget / reads.context
-    rule = f"max(min_budget {speculation.min_budget}, ratio {speculation.ratio:g} * context)"
+    rule = f"max({speculation.min_budget}, {speculation.ratio:g} * context)"
     return [
-        _Row("draft budget", f"{reads.budget:,.0f} tokens", f"{share:.1%} of {reads.context:,.0f} at the end; {rule}"),
+        _Row("draft budget", f"{reads.budget:,.0f} tokens", f"{share:.1%} of {reads.context:,.0f} at the end: {rule}"),
         _Row(
             "draft reads",
             f"{reads.mean:,.1f} tokens",
-            f"{reads.share:.1%} of the context, mean per draft; {reads.last:,.1f} at the end",
+            f"{reads.share:.1%} of context, mean per draft; {reads.last:,.1f} at the end",
         ),
     ]
 
@@ -98,7 +96,7 @@ def _read_rows(reads: DraftReads, speculation: SpeculationConfig) -> list[_Row]:
 def _kv_rows(reads: KvReads | None) -> list[_Row]:
     if reads is None:
         return []
-    note = f"per new token, {reads.ratio:.3f} of plain decoding's {_megabytes(reads.plain)}; without prefill"
+    note = f"{reads.ratio:.3f} of plain decoding's {_megabytes(reads.plain)} per token"
     return [_Row("KV cache read", _megabytes(reads.speculative), note)]
 
 
@@ -107,7 +105,7 @@ def _comparison_rows(result: RunResult) -> list[_Row]:
     if plain is None:
         return []
     rate, ratio = plain.speed.tokens_per_second, result.speed_ratio
-    faster = f"{rate:.1f} tokens/s; speculation ran at {ratio:.2f}x that speed" if rate and ratio else ""
+    faster = f"{rate:.1f} tokens/s; speculation: {ratio:.2f}x that speed" if rate and ratio else ""
     return [
         _Row("plain decoding", "equal" if plain.num_differing == 0 else "DIFFERENT", _equality(plain)),
         _Row("  decode", f"{plain.speed.decode_seconds:.2f} s", faster),
@@ -132,13 +130,20 @@ def _histogram(acceptance: Acceptance) -> RenderableType:
     return Padding(grid, (0, 0, 0, 2))
 
 
+def _finish(summary: Summary) -> str:
+    counts = Counter(summary.finish_reasons)
+    if len(counts) == 1:
+        return f"finish reason: {summary.finish_reasons[0]}"
+    return "finish reasons: " + ", ".join(f"{count} {reason}" for reason, count in counts.items())
+
+
 def _mean(acceptance: Acceptance) -> str:
     mean = acceptance.mean
     return "none" if mean is None else f"{mean:.2f} of {len(acceptance.counts) - 1}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("s" if number != 1 else "")
+def _several(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number > 1 else ""
 
 
 def _megabytes(size: float) -> str:

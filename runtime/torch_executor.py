@@ -30,7 +30,10 @@ class ExecutorLimits:
 
 
 class TorchExecutor:
-    """runtime.executor.Executor in torch. Its reference ops loop over lengths on the host, so on a GPU they wait for it."""
+    """runtime.executor.Executor in torch.
+
+    The reference ops loop over lengths on the host, so on a GPU they wait for the device; kernels will not.
+    """
 
     def __init__(
         self,
@@ -79,7 +82,7 @@ class TorchExecutor:
         state, drafts = self._memory.state, batch.drafts
         position = state.kv_len[drafts.slot] + drafts.draft_index + 1
         rows = RowSampling.of(state, drafts.slot, position)
-        distribution = probabilities(logits[drafts.logit], rows)
+        distribution = probabilities(logits[drafts.logit], rows, drafts.needs)
         number = uniform(rows.seed, position.long(), Purpose.DRAFT + drafts.draft_index)
         state.draft_probs[drafts.slot, drafts.draft_index] = distribution
         state.token_ids[drafts.slot, position] = draw(distribution, number)
@@ -91,13 +94,13 @@ class TorchExecutor:
         index = torch.arange(width, device=logits.device)
         position = blocks.first_position[:, None] + index
         rows = RowSampling.of(state, blocks.slot.repeat_interleave(width), position.flatten())
-        target = probabilities(logits[blocks.logits.flatten()], rows).unflatten(0, (num_blocks, width))
+        target = probabilities(logits[blocks.logits.flatten()], rows, [row.needs for row in blocks.rows])
         slot = blocks.slot[:, None]
         block = Block(
             drafts=state.token_ids[slot, position[:, :-1]],
             num_drafts=blocks.num_drafts,
             draft_probs=state.draft_probs[slot, index[:-1]],
-            target_probs=target,
+            target_probs=target.unflatten(0, (num_blocks, width)),
         )
         seed = state.seed[blocks.slot]
         purpose = torch.full_like(position, Purpose.ACCEPT)

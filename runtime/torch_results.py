@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class TorchResults:
     def __init__(self, step: ScheduledStep, rows: tuple[ScheduledRows, ...], outcome: BlockOutcome) -> None:
         self._step = step
         self._rows = rows
-        self._copies = [_send(tensor) for tensor in vars(outcome).values()]
+        self._host = BlockOutcome(*(_send(getattr(outcome, field.name)) for field in fields(outcome)))
         self._event = torch.cuda.Event() if outcome.tokens.is_cuda else None
         if self._event:
             self._event.record()
@@ -47,13 +47,12 @@ class TorchResults:
         """See PendingResults."""
         if self._event:
             self._event.synchronize()
-        columns = [copy.tolist() for copy in self._copies]
-        return {row.slot: _slot_result(row, columns, index) for index, row in enumerate(self._rows)}
+        return {row.slot: _slot_result(row, self._host, index) for index, row in enumerate(self._rows)}
 
 
 def block_logprobs(logits: Tensor, blocks: BlockRows, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """BlockOutcome.logprobs and top_ids; both empty where no block asks for them."""
-    if not any(row.wants_logprobs for row in blocks.rows):
+    if not any(row.needs.logprobs for row in blocks.rows):
         return tokens.new_empty(0), tokens.new_empty(0)
     everything = logits[blocks.logits].double().log_softmax(dim=-1)
     top = everything.topk(min(MAX_LOGPROBS, everything.shape[-1]), dim=-1)
@@ -66,22 +65,20 @@ def _send(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
-def _slot_result(row: ScheduledRows, columns: list[list], index: int) -> SlotResult:  # type: ignore[type-arg]
-    tokens, num_tokens, num_accepted, kv_len, recent_start, num_pillars, logprobs, top_ids = columns
-    count = num_tokens[index]
-    told = range(count) if row.wants_logprobs else range(0)
+def _slot_result(row: ScheduledRows, host: BlockOutcome, index: int) -> SlotResult:
+    count = int(host.num_tokens[index])
+    tokens = host.tokens[index, :count].tolist()
     return SlotResult(
         phase=row.phase,
-        tokens=tuple(tokens[index][:count]),
-        num_accepted=num_accepted[index],
-        kv_len=kv_len[index],
-        recent_start=recent_start[index],
-        num_pillars=num_pillars[index],
-        logprobs=tuple(
-            _token_logprobs(tokens[index][place], logprobs[index][place], top_ids[index][place]) for place in told
-        ),
+        tokens=tuple(tokens),
+        num_accepted=int(host.num_accepted[index]),
+        kv_len=int(host.kv_len[index]),
+        recent_start=int(host.recent_start[index]),
+        num_pillars=int(host.num_pillars[index]),
+        logprobs=_logprobs(tokens, host.logprobs[index], host.top_ids[index]) if row.needs.logprobs else (),
     )
 
 
-def _token_logprobs(token: int, values: list[float], top_ids: list[int]) -> TokenLogprobs:
-    return TokenLogprobs(token, values[0], tuple(zip(top_ids, values[1:], strict=True)))
+def _logprobs(tokens: list[int], values: Tensor, top_ids: Tensor) -> tuple[TokenLogprobs, ...]:
+    rows = zip(tokens, values.tolist(), top_ids.tolist(), strict=False)  # rows beyond the tokens are padding
+    return tuple(TokenLogprobs(token, own, tuple(zip(ids, top, strict=True))) for token, (own, *top), ids in rows)

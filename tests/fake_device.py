@@ -1,7 +1,7 @@
 """A device without a model: follows ScheduledSteps as an executor does, checks each against the contract, and answers.
 
-Tokens are a fixed function of (seed, place in the output), so the right output of a request is known beforehand; how many
-drafts are accepted is random. What the host only bounds - lengths, the pages written - is kept here exactly.
+Tokens are a fixed function of (seed, place in the output), so the right output of a request is known beforehand; how
+many drafts are accepted is random. What the host only bounds - lengths, the pages written - is kept here exactly.
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ class Trace:
     num_output: int  # output tokens on the device after it
 
 
+@dataclass(frozen=True)
+class _Write:
+    request_id: int
+    index: int  # of the page in its request
+    page: int
+
+
 class FakeDevice:
     """Runs steps in order; every breach raises ContractError."""
 
@@ -75,7 +82,7 @@ class FakeDevice:
         self._slots: dict[int, _Slot] = {}
         self._last_generation: dict[int, int] = {}  # by slot
         self._owner: dict[int, tuple[int, int]] = {}  # request and place in it, of every page granted so far
-        self._written: dict[int, list[int]] = {}  # pages by step in flight
+        self._written: dict[int, list[_Write]] = {}  # by step in flight
 
     def run(self, step: ScheduledStep) -> dict[int, SlotResult]:
         """Execute a step right after it was scheduled; returns the results, which the host may read later."""
@@ -95,6 +102,13 @@ class FakeDevice:
         """The host has read the results of a step."""
         self._written.pop(step)
 
+    def check_held(self, running: list[int]) -> None:
+        """No running request has lost a page that a step in flight writes."""
+        for write in (write for writes in self._written.values() for write in writes):
+            if write.request_id in running:
+                held = self._kv_cache.num_pages_of(write.request_id)
+                _check(write.index < held, f"page {write.page} was taken back while a step in flight writes it")
+
     def _admit(self, admission: Admission) -> None:
         before = self._slots.get(admission.slot)
         if before is not None and before.generation is not None:
@@ -106,7 +120,7 @@ class FakeDevice:
     def _grant(self, grant: PageGrant) -> None:
         slot = self._slots[grant.slot]
         _check(grant.first <= len(slot.pages), f"a gap before page {grant.first} of slot {grant.slot}")
-        busy = [page for pages in self._written.values() for page in pages]
+        busy = [write.page for writes in self._written.values() for write in writes]
         for index, page in enumerate(grant.pages, start=grant.first):
             _check(page not in busy, f"page {page} is granted while a step in flight writes it")
             self._owner[page] = (slot.spec.request_id, index)
@@ -137,7 +151,7 @@ class FakeDevice:
             page = slot.pages[index]
             owner = self._owner[page]
             _check(owner == (slot.spec.request_id, index), f"page {page} belongs to {owner} by now")
-            self._written[step].append(page)
+            self._written[step].append(_Write(slot.spec.request_id, index, page))
 
     def _advance(self, rows: ScheduledRows, slot: _Slot) -> SlotResult | None:
         if rows.phase == Phase.DRAFT:
@@ -159,7 +173,7 @@ class FakeDevice:
     def _result(self, rows: ScheduledRows, slot: _Slot, num_accepted: int, first: int) -> SlotResult:
         end = slot.kv_len - slot.prompt_len + 1
         tokens = tuple(answer_token(slot.spec.seed, index) for index in range(first, end))
-        logprobs = tuple(TokenLogprobs(token, -1.0, ()) for token in tokens) if rows.wants_logprobs else ()
+        logprobs = tuple(TokenLogprobs(token, -1.0, ()) for token in tokens) if rows.needs.logprobs else ()
         return SlotResult(
             phase=rows.phase,
             tokens=tokens,
@@ -221,6 +235,8 @@ class FakeHost:
             self.scheduler.update(step, results)
             self.device.retire(step.index)
             self.scheduler.kv_cache.check_integrity()
+            started = [i for i in self.device.admitted if self.requests[i].finish_reason is None]
+            self.device.check_held(started)
 
 
 def _check_prefill(rows: ScheduledRows, slot: _Slot) -> None:

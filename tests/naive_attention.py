@@ -22,6 +22,9 @@ Attention = Callable[[PillarAttentionParams, Tensor, LayerInputs[Tensor], StepIn
 Cache = dict[tuple[int, int], tuple[Array, Array]]  # (slot, position) -> K and V, [num_kv_heads, head_dim] each
 
 THETA = 10000.0
+# Largest error of outputs and keys of order one, and largest relative error of scores: the roundings of rotated Q and K
+# and of the output to 11 and 8 bits, and in fp32 and fp64 also those of the sums.
+TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,11 @@ def random_step(
         params=params,
         slots=slots,
         qkv=normal(sum(part.num_rows for part in slots), (params.num_heads + 2 * heads) * size),
-        cache={(slot, p): (normal(heads, size), normal(heads, size)) for slot, part in enumerate(slots) for p in part.cached},
+        cache={
+            (slot, p): (normal(heads, size), normal(heads, size))
+            for slot, part in enumerate(slots)
+            for p in part.cached
+        },
         pillars={
             (slot, head): sorted(rng.choice(part.recent_start, part.num_pillars, replace=False).tolist())
             for slot, part in enumerate(slots)
@@ -168,6 +175,42 @@ def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> Paged:
             rope_table=_rope_table(params.head_dim, longest).to(device, exact),
         ),
     )
+
+
+def check_attention(attention: Attention, step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> None:
+    """Run `attention` on a paged copy of `step`; AssertionError unless everything it returns and leaves is right."""
+    given = paged(step, dtype, device, seed)
+    pool_before = given.layer.kv_pool.clone()
+    output = attention(step.params, given.qkv, given.layer, given.step)
+    answer = naive_attention(step)
+    torch.testing.assert_close(output, output.to(given.qkv), rtol=0, atol=0)
+    assert_near(output, torch.from_numpy(answer.output), TOLERANCES[dtype])
+    _check_pool(step, given, pool_before, TOLERANCES[dtype])
+    scores = torch.full_like(given.layer.scores, torch.nan).cpu().double()
+    places = given.step.score_index.tolist()
+    for slot, expected in answer.scores.items():
+        scores[places[slot], :, : expected.shape[1]] = torch.from_numpy(expected)
+    found = given.layer.scores.cpu().double()
+    torch.testing.assert_close(found, scores, rtol=TOLERANCES[dtype], atol=0, equal_nan=True)
+
+
+def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(found.cpu().double(), expected, rtol=0, atol=tolerance, equal_nan=True)
+
+
+def _check_pool(step: NaiveStep, after: Paged, before: Tensor, tolerance: float) -> None:
+    """K and V of the rows are in place; every other bit of the pool is as it was."""
+    keys, values = before.clone(), before.clone()
+    pages, size = after.step.page_table.tolist(), step.params.page_size
+    for (slot, position), (key, value) in naive_attention(step).written.items():
+        page, offset = pages[slot][position // size], position % size
+        keys[page, 0, :, offset] = torch.from_numpy(key).to(keys)
+        values[page, 1, :, offset] = torch.from_numpy(value).to(values)
+    pool = after.layer.kv_pool
+    torch.testing.assert_close(pool[:, 1], values[:, 1], rtol=0, atol=0, equal_nan=True)
+    assert_near(pool[:, 0], keys[:, 0].double().cpu(), tolerance)
+    untouched = keys[:, 0].isnan() | (keys[:, 0] == before[:, 0])
+    torch.testing.assert_close(pool[:, 0][untouched], before[:, 0][untouched], rtol=0, atol=0, equal_nan=True)
 
 
 def _rows(step: NaiveStep) -> list[tuple[int, int, Array]]:

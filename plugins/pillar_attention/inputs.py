@@ -29,11 +29,11 @@ class StepInputs(Generic[TensorT]):
     row_start: TensorT  # [B + 1] CSR: slot s owns rows row_start[s] to row_start[s + 1]
     phase: TensorT  # [B] plugins.phase.Phase
     draft_index: TensorT  # [B] first row's position minus kv_len: the draft number, 0 in other phases
-    score_rows: TensorT  # [B] how many of the slot's last rows are scored, 0 for none
+    score_rows: TensorT  # [B] how many of the slot's last rows are scored; 0 for none, and in DRAFT
     score_index: TensorT  # [B] where in `scores` the slot's scores go
     kv_len: TensorT  # [B] verified tokens in the cache
     recent_start: TensorT  # [B] first token that every draft row reads
-    num_pillars: TensorT  # [B] pillars per layer and KV head
+    num_pillars: TensorT  # [B] pillars per layer and KV head, at most min(recent_start, max_budget)
     page_table: TensorT  # [B, max_pages] page of each page_size tokens of the slot
     rope_table: TensorT  # [max_positions, head_dim] cosines of head_dim / 2 frequencies, then their sines; fp32 or fp64
 

@@ -64,7 +64,9 @@ def test_ragged_slots(device: str, data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from([torch.float64, torch.float32, torch.float16]))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
     levels = data.draw(st.sampled_from([1, 3, 1000]))
-    scores = torch.randint(levels, (num_layers, num_slots + 1, num_kv_heads, 48), generator=generator).to(dtype) / levels
+    scores = (
+        torch.randint(levels, (num_layers, num_slots + 1, num_kv_heads, 48), generator=generator).to(dtype) / levels
+    )
     for slot in range(num_slots):
         scores[:, score_index[slot], :, recent_start[slot] :] = torch.inf
     step = step_inputs(device, score_rows, score_index, recent_start, num_pillars)

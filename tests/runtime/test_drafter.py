@@ -6,7 +6,7 @@ import torch
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import StepInputs
-from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.config import DrafterName, SpeculationConfig
 from sparsespec.runtime.drafter import commit, make_drafter
 from sparsespec.runtime.slot_state import SlotLimits, SlotState, make_slot_state
 from tiny_models import tiny_model_config
@@ -26,7 +26,7 @@ def state_of(device: str = "cpu", max_budget: int = 32) -> SlotState:
 def committed(
     config: SpeculationConfig, kv_len: list[int], block_start: list[int], device: str = "cpu"
 ) -> tuple[list[int], list[int], list[int]]:
-    """kv_len, recent_start and num_pillars of slots 2, 0, ... after a commit."""
+    """kv_len, recent_start and num_pillars of slots 2, 0 and 1, as many as are given, after a commit."""
     state = state_of(device)
     slots = torch.tensor([2, 0, 1][: len(kv_len)], device=device)
     lengths, starts = torch.tensor(kv_len, device=device), torch.tensor(block_start, device=device)
@@ -144,6 +144,5 @@ def test_window_drafter_takes_the_sinks(num_sinks: int, max_budget: int) -> None
 
 
 @pytest.mark.parametrize(("drafter", "scored"), [("pillar", True), ("window", False), ("none", False)])
-def test_only_pillars_need_scores(drafter: str, scored: bool) -> None:
-    config = SpeculationConfig(drafter="pillar" if drafter == "pillar" else "window" if drafter == "window" else "none")
-    assert make_drafter(config).scored is scored
+def test_only_pillars_need_scores(drafter: DrafterName, scored: bool) -> None:
+    assert make_drafter(SpeculationConfig(drafter=drafter)).scored is scored

@@ -33,8 +33,8 @@ from tiny_models import (
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 MAX_NEW_TOKENS = 24
-# Norm of the difference over the norm of the reference, both in fp32.
-LOGIT_TOLERANCE = 1e-4
+# Norm of the difference over the norm of the reference, both in fp32 (1e-6 where measured).
+LOGIT_TOLERANCE = 1e-5
 
 
 class Driver:
@@ -82,11 +82,12 @@ class Driver:
 
 
 def _rows(slot: int, phase: Phase, num_rows: int, logits: int, block: int) -> ScheduledRows:
-    return ScheduledRows(slot, 0, phase, num_rows, 0, logits, block, scored=False, wants_logprobs=False)
+    needs = SamplingParams(temperature=0.0).needs
+    return ScheduledRows(slot, 0, phase, num_rows, 0, logits, block, scored=False, needs=needs)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    return ((found.cpu() - expected).norm() / expected.norm()).item()
+    return float((found.cpu() - expected).norm() / expected.norm())
 
 
 def token_ids(count: int, seed: int) -> list[int]:
@@ -95,7 +96,8 @@ def token_ids(count: int, seed: int) -> list[int]:
 
 def reference_logits(llama: LlamaForCausalLM, tokens: list[int]) -> Tensor:
     with torch.inference_mode():
-        return llama(torch.tensor([tokens])).logits[0]
+        logits: Tensor = llama(torch.tensor([tokens])).logits[0]
+    return logits
 
 
 MODELS = {
@@ -141,7 +143,7 @@ def test_decoding_equals_one_forward_pass(dtype: DType, device: str) -> None:
     steps += [driver.decode(Phase.PREFILL, {1: 22})]
     steps += [driver.decode(Phase.VERIFY, {0: 1, 1: 1}) for _ in range(MAX_NEW_TOKENS - 8)]
     # Of the logits' norm: roundings in the order of sums for fp64 and fp32, of every activation for the others.
-    tolerance = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-3}[dtype]
+    tolerance = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-3}[dtype]
     for slot, prompt in enumerate(prompts):
         decoded = [step[slot] for step in steps if slot in step]
         whole = [*prompt, *(token for token, _ in decoded[:-1])]
@@ -170,6 +172,7 @@ def transformers_model(checkpoint: Checkpoint) -> LlamaForCausalLM:
 @pytest.mark.demo_model
 def test_demo_model_equals_transformers(tmp_path: Path) -> None:
     """A prompt of 300 tokens in three chunks, then greedy tokens: the logits of every row, and the choices."""
+    torch.set_num_threads(1)  # hundreds of small ops wait for each other's threads when the machine is busy
     checkpoint = demo_checkpoint()
     checkpoint.save_tokenizer(tmp_path)
     prompt = PreTrainedTokenizerFast.from_pretrained(tmp_path).encode(topics["with"] + topics["raise"])[:300]

@@ -8,6 +8,7 @@ from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
 from sparsespec.runtime.step_batch import StepBatch, StepMemory, make_batch
 from sparsespec.runtime.torch_executor import ExecutorLimits, make_memory
@@ -15,6 +16,7 @@ from tiny_models import tiny_model_config
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 K = 2
+GREEDY = SamplingParams(temperature=0.0).needs
 KV_LEN = [10, 20, 30, 0, 4, 50]
 
 
@@ -35,7 +37,7 @@ def rows(
     slot: int, phase: Phase, num_rows: int, *, draft_index: int = 0, num_logits: int = 0, block_rows: int = 0
 ) -> ScheduledRows:
     return ScheduledRows(
-        slot, 0, phase, num_rows, draft_index, num_logits, block_rows, scored=block_rows > 0, wants_logprobs=False
+        slot, 0, phase, num_rows, draft_index, num_logits, block_rows, scored=block_rows > 0, needs=GREEDY
     )
 
 
@@ -97,7 +99,7 @@ def test_no_scores_for_a_drafter_that_needs_none(device: str) -> None:
 
 def test_plain_requests_are_not_scored() -> None:
     """Their neighbour's scores take the first place."""
-    plain = ScheduledRows(0, 0, Phase.VERIFY, 1, 0, 1, 1, scored=False, wants_logprobs=False)
+    plain = ScheduledRows(0, 0, Phase.VERIFY, 1, 0, 1, 1, scored=False, needs=GREEDY)
     step = batch_of((plain, rows(5, Phase.VERIFY, 3, num_logits=3, block_rows=3)), "cpu").inputs.step
     assert same(step.score_rows, [0, 0, 0, 0, 0, 3])
     assert step.score_index[5].item() == 0

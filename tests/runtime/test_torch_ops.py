@@ -46,7 +46,8 @@ def test_rms_norm_squares_beyond_fp16(device: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_mlp_is_transformers(dtype: torch.dtype, device: str) -> None:
     """Fails when gate and up change places. Rounding: one product of the packed matrix or two."""
-    mlp = LlamaMLP(LlamaConfig(hidden_size=32, intermediate_size=24)).to(device, dtype)
+    config = LlamaConfig(hidden_size=32, intermediate_size=24)
+    mlp = LlamaMLP(config).to(device, dtype)  # type: ignore[no-untyped-call]
     x, gate_up = normal(5, 32, dtype=dtype, device=device), normal(48, 32, dtype=dtype, device=device) / 4
     down = normal(32, 24, dtype=dtype, device=device)
     mlp.gate_proj.weight.data, mlp.up_proj.weight.data = gate_up.chunk(2)

@@ -1,0 +1,114 @@
+"""Run-time choices against their own limits and the engine's."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+import pytest
+
+from sparsespec.builder.build_config import BuildConfig
+from sparsespec.builder.config_io import add_flags, from_flags
+from sparsespec.builder.errors import InputError
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+
+BUILD = BuildConfig(max_batch_size=4, max_seq_len=1000, max_draft_len=6, max_budget=100)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SpeculationConfig(k=0), "k must be at least 1 (drafter none decodes plainly), found 0"),
+        (lambda: SpeculationConfig(ratio=0.0), "ratio must be in (0, 1], found 0.0"),
+        (lambda: SpeculationConfig(ratio=1.5), "ratio must be in (0, 1], found 1.5"),
+        (lambda: SpeculationConfig(ratio=math.nan), "ratio must be in (0, 1], found nan"),
+        (lambda: SpeculationConfig(min_budget=0), "min_budget must be at least 1, found 0"),
+        (lambda: SpeculationConfig(recent_share=-0.1), "recent_share must be in [0, 1], found -0.1"),
+        (lambda: SpeculationConfig(recent_share=1.1), "recent_share must be in [0, 1], found 1.1"),
+        (lambda: SpeculationConfig(num_sinks=-1), "num_sinks must be at least 0, found -1"),
+        (lambda: RuntimeConfig(max_batch_size=0), "max_batch_size must be >= 1, found 0"),
+        (
+            lambda: RuntimeConfig(max_tokens_in_paged_kv_cache=0),
+            "max_tokens_in_paged_kv_cache must be at least 1, found 0",
+        ),
+        (lambda: RuntimeConfig(result_lag=-1), "result_lag must be at least 0, found -1"),
+        (lambda: RuntimeConfig(chunk_size=0), "chunk_size must be at least 1, found 0"),
+    ],
+)
+def test_errors_name_value_and_limit(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        make()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("make", "value"),
+    [
+        (lambda: SpeculationConfig(drafter="pilar"), "'pilar'"),  # type: ignore[arg-type]
+        (lambda: RuntimeConfig(policy="unifed"), "'unifed'"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_unknown_choice_is_an_error_not_another_choice(make: Callable[[], object], value: str) -> None:
+    """The library's callers pass no argparse."""
+    with pytest.raises(InputError) as error:
+        make()
+    assert value in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (SpeculationConfig(k=7, min_budget=10), "k must be at most the engine's max_draft_len 6, found 7"),
+        (
+            SpeculationConfig(k=6, min_budget=101),
+            "min_budget must be such that max(min_budget, ratio * max_seq_len) is at most the engine's max_budget 100, "
+            "found 101",
+        ),
+        (
+            SpeculationConfig(k=6, min_budget=10, ratio=0.2),
+            "ratio must be such that max(min_budget, ratio * max_seq_len) is at most the engine's max_budget 100, "
+            "found 0.2",
+        ),
+    ],
+)
+def test_speculation_stays_within_the_engine(config: SpeculationConfig, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        config.check_engine(BUILD)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (RuntimeConfig(max_batch_size=5), "max_batch_size must be at most the engine's max_batch_size 4, found 5"),
+        (RuntimeConfig(chunk_size=6), "chunk_size must be at least k + 1 = 7, found 6"),
+    ],
+)
+def test_the_runtime_stays_within_the_engine(config: RuntimeConfig, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        config.check_engine(BUILD, SpeculationConfig(k=6))
+    assert str(error.value) == message
+
+
+def test_the_limits_themselves_are_allowed() -> None:
+    speculation = SpeculationConfig(k=6, ratio=0.1, min_budget=100)
+    speculation.check_engine(BUILD)
+    RuntimeConfig(max_batch_size=4, chunk_size=7, result_lag=0).check_engine(BUILD, speculation)
+
+
+def test_plain_decoding_needs_nothing_of_the_engine_for_drafts() -> None:
+    """The default k must not shut a caller out who drafts nothing."""
+    plain = SpeculationConfig(drafter="none")
+    assert plain.draft_len == 0
+    plain.check_engine(BUILD)
+    RuntimeConfig(chunk_size=1).check_engine(BUILD, plain)
+
+
+def test_flags_reach_every_choice() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, SpeculationConfig)
+    add_flags(parser, RuntimeConfig)
+    space = parser.parse_args(["--drafter", "window", "--k", "5", "--policy", "lockstep", "--max_batch_size", "3"])
+    assert from_flags(SpeculationConfig, space) == SpeculationConfig(drafter="window", k=5)
+    assert from_flags(RuntimeConfig, space) == RuntimeConfig(policy="lockstep", max_batch_size=3)

@@ -1,0 +1,56 @@
+"""What importing costs: no torch for the host's own modules, no network for any."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+
+import sparsespec.builder
+import sparsespec.plugins
+import sparsespec.runtime
+
+HOST_MODULES = ("config", "kv_cache", "request", "results", "sampling_params", "scheduler")
+NO_NETWORK = """
+import sys
+
+def forbid(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        raise SystemExit(f"{event} {arguments}")
+
+sys.addaudithook(forbid)
+"""
+
+
+def run_python(code: str) -> str:
+    """Output of a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def import_lines(names: list[str]) -> str:
+    return "\n".join(f"import {name}" for name in names)
+
+
+def test_host_modules_import_no_torch() -> None:
+    names = [f"sparsespec.runtime.{name}" for name in HOST_MODULES]
+    heavy = ("torch", "numpy", "transformers", "tokenizers", "safetensors")
+    code = f"import sys\n{import_lines(names)}\nprint([name for name in {heavy} if name in sys.modules])"
+    assert run_python(code).strip() == "[]"
+
+
+def test_no_import_touches_the_network() -> None:
+    rooms = (sparsespec.plugins, sparsespec.builder, sparsespec.runtime)
+    names = [found.name for room in rooms for found in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")]
+    assert "sparsespec.runtime.llm" in names
+    importable = [name for name in names if not name.endswith("__main__")]
+    assert run_python(f"{NO_NETWORK}\n{import_lines(importable)}\nprint('done')").strip() == "done"
+
+
+def test_the_audit_hook_sees_a_connection() -> None:
+    """The test above can fail."""
+    code = f"{NO_NETWORK}\nimport socket\nsocket.create_connection(('localhost', 9))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "socket.getaddrinfo" in done.stderr

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sparsespec.builder.errors import InputError
+from sparsespec.runtime.prompts import read_prompts
+from sparsespec.runtime.run_config import RunConfig
+from sparsespec.runtime.sampling_params import SamplingParams
+
+ONE = RunConfig(Path("engine"), input_text=("hello",))
+
+
+def test_every_decoding_flag_reaches_the_sampling_params() -> None:
+    config = RunConfig(
+        Path("engine"),
+        input_text=("a",),
+        max_output_len=7,
+        min_tokens=2,
+        temperature=0.5,
+        top_k=3,
+        top_p=0.25,
+        random_seed=11,
+        num_return_sequences=4,
+        stop=("x",),
+        stop_token_ids=(5,),
+        ignore_eos=True,
+    )
+    assert config.sampling_params() == SamplingParams(7, 2, 0.5, 3, 0.25, 11, ("x",), (5,), True, 4)
+
+
+def test_one_answer_streams_unless_told_otherwise() -> None:
+    assert ONE.streams
+    assert not replace(ONE, streaming=False).streams
+    assert not replace(ONE, num_return_sequences=2).streams
+    assert not replace(ONE, input_text=("a", "b")).streams
+    assert RunConfig(Path("engine"), input_file=Path("document")).streams
+
+
+def test_questions_follow_the_document_after_a_blank_line(tmp_path: Path) -> None:
+    path = tmp_path / "document.txt"
+    path.write_text("first\n\nlast é\n\n", encoding="utf-8")
+    config = RunConfig(Path("engine"), input_text=("who?", "why?"), input_file=path)
+    assert read_prompts(config) == ("first\n\nlast é\n\nwho?", "first\n\nlast é\n\nwhy?")
+    assert read_prompts(replace(config, input_text=())) == ("first\n\nlast é\n\n",)
+    assert read_prompts(ONE) == ("hello",)
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    with pytest.raises(InputError, match="expected UTF-8 text, found"):
+        RunConfig(Path("engine"), input_text=(b"caf\xe9".decode("utf-8", "surrogateescape"),))

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+
+from sparsespec.builder.report import Metric
+from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.outputs import CompletionOutput, RequestOutput
+from sparsespec.runtime.request import Verification
+from sparsespec.runtime.summary import Acceptance, summarize, summary_metrics
+
+SPECULATION = SpeculationConfig(k=2, ratio=0.1, min_budget=6)
+
+
+def request(prompt_len: int, *answers: CompletionOutput) -> RequestOutput:
+    return RequestOutput(0, None, tuple(range(prompt_len)), answers)
+
+
+def answer(token_ids: tuple[int, ...], *blocks: Verification) -> CompletionOutput:
+    return CompletionOutput(0, "", token_ids, (), "length", None, blocks)
+
+
+# After 100 prompt tokens, drafts that read 10 + 11 tokens, a verification of everything, and 3 or 1 new tokens.
+LONG = Verification(1, 3, num_drafts=2, num_accepted=2, draft_kv_tokens=21, verify_kv_tokens=103, plain_kv_tokens=306)
+NEXT = Verification(4, 1, num_drafts=2, num_accepted=0, draft_kv_tokens=25, verify_kv_tokens=106, plain_kv_tokens=104)
+# After 40 prompt tokens the smallest budget counts.
+SHORT = Verification(1, 2, num_drafts=2, num_accepted=1, draft_kv_tokens=14, verify_kv_tokens=43, plain_kv_tokens=83)
+
+
+def test_counts_of_two_requests() -> None:
+    outputs = [request(100, answer((1, 2, 3, 4, 5), LONG, NEXT)), request(40, answer((1, 2, 3), SHORT))]
+    summary = summarize(outputs, SPECULATION, kv_bytes_per_token=10)
+    assert (summary.prompt_tokens, summary.new_tokens, summary.finish_reasons) == (140, 8, ("length", "length"))
+    assert (summary.draft_len, summary.acceptance, summary.outside_repetition) == (
+        2,
+        Acceptance((1, 1, 1)),
+        Acceptance((1, 1, 1)),
+    )
+    reads = summary.draft_reads
+    assert reads is not None
+    assert (reads.context, reads.budget, reads.last) == ((103 + 40) / 2, (10 + 6) / 2, (25 / 2 + 14 / 2) / 2)
+    assert reads.mean == 60 / 6
+    assert reads.share == 60 / (2 * (100 + 103 + 40))
+    kv = summary.kv_reads
+    assert kv is not None
+    assert kv.speculative == pytest.approx(10 * (21 + 103 + 25 + 106 + 14 + 43) / 6)
+    assert kv.plain == pytest.approx(10 * (306 + 104 + 83) / 6)
+    assert kv.ratio == pytest.approx(312 / 493)
+
+
+def test_a_prompt_counts_once_for_all_its_answers() -> None:
+    summary = summarize([request(40, answer((1, 2), SHORT), answer((3,)))], SPECULATION, 10)
+    assert (summary.prompt_tokens, summary.new_tokens) == (40, 3)
+
+
+def test_repetition_is_left_out_of_the_second_mean() -> None:
+    tokens = (9, *range(8), *range(8))
+    blocks = (Verification(1, 8, 2, 1, 20, 60, 400), Verification(16, 1, 2, 2, 20, 68, 65))
+    summary = summarize([request(40, answer(tokens, *blocks))], SPECULATION, 10)
+    assert (summary.acceptance.mean, summary.outside_repetition.mean) == (1.5, 1.0)
+    values = {metric.name: metric.value for metric in summary_metrics(summary)}
+    assert values["verifications"] == 2
+    assert values["verifications_repetitive"] == 1
+
+
+def test_metrics_leave_out_what_cannot_be_measured() -> None:
+    unverified = summarize([request(4, answer((1,)))], SPECULATION, 10)
+    assert (unverified.draft_reads, unverified.kv_reads, unverified.acceptance.mean) == (None, None, None)
+    assert summary_metrics(unverified) == (
+        Metric("prompt_tokens", 4, "tokens"),
+        Metric("new_tokens", 1, "tokens"),
+        Metric("verifications", 0, "count"),
+        Metric("verifications_repetitive", 0, "count"),
+        Metric("verifications_accepting_0", 0, "count"),
+        Metric("verifications_accepting_1", 0, "count"),
+        Metric("verifications_accepting_2", 0, "count"),
+    )
+
+
+def test_without_a_drafter_nothing_is_drafted_and_the_cache_is_read_once() -> None:
+    block = Verification(1, 1, num_drafts=0, num_accepted=0, draft_kv_tokens=0, verify_kv_tokens=41, plain_kv_tokens=41)
+    summary = summarize([request(40, answer((1, 2), block))], SpeculationConfig(drafter="none"), 10)
+    assert (summary.draft_len, summary.draft_reads) == (0, None)
+    assert summary.kv_reads is not None
+    assert summary.kv_reads.ratio == 1
