@@ -72,7 +72,9 @@ def _flag_arguments(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     if get_origin(base) is Literal:
         return arguments | {"choices": get_args(base)}
     if get_origin(base) is tuple:
-        return arguments | {"nargs": "+", "type": get_args(base)[0], "metavar": "X"}
+        if "default" in arguments:
+            arguments["default"] = list(arguments["default"])
+        return arguments | {"nargs": "+", "action": "extend", "type": get_args(base)[0], "metavar": "X"}
     return arguments | {"type": base, "metavar": {int: "N", float: "F"}.get(base, "S")}
 
 

@@ -79,9 +79,9 @@ class Report:
     requests: tuple[RequestReport, ...] = ()
 
     def to_json(self) -> str:
-        """Indented JSON; paths become strings. Raises ValueError for a number that is not finite."""
+        """Indented ASCII JSON; paths become strings. Raises ValueError for a number that is not finite."""
         document = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+        return json.dumps(document, indent=2, allow_nan=False, default=str)
 
     def write(self, path: Path) -> None:
         """Raises InputError when `path` cannot be written."""

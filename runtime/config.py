@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.config_io import option
@@ -25,6 +25,7 @@ class SpeculationConfig:
     num_sinks: int = option(4, "first tokens that the window drafter keeps")
 
     def __post_init__(self) -> None:
+        _require_choice(self.drafter, "drafter", get_args(DrafterName))
         _require(self.k >= 1, "k", self.k, "at least 1 (drafter none decodes plainly)")
         _require(0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
         _require(self.min_budget >= 1, "min_budget", self.min_budget, "at least 1")
@@ -37,7 +38,9 @@ class SpeculationConfig:
         return 0 if self.drafter == "none" else self.k
 
     def check_engine(self, build: BuildConfig) -> None:
-        """Raise InputError where the engine was built for less."""
+        """Raise InputError where the engine was built for less; plain decoding needs nothing of it."""
+        if self.draft_len == 0:
+            return
         _require(
             self.k <= build.max_draft_len, "k", self.k, f"at most the engine's max_draft_len {build.max_draft_len}"
         )
@@ -61,7 +64,10 @@ class RuntimeConfig:
     result_lag: int = option(1, "steps that are started before the results of a step are read")
 
     def __post_init__(self) -> None:
-        _require(self.max_batch_size is None or self.max_batch_size >= 1, "max_batch_size", self.max_batch_size, ">= 1")
+        _require(
+            self.max_batch_size is None or self.max_batch_size >= 1, "max_batch_size", self.max_batch_size, "at least 1"
+        )
+        _require_choice(self.policy, "policy", get_args(Policy))
         tokens = self.max_tokens_in_paged_kv_cache
         _require(tokens is None or tokens >= 1, "max_tokens_in_paged_kv_cache", tokens, "at least 1")
         _require(self.result_lag >= 0, "result_lag", self.result_lag, "at least 0")
@@ -79,3 +85,7 @@ class RuntimeConfig:
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
         raise InputError(f"{name} must be {expected}, found {value!r}")
+
+
+def _require_choice(value: object, name: str, choices: tuple[str, ...]) -> None:
+    _require(value in choices, name, value, f"one of {', '.join(choices)}")

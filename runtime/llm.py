@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sparsespec.builder.engine_dir import read_engine_config
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.admission import AdmissionRules
 from sparsespec.runtime.answers import Answer, Prompt, request_output
@@ -38,11 +39,12 @@ class LLM:
         config: RuntimeConfig = RuntimeConfig(),
     ) -> None:
         """Load an engine directory (or share a loaded one). Raises EngineError or InputError before memory is taken."""
+        build = (engine.config if isinstance(engine, LoadedEngine) else read_engine_config(Path(engine))).build
+        speculation.check_engine(build)
+        config.check_engine(build, speculation)
         self.engine = engine if isinstance(engine, LoadedEngine) else load_engine(Path(engine), config.device)
         self.speculation = speculation
         self.config = config
-        speculation.check_engine(self.engine.config.build)
-        config.check_engine(self.engine.config.build, speculation)
         limits = self._executor_limits()
         self.kv_cache = KvCacheManager(limits.num_pages, self.engine.config.build.page_size)
         self._scheduler = self._make_scheduler(limits)
@@ -104,6 +106,7 @@ class LLM:
         for answer in self._answers.get(request_id, []):
             if answer.request.finish_reason is None:
                 self._scheduler.finish(answer.request, "cancelled")
+                answer.stream.flush()
         if not self.has_requests:
             self.update()  # nobody is left to gain anything: this only lets the steps in flight pass
 

@@ -57,6 +57,12 @@ class Verification:
     verify_kv_tokens: int  # read by its verification
     plain_kv_tokens: int  # what plain decoding reads for the same tokens
 
+    def shortened(self, num_tokens: int) -> Verification:
+        """This block, of which at most num_tokens tokens joined the output."""
+        kept = min(num_tokens, self.num_tokens)
+        start = self.verify_kv_tokens - self.num_drafts - 1
+        return replace(self, num_tokens=kept, plain_kv_tokens=_plain_kv_tokens(start, kept))
+
 
 @dataclass(frozen=True)
 class _InFlight:
@@ -96,6 +102,11 @@ class Request:
     def write_bound(self) -> int:
         """No step in flight writes K and V at or past this position."""
         return self.kv_len_upper + self.spec.draft_len + 1
+
+    @property
+    def cycles(self) -> bool:
+        """Whether it drafts and verifies in the coming steps, now or after its start delay."""
+        return self.start_delay > 0 or self.next_phase in (Phase.DRAFT, Phase.VERIFY)
 
     @property
     def num_certain_tokens(self) -> int:
@@ -164,6 +175,11 @@ class Request:
         """Keep the first num_tokens output tokens: a stop text ended there."""
         self.output_token_ids = self.output_token_ids[:num_tokens]
         self.logprobs = self.logprobs[:num_tokens]
+        self.verifications = [
+            check.shortened(num_tokens - check.first_output)
+            for check in self.verifications
+            if check.first_output < num_tokens
+        ]
 
     def finish(self, reason: FinishReason, stop_reason: int | str | None = None) -> None:
         """End the request; results still in flight are dropped by the scheduler."""
@@ -193,5 +209,10 @@ class Request:
             num_accepted=result.num_accepted,
             draft_kv_tokens=drafts * self.num_pillars + recent,
             verify_kv_tokens=start + drafts + 1,
-            plain_kv_tokens=sum(start + index + 1 for index in range(num_tokens)),
+            plain_kv_tokens=_plain_kv_tokens(start, num_tokens),
         )
+
+
+def _plain_kv_tokens(start: int, num_tokens: int) -> int:
+    """Tokens that plain decoding reads for num_tokens rows at positions from start on."""
+    return sum(start + index + 1 for index in range(num_tokens))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns 0, 1 where plain decoding gave other tokens, 2 after an error that the user can mend (other prompts of the
-    run are answered nevertheless), 130 after an interrupt.
+    run are answered nevertheless), 130 after an interrupt, 141 where stdout was closed.
     """
     parser = argparse.ArgumentParser(prog="run", description=__doc__, allow_abbrev=False)
     for section in (RunConfig, SpeculationConfig, RuntimeConfig):
@@ -70,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read stdout has seen enough; nothing may be flushed to it at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def run(flags: RunFlags) -> int:

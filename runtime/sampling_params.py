@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from sparsespec.builder.errors import RequestError
 
 MAX_LOGPROBS = 20
 MAX_STOP_TOKEN_IDS = 16
+MAX_TEMPERATURE = 1000
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,13 @@ class SamplingParams:
     speculate: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        self._check_types()
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
         _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "in 0..max_tokens")
-        finite = math.isfinite(self.temperature)
-        _require(finite and self.temperature >= 0, "temperature", self.temperature, "finite and at least 0")
+        in_range = 0 <= self.temperature <= MAX_TEMPERATURE
+        _require(in_range, "temperature", self.temperature, f"in 0..{MAX_TEMPERATURE}")
         _require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: all)")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
         _require(self.n >= 1, "n", self.n, "at least 1")
@@ -51,6 +54,16 @@ class SamplingParams:
         if self.seed is not None:
             _require(0 <= self.seed < 2**63, "seed", self.seed, "in 0..2^63 - 1")
 
+    def _check_types(self) -> None:
+        for name in ("max_tokens", "min_tokens", "top_k", "n"):
+            _require(isinstance(getattr(self, name), int), name, getattr(self, name), "an integer")
+        for name in ("seed", "logprobs"):
+            _require(isinstance(getattr(self, name), int | None), name, getattr(self, name), "an integer or None")
+        for name in ("temperature", "top_p"):
+            _require(isinstance(getattr(self, name), int | float), name, getattr(self, name), "a number")
+        _require(all(isinstance(text, str) for text in self.stop), "stop", self.stop, "texts")
+        ids = self.stop_token_ids
+        _require(all(isinstance(token, int) for token in ids), "stop_token_ids", ids, "integers")
 
     @property
     def needs(self) -> SamplingNeeds:

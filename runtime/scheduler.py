@@ -192,8 +192,7 @@ class Scheduler:
         """Running requests that verify in a coming step; plain ones verify in all and count nowhere."""
         count = 0
         for request in (running.request for running in self._running.values()):
-            decoding = request.next_phase != Phase.PREFILL and request is not joining
-            if decoding and request.spec.draft_len:
+            if request.cycles and request.spec.draft_len and request is not joining:
                 count += (step - request.next_verify_step(self.next_step + 1)) % (request.spec.draft_len + 1) == 0
         return count
 

@@ -61,6 +61,7 @@ def test_flags_cover_every_field() -> None:
         "a", 4, 0.25, "slow", True, (1, 2), Path("x/y")
     )
     assert parse("--name", "a") == Sample("a")
+    assert parse("--name", "a", "--ids", "1", "2", "--ids", "3") == Sample("a", ids=(1, 2, 3))
 
 
 @pytest.mark.parametrize("arguments", [(), ("--name", "a", "--mode", "x"), ("--name", "a", "--coun", "4")])

@@ -27,7 +27,7 @@ BUILD = BuildConfig(max_batch_size=4, max_seq_len=1000, max_draft_len=6, max_bud
         (lambda: SpeculationConfig(recent_share=-0.1), "recent_share must be in [0, 1], found -0.1"),
         (lambda: SpeculationConfig(recent_share=1.1), "recent_share must be in [0, 1], found 1.1"),
         (lambda: SpeculationConfig(num_sinks=-1), "num_sinks must be at least 0, found -1"),
-        (lambda: RuntimeConfig(max_batch_size=0), "max_batch_size must be >= 1, found 0"),
+        (lambda: RuntimeConfig(max_batch_size=0), "max_batch_size must be at least 1, found 0"),
         (
             lambda: RuntimeConfig(max_tokens_in_paged_kv_cache=0),
             "max_tokens_in_paged_kv_cache must be at least 1, found 0",

@@ -143,6 +143,18 @@ def test_cancel_at_any_phase(steps: int, answer: tuple[int, ...]) -> None:
     assert_all_pages_free(llm)
 
 
+def test_cancelling_shows_what_was_held_back(llm: LLM, answer: tuple[int, ...]) -> None:
+    text = llm.engine.codec.decode(answer[:12])
+    params = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True, stop=(text + "never there",))
+    request_id = llm.add_request(PROMPT, params)
+    tokens: tuple[int, ...] = ()
+    while len(tokens) < 5:
+        tokens += tuple(token for delta in llm.step() for token in delta.token_ids)
+    llm.cancel(request_id)
+    output = llm.take_output(request_id).outputs[0]
+    assert output.text == llm.engine.codec.decode(output.token_ids)
+
+
 BAD_REQUESTS = [
     ((), greedy(4), "empty"),
     ((5,) * 256, greedy(4), "256 tokens.*max_seq_len 256"),
