@@ -13,15 +13,15 @@ from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.admission import AdmissionRules
 from sparsespec.runtime.answers import Answer, Prompt, request_output
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
-from sparsespec.runtime.executor import Executor, PendingResults
+from sparsespec.runtime.device.executor import Executor, PendingResults
+from sparsespec.runtime.device.slot_state import max_positions
+from sparsespec.runtime.device.step_batch import StepBatch
+from sparsespec.runtime.device.torch_executor import ExecutorLimits, TorchExecutor
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.loading import LoadedEngine, load_engine
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import Progress, Scheduler, SchedulerLimits
-from sparsespec.runtime.slot_state import max_positions
-from sparsespec.runtime.step_batch import StepBatch
-from sparsespec.runtime.torch_executor import ExecutorLimits, TorchExecutor
 
 PromptInput = str | Sequence[int]
 

@@ -18,16 +18,16 @@ from rich.console import Console
 from sparsespec.builder.config_io import add_flags, from_flags
 from sparsespec.builder.errors import InputError, RequestError
 from sparsespec.builder.report import this_machine
+from sparsespec.runtime.cli.decode_batch import DecodedBatch, ShowDelta, decode_batch
+from sparsespec.runtime.cli.prompts import read_prompts
+from sparsespec.runtime.cli.run_config import RunConfig
+from sparsespec.runtime.cli.run_display import print_answers, progress_bar, streamed, waiting
+from sparsespec.runtime.cli.run_result import PlainComparison, ReportContext, RunResult, first_differences, make_report
+from sparsespec.runtime.cli.summary import summarize
+from sparsespec.runtime.cli.summary_table import summary_table
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
-from sparsespec.runtime.decode_batch import DecodedBatch, ShowDelta, decode_batch
 from sparsespec.runtime.outputs import RequestOutput
-from sparsespec.runtime.prompts import read_prompts
-from sparsespec.runtime.run_config import RunConfig
-from sparsespec.runtime.run_display import print_answers, progress_bar, streamed, waiting
-from sparsespec.runtime.run_result import PlainComparison, ReportContext, RunResult, first_differences, make_report
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.summary import summarize
-from sparsespec.runtime.summary_table import summary_table
 
 if TYPE_CHECKING:
     from sparsespec.runtime.llm import LLM

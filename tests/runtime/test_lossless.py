@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsespec.plugins.pillar_attention import reference
-from sparsespec.runtime import torch_executor
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
-from sparsespec.runtime.drafter import commit
+from sparsespec.runtime.device import torch_executor
+from sparsespec.runtime.device.drafter import commit
 from sparsespec.runtime.llm import LLM
 from tiny_llm import (
     BUILD,

@@ -19,10 +19,10 @@ from sparsespec.builder.fuse import fused_weights
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.device.torch_executor import ExecutorLimits, TorchExecutor
 from sparsespec.runtime.request import RequestSpec
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import Admission, PageGrant, ScheduledRows, ScheduledStep
-from sparsespec.runtime.torch_executor import ExecutorLimits, TorchExecutor
 from tiny_models import (
     random_weights,
     tiny_llama,

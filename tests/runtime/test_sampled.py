@@ -11,12 +11,12 @@ from torch import Tensor
 
 from chi_square import FALSE_ALARM_RATE, p_value
 from sparsespec.builder.build_config import BuildConfig
-from sparsespec.runtime import torch_executor
-from sparsespec.runtime.acceptance import Block
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.device import torch_executor
+from sparsespec.runtime.device.acceptance import Block
+from sparsespec.runtime.device.rng import Purpose
+from sparsespec.runtime.device.sampling import draw
 from sparsespec.runtime.llm import LLM
-from sparsespec.runtime.rng import Purpose
-from sparsespec.runtime.sampling import draw
 from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_llm import DraftCounts, engine_of, first_answers, random_prompts, tiny_engine
 from tiny_models import tiny_llama, tiny_model_config

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from chi_square import FALSE_ALARM_RATE, p_value
-from sparsespec.runtime.acceptance import Block, count_accepted, next_token
+from sparsespec.runtime.device.acceptance import Block, count_accepted, next_token
 
 VOCAB = 4
 GRID = 2000

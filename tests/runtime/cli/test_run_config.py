@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sparsespec.builder.errors import InputError
-from sparsespec.runtime.prompts import read_prompts
-from sparsespec.runtime.run_config import RunConfig
+from sparsespec.runtime.cli.prompts import read_prompts
+from sparsespec.runtime.cli.run_config import RunConfig
 from sparsespec.runtime.sampling_params import SamplingParams
 
 ONE = RunConfig(Path("engine"), input_text=("hello",))

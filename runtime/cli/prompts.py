@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparsespec.builder.errors import InputError
-from sparsespec.runtime.run_config import RunConfig
+from sparsespec.runtime.cli.run_config import RunConfig
 
 
 def read_prompts(config: RunConfig) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsespec.runtime.sampling import draw
+from sparsespec.runtime.device.sampling import draw
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sparsespec.runtime.cli.repetition import NGRAM
+from sparsespec.runtime.cli.run_result import PlainComparison, RunResult
+from sparsespec.runtime.cli.summary import Acceptance, DraftReads, KvReads, Summary
 from sparsespec.runtime.config import SpeculationConfig
-from sparsespec.runtime.repetition import NGRAM
-from sparsespec.runtime.run_result import PlainComparison, RunResult
-from sparsespec.runtime.summary import Acceptance, DraftReads, KvReads, Summary
 
 FOOTNOTE = (
     f"repetitive: at least half of the verification's new tokens end a sequence of {NGRAM} tokens that came earlier in "

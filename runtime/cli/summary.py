@@ -4,7 +4,7 @@ Metrics of a report (builder.report); one is left out where there is nothing to 
 
   prompt_tokens, new_tokens           tokens    over all requests
   verifications                       count     verified blocks; a request's first token comes from its prompt
-  verifications_repetitive            count     of them, in a repetitive stretch (runtime/repetition.py)
+  verifications_repetitive            count     of them, in a repetitive stretch (see repetition.py)
   verifications_accepting_0 .. _k     count     of them, by accepted drafts
   accepted_per_verification           tokens    mean number of accepted drafts, of k
   accepted_outside_repetition         tokens    the same without repetitive stretches
@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sparsespec.builder.report import Metric
+from sparsespec.runtime.cli.repetition import repetitive_verifications
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.outputs import RequestOutput
-from sparsespec.runtime.repetition import repetitive_verifications
 from sparsespec.runtime.request import Verification
 
 

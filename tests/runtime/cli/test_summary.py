@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from sparsespec.builder.report import Metric
+from sparsespec.runtime.cli.summary import Acceptance, summarize, summary_metrics
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.outputs import CompletionOutput, RequestOutput
 from sparsespec.runtime.request import Verification
-from sparsespec.runtime.summary import Acceptance, summarize, summary_metrics
 
 SPECULATION = SpeculationConfig(k=2, ratio=0.1, min_budget=6)
 

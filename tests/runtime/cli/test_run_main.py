@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sparsespec.builder.build_config import BuildConfig
-from sparsespec.runtime import LLM, SamplingParams, run, torch_executor
+from sparsespec.runtime import LLM, SamplingParams, run
+from sparsespec.runtime.device import torch_executor
 from tiny_models import tiny_model_config, write_tiny_engine
 
 MODEL = tiny_model_config()
@@ -18,7 +19,7 @@ BUILD = BuildConfig("float64", max_batch_size=4, max_seq_len=256, max_draft_len=
 # A budget of about half the context: some drafts are right and some are wrong.
 FLAGS = ("--max_output_len", "24", "--ignore_eos", "--min_budget", "60", "--k", "3", "--device", "cpu")
 TEXT = "the cat and the dog sat on the mat and then the cat ate the dog and the mat ate them all"
-SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
+SCHEMA = Path(__file__).parents[3] / "docs" / "report.schema.json"
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +56,9 @@ def test_one_prompt_streams_the_text_of_plain_decoding(engine: Path, capsys: pyt
 
 def test_streaming_writes_the_text_piece_by_piece(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = []
-    monkeypatch.setattr("sparsespec.runtime.run_display.print", lambda text, **_: pieces.append(text), raising=False)
+    monkeypatch.setattr(
+        "sparsespec.runtime.cli.run_display.print", lambda text, **_: pieces.append(text), raising=False
+    )
     assert call(engine, "--input_text", TEXT) == 0
     assert len([piece for piece in pieces if piece]) > 3
     assert "".join(pieces) == answer_text(engine, TEXT) + "\n"

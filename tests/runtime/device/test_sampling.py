@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chi_square import FALSE_ALARM_RATE, p_value
-from sparsespec.runtime.sampling import RowSampling, draw, probabilities
+from sparsespec.runtime.device.sampling import RowSampling, draw, probabilities
 from sparsespec.runtime.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
 
 VOCAB = 12

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsespec.runtime.cli.repetition import NGRAM, ends_repeated_ngram, repetitive_verifications
 from sparsespec.runtime.outputs import CompletionOutput
-from sparsespec.runtime.repetition import NGRAM, ends_repeated_ngram, repetitive_verifications
 from sparsespec.runtime.request import Verification
 
 

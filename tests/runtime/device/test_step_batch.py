@@ -8,10 +8,10 @@ from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.device.step_batch import StepBatch, StepMemory, make_batch
+from sparsespec.runtime.device.torch_executor import ExecutorLimits, make_memory
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
-from sparsespec.runtime.step_batch import StepBatch, StepMemory, make_batch
-from sparsespec.runtime.torch_executor import ExecutorLimits, make_memory
 from tiny_models import tiny_model_config
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

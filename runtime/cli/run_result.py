@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from sparsespec.builder.report import Machine, Metric, Report, RequestReport, Timing
+from sparsespec.runtime.cli.decode_batch import Speed
+from sparsespec.runtime.cli.summary import Summary, speculation_metrics, summarize, summary_metrics
 from sparsespec.runtime.config import SpeculationConfig
-from sparsespec.runtime.decode_batch import Speed
 from sparsespec.runtime.outputs import RequestOutput
-from sparsespec.runtime.summary import Summary, speculation_metrics, summarize, summary_metrics
 
 
 @dataclass(frozen=True)

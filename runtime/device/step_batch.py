@@ -11,9 +11,9 @@ from torch import Tensor
 from sparsespec.builder.decoder import DecoderInputs
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs, StepInputs
+from sparsespec.runtime.device.slot_state import SlotState
 from sparsespec.runtime.sampling_params import SamplingNeeds
 from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
-from sparsespec.runtime.slot_state import SlotState
 
 
 @dataclass(frozen=True)

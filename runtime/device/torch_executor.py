@@ -9,16 +9,16 @@ from torch import Tensor
 
 from sparsespec.builder.decoder import Decoder
 from sparsespec.builder.engine_dir import EngineConfig
-from sparsespec.runtime.acceptance import Block, count_accepted, next_token
 from sparsespec.runtime.config import SpeculationConfig
-from sparsespec.runtime.drafter import commit, make_drafter
-from sparsespec.runtime.rng import Purpose, uniform
-from sparsespec.runtime.sampling import RowSampling, draw, probabilities
+from sparsespec.runtime.device.acceptance import Block, count_accepted, next_token
+from sparsespec.runtime.device.drafter import commit, make_drafter
+from sparsespec.runtime.device.rng import Purpose, uniform
+from sparsespec.runtime.device.sampling import RowSampling, draw, probabilities
+from sparsespec.runtime.device.slot_state import SlotLimits, make_slot_state, max_positions
+from sparsespec.runtime.device.step_batch import BlockRows, StepBatch, StepMemory, make_batch
+from sparsespec.runtime.device.torch_ops import TorchOps, rope_table
+from sparsespec.runtime.device.torch_results import BlockOutcome, TorchResults, block_logprobs
 from sparsespec.runtime.scheduler import ScheduledStep
-from sparsespec.runtime.slot_state import SlotLimits, make_slot_state, max_positions
-from sparsespec.runtime.step_batch import BlockRows, StepBatch, StepMemory, make_batch
-from sparsespec.runtime.torch_ops import TorchOps, rope_table
-from sparsespec.runtime.torch_results import BlockOutcome, TorchResults, block_logprobs
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ExecutorLimits:
 
 
 class TorchExecutor:
-    """runtime.executor.Executor in torch.
+    """executor.Executor in torch.
 
     The reference ops loop over lengths on the host, so on a GPU they wait for the device; kernels will not.
     """

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
 
-from sparsespec.runtime.decode_batch import ShowDelta
+from sparsespec.runtime.cli.decode_batch import ShowDelta
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from sparsespec.runtime.device.step_batch import BlockRows
 from sparsespec.runtime.results import SlotResult, TokenLogprobs
 from sparsespec.runtime.sampling_params import MAX_LOGPROBS
 from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
-from sparsespec.runtime.step_batch import BlockRows
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class BlockOutcome:
 
 
 class TorchResults:
-    """runtime.executor.PendingResults: a copy in pinned memory and the event that completes it."""
+    """executor.PendingResults: a copy in pinned memory and the event that completes it."""
 
     def __init__(self, step: ScheduledStep, rows: tuple[ScheduledRows, ...], outcome: BlockOutcome) -> None:
         self._step = step

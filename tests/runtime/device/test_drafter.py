@@ -7,8 +7,8 @@ from sparsespec.builder.build_config import BuildConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import StepInputs
 from sparsespec.runtime.config import DrafterName, SpeculationConfig
-from sparsespec.runtime.drafter import commit, make_drafter
-from sparsespec.runtime.slot_state import SlotLimits, SlotState, make_slot_state
+from sparsespec.runtime.device.drafter import commit, make_drafter
+from sparsespec.runtime.device.slot_state import SlotLimits, SlotState, make_slot_state
 from tiny_models import tiny_model_config
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

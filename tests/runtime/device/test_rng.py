@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from chi_square import FALSE_ALARM_RATE, p_value
-from sparsespec.runtime.rng import Purpose, uniform
+from sparsespec.runtime.device.rng import Purpose, uniform
 
 COUNT = 40_000
 BINS = 8

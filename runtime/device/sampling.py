@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsespec.runtime.device.slot_state import SlotState
 from sparsespec.runtime.sampling_params import SamplingNeeds
-from sparsespec.runtime.slot_state import SlotState
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsespec.plugins.pillar_attention.inputs import StepInputs
 from sparsespec.plugins.pillar_select.reference import pillar_select
 from sparsespec.runtime.config import SpeculationConfig
-from sparsespec.runtime.slot_state import SlotState
+from sparsespec.runtime.device.slot_state import SlotState
 
 
 class Drafter(Protocol):

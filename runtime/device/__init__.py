@@ -1,0 +1,1 @@
+"""The device side: what a step does with tensors."""
