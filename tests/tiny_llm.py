@@ -72,6 +72,7 @@ class DraftCounts:
 
     accepted: int
     rejected: int  # verifications that did not accept all their drafts
+    longest_context: int  # verified tokens before a block's first draft
 
     @staticmethod
     def of(outputs: list[RequestOutput]) -> DraftCounts:
@@ -80,6 +81,7 @@ class DraftCounts:
         return DraftCounts(
             accepted=sum(check.num_accepted for check in checks),
             rejected=sum(check.num_accepted < check.num_drafts for check in checks),
+            longest_context=max((check.verify_kv_tokens - check.num_drafts - 1 for check in checks), default=0),
         )
 
 
