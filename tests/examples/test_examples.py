@@ -11,6 +11,8 @@ import pytest
 from tiny_llm import BUILD
 from tiny_models import tiny_model_config, write_tiny_engine
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
