@@ -104,6 +104,7 @@ def test_every_k(drafter: str, k: int, plain: list[tuple[int, ...]]) -> None:
     check_lossless(Case(drafter, k, RuntimeConfig(chunk_size=40)), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [5, 17, 64])
 def test_chunk_sizes(chunk_size: int, plain: list[tuple[int, ...]]) -> None:
     check_lossless(Case("pillar", 4, RuntimeConfig(chunk_size=chunk_size)), plain)
@@ -114,6 +115,7 @@ def test_late_results(result_lag: int, plain: list[tuple[int, ...]]) -> None:
     check_lossless(Case("pillar", 3, RuntimeConfig(result_lag=result_lag)), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_batch_size", [1, 2, 4])
 def test_batch_sizes(max_batch_size: int, plain: list[tuple[int, ...]]) -> None:
     check_lossless(Case("pillar", 3, RuntimeConfig(max_batch_size=max_batch_size)), plain)
