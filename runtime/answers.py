@@ -5,24 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparsespec.runtime.outputs import CompletionOutput, OutputDelta, RequestOutput
+from sparsespec.runtime.prompt_input import Prompt
 from sparsespec.runtime.request import Request
 from sparsespec.runtime.text import TextStream
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a caller submitted."""
-
-    request_id: int
-    text: str | None
-    token_ids: tuple[int, ...]
 
 
 @dataclass(eq=False)
 class Answer:
     """One of a prompt's n answers, growing."""
 
-    prompt: Prompt
+    request_id: int  # the id that the caller holds
     index: int
     request: Request
     stream: TextStream
@@ -55,12 +47,18 @@ class Answer:
 
     def _delta(self, before: int, tokens: tuple[int, ...]) -> OutputDelta:
         text = self.stream.text[before:]
-        return OutputDelta(self.prompt.request_id, self.index, text, tokens, self.request.finish_reason)
+        return OutputDelta(self.request_id, self.index, text, tokens, self.request.finish_reason)
 
 
-def request_output(answers: list[Answer]) -> RequestOutput:
-    """All answers to one prompt."""
-    prompt = answers[0].prompt
-    return RequestOutput(
-        prompt.request_id, prompt.text, prompt.token_ids, tuple(answer.completion() for answer in answers)
-    )
+@dataclass(frozen=True)
+class SubmittedRequest:
+    """What a caller submitted and what has come of it."""
+
+    request_id: int
+    prompt: Prompt
+    answers: list[Answer]
+
+    def output(self) -> RequestOutput:
+        """All answers so far."""
+        answers = tuple(answer.completion() for answer in self.answers)
+        return RequestOutput(self.request_id, self.prompt.text, self.prompt.token_ids, answers)

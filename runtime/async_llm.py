@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from sparsespec.builder.errors import RequestError
-from sparsespec.runtime.llm import LLM, PromptInput
+from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
+from sparsespec.runtime.prompt_input import PromptInput
 from sparsespec.runtime.sampling_params import SamplingParams
 
 

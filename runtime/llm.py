@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsespec.builder.engine_dir import read_engine_config
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.admission import AdmissionRules
-from sparsespec.runtime.answers import Answer, Prompt, request_output
+from sparsespec.runtime.answers import Answer, SubmittedRequest
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.executor import Executor, PendingResults
 from sparsespec.runtime.device.slot_state import max_positions
@@ -20,10 +20,9 @@ from sparsespec.runtime.device.torch_executor import ExecutorLimits, TorchExecut
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.loading import LoadedEngine, load_engine
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
+from sparsespec.runtime.prompt_input import Prompt, PromptInput, list_prompts, read_prompt
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import Progress, Scheduler, SchedulerLimits
-
-PromptInput = str | Sequence[int]
 
 
 class LLM:
@@ -55,7 +54,7 @@ class LLM:
             self.engine.config, speculation.draft_len, limits.num_pages * self.kv_cache.page_size
         )
         self._in_flight: deque[PendingResults] = deque()
-        self._answers: dict[int, list[Answer]] = {}  # by the id that the caller holds
+        self._requests: dict[int, SubmittedRequest] = {}  # by the id that the caller holds
         self._answer_of: dict[int, Answer] = {}  # by the id of the answer's own request
         self._next_id = 0
 
@@ -63,27 +62,17 @@ class LLM:
         self, prompts: PromptInput | Sequence[PromptInput], sampling_params: SamplingParams = SamplingParams()
     ) -> list[RequestOutput]:
         """Answer prompts (texts or token ids), in their order. Raises RequestError before any of them starts."""
-        listed = _as_list(prompts)
-        for prompt in listed:
-            self._rules.specs(0, self._tokens(prompt), sampling_params)
-        request_ids = [self.add_request(prompt, sampling_params) for prompt in listed]
+        read = [read_prompt(self.engine.codec, prompt) for prompt in list_prompts(prompts)]
+        for prompt in read:
+            self._rules.specs(0, prompt.token_ids, sampling_params)
+        request_ids = [self._submit(prompt, sampling_params) for prompt in read]
         while any(self.is_running(request_id) for request_id in request_ids):
             self.step()
         return [self.take_output(request_id) for request_id in request_ids]
 
     def add_request(self, prompt: PromptInput, sampling_params: SamplingParams = SamplingParams()) -> int:
         """Submit a prompt; returns its id. Raises RequestError, which leaves all other requests as they are."""
-        token_ids = self._tokens(prompt)
-        specs = self._rules.specs(self._next_id, token_ids, sampling_params)
-        submitted = Prompt(self._next_id, prompt if isinstance(prompt, str) else None, token_ids)
-        answers = [
-            Answer(submitted, index, self._scheduler.add(spec), self.engine.codec.stream(sampling_params.stop))
-            for index, spec in enumerate(specs)
-        ]
-        self._answers[submitted.request_id] = answers
-        self._answer_of |= {answer.request.request_id: answer for answer in answers}
-        self._next_id += len(specs)
-        return submitted.request_id
+        return self._submit(read_prompt(self.engine.codec, prompt), sampling_params)
 
     def step(self) -> list[OutputDelta]:
         """Start one step and take the results of the step result_lag before it; returns what answers gained."""
@@ -103,7 +92,7 @@ class LLM:
 
     def cancel(self, request_id: int) -> None:
         """End a request in any phase; its pages come free once the steps in flight have passed."""
-        for answer in self._answers.get(request_id, []):
+        for answer in self._known(request_id).answers:
             if answer.request.finish_reason is None:
                 self._scheduler.finish(answer.request, "cancelled")
                 answer.stream.flush()
@@ -112,15 +101,15 @@ class LLM:
 
     def take_output(self, request_id: int) -> RequestOutput:
         """What a request has produced; once taken, it is forgotten if it has finished."""
-        output = request_output(self._answers[request_id])
+        output = self._known(request_id).output()
         if output.finished:
-            for answer in self._answers.pop(request_id):
+            for answer in self._requests.pop(request_id).answers:
                 self._answer_of.pop(answer.request.request_id)
         return output
 
     def is_running(self, request_id: int) -> bool:
         """Whether any answer to the request is still growing."""
-        return any(answer.request.finish_reason is None for answer in self._answers[request_id])
+        return any(answer.request.finish_reason is None for answer in self._known(request_id).answers)
 
     @property
     def has_requests(self) -> bool:
@@ -131,6 +120,18 @@ class LLM:
         """Token ids of a user's message in the model's chat template."""
         return self.engine.codec.encode_chat(message)
 
+    def _submit(self, prompt: Prompt, sampling_params: SamplingParams) -> int:
+        request_id = self._next_id
+        specs = self._rules.specs(request_id, prompt.token_ids, sampling_params)
+        answers = [
+            Answer(request_id, index, self._scheduler.add(spec), self.engine.codec.stream(sampling_params.stop))
+            for index, spec in enumerate(specs)
+        ]
+        self._requests[request_id] = SubmittedRequest(request_id, prompt, answers)
+        self._answer_of |= {answer.request.request_id: answer for answer in answers}
+        self._next_id += len(specs)
+        return request_id
+
     def _advance(self, progress: Progress) -> OutputDelta:
         answer = self._answer_of[progress.request.request_id]
         finished_before = progress.request.finish_reason
@@ -139,8 +140,10 @@ class LLM:
             self._scheduler.finish(progress.request, delta.finish_reason, progress.request.stop_reason)
         return delta
 
-    def _tokens(self, prompt: PromptInput) -> tuple[int, ...]:
-        return tuple(self.engine.codec.encode(prompt) if isinstance(prompt, str) else prompt)
+    def _known(self, request_id: int) -> SubmittedRequest:
+        if request_id not in self._requests:
+            raise RequestError(f"request {request_id} is unknown: never submitted, or its output was taken")
+        return self._requests[request_id]
 
     def _executor_limits(self) -> ExecutorLimits:
         build = self.engine.config.build
@@ -151,26 +154,3 @@ class LLM:
     def _make_scheduler(self, limits: ExecutorLimits) -> Scheduler:
         sizes = SchedulerLimits(limits.max_batch_size, self.engine.config.build.max_num_tokens, self.config.chunk_size)
         return Scheduler(sizes, self.kv_cache, self.config.policy)
-
-
-def _as_list(prompts: PromptInput | Sequence[PromptInput]) -> list[PromptInput]:
-    if isinstance(prompts, str):
-        return [prompts]
-    listed = list(prompts)
-    if listed and isinstance(listed[0], int):
-        return [tuple(_token(value) for value in listed)]
-    return [
-        prompt if isinstance(prompt, str) else tuple(_token(value) for value in _sequence(prompt)) for prompt in listed
-    ]
-
-
-def _sequence(prompt: object) -> Sequence[object]:
-    if not isinstance(prompt, Sequence):
-        raise RequestError(f"a prompt must be a text or a list of token ids, found {prompt!r}")
-    return prompt
-
-
-def _token(value: object) -> int:
-    if not isinstance(value, int):
-        raise RequestError(f"a token id must be an integer, found {value!r}")
-    return value

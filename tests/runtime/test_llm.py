@@ -177,6 +177,12 @@ def test_bad_request_leaves_others_alone(
     assert llm.take_output(running).outputs[0].token_ids == answer
 
 
+def test_an_unknown_request_is_an_error(llm: LLM) -> None:
+    for ask in (llm.cancel, llm.take_output, llm.is_running):
+        with pytest.raises(RequestError, match="request 3 is unknown"):
+            ask(3)
+
+
 def test_generate_checks_all_prompts_first(llm: LLM) -> None:
     with pytest.raises(RequestError, match="empty"):
         llm.generate([PROMPT, ()], greedy(4))
