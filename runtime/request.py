@@ -87,6 +87,8 @@ class Request:
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None  # the token or text that stopped it, None for end of sequence
         self._in_flight: deque[_InFlight] = deque()
+        self._advance_in_flight = 0  # sums over _in_flight
+        self._emits_in_flight = 0
 
     @property
     def request_id(self) -> int:
@@ -96,7 +98,7 @@ class Request:
     @property
     def kv_len_upper(self) -> int:
         """Most verified tokens the device can hold once everything scheduled has run."""
-        return min(self.kv_len + sum(flight.advance for flight in self._in_flight), self.spec.end_len)
+        return min(self.kv_len + self._advance_in_flight, self.spec.end_len)
 
     @property
     def write_bound(self) -> int:
@@ -111,7 +113,7 @@ class Request:
     @property
     def num_certain_tokens(self) -> int:
         """Output tokens there will be at least, once everything scheduled has run."""
-        return len(self.output_token_ids) + sum(flight.emits for flight in self._in_flight)
+        return len(self.output_token_ids) + self._emits_in_flight
 
     @property
     def next_phase(self) -> Phase:
@@ -143,25 +145,25 @@ class Request:
         """num_rows prompt tokens are prefilled in the step being scheduled; the last chunk samples the first token."""
         self.num_prefilled += num_rows
         last = self.num_prefilled == len(self.spec.prompt_token_ids)
-        self._in_flight.append(_InFlight(advance=num_rows, emits=int(last)))
+        self._launch(advance=num_rows, emits=int(last))
 
     def schedule_draft(self) -> None:
         """One token is drafted in the step being scheduled."""
         self.draft_index += 1
-        self._in_flight.append(_InFlight(advance=0, emits=0))
+        self._launch(advance=0, emits=0)
 
     def schedule_verify(self) -> None:
         """The cycle's drafts are verified in the step being scheduled."""
         self.draft_index = 0
-        self._in_flight.append(_InFlight(advance=self.spec.draft_len + 1, emits=1))
+        self._launch(advance=self.spec.draft_len + 1, emits=1)
 
     def receive_nothing(self) -> None:
         """The oldest step in flight was a draft, or a chunk that sampled nothing."""
-        self.kv_len += self._in_flight.popleft().advance
+        self.kv_len += self._land().advance
 
     def receive(self, result: SlotResult) -> tuple[int, ...]:
         """Take the result of the oldest step in flight; returns the tokens that joined the output."""
-        self._in_flight.popleft()
+        self._land()
         first = len(self.output_token_ids)
         self._append_tokens(result)
         added = tuple(self.output_token_ids[first:])
@@ -185,6 +187,17 @@ class Request:
         """End the request; results still in flight are dropped by the scheduler."""
         self.finish_reason = reason
         self.stop_reason = stop_reason
+
+    def _launch(self, advance: int, emits: int) -> None:
+        self._in_flight.append(_InFlight(advance, emits))
+        self._advance_in_flight += advance
+        self._emits_in_flight += emits
+
+    def _land(self) -> _InFlight:
+        flight = self._in_flight.popleft()
+        self._advance_in_flight -= flight.advance
+        self._emits_in_flight -= flight.emits
+        return flight
 
     def _append_tokens(self, result: SlotResult) -> None:
         for index, token in enumerate(result.tokens):

@@ -122,7 +122,7 @@ class Scheduler:
         step = ScheduledStep(
             index=self.next_step,
             admissions=tuple(admissions),
-            page_grants=tuple(self._grant_pages()),
+            page_grants=tuple(self._grant_pages(rows)),
             rows=tuple(sorted(rows, key=lambda row: row.slot)),
         )
         self.next_step += 1
@@ -184,26 +184,33 @@ class Scheduler:
 
     def _start_delay(self, request: Request) -> int:
         """Steps to wait so that verifications spread evenly (unified) or coincide (lockstep)."""
-        first = request.next_verify_step(self.next_step + 1)
-        load = [self._verifications_at(first + delay, request) for delay in range(request.spec.draft_len + 1)]
+        load = self._verifications_from(request.next_verify_step(self.next_step + 1), request)
         return load.index(min(load) if self.policy == "unified" else max(load))
 
-    def _verifications_at(self, step: int, joining: Request) -> int:
-        """Running requests that verify in a coming step; plain ones verify in all and count nowhere."""
-        count = 0
+    def _verifications_from(self, first: int, joining: Request) -> list[int]:
+        """Running requests that verify in each of the steps among which joining may choose its first verification.
+
+        Plain requests verify in every step and count nowhere.
+        """
+        load = [0] * (joining.spec.draft_len + 1)
         for request in (running.request for running in self._running.values()):
             if request.cycles and request.spec.draft_len and request is not joining:
-                count += (step - request.next_verify_step(self.next_step + 1)) % (request.spec.draft_len + 1) == 0
-        return count
+                period = request.spec.draft_len + 1
+                for delay in range((request.next_verify_step(self.next_step + 1) - first) % period, len(load), period):
+                    load[delay] += 1
+        return load
 
-    def _grant_pages(self) -> list[PageGrant]:
+    def _grant_pages(self, rows: list[ScheduledRows]) -> list[PageGrant]:
+        """Pages for the rows that move the bound of what may be written; a draft stays within its block's."""
         grants = []
-        for running in self._running.values():
-            request = running.request
+        for row in rows:
+            if row.phase == Phase.DRAFT:
+                continue
+            request = self._running[row.slot].request
             first = self.kv_cache.num_pages_of(request.request_id)
             pages = self.kv_cache.append(request.request_id, request.write_bound)
             if pages:
-                grants.append(PageGrant(running.slot, first, pages))
+                grants.append(PageGrant(row.slot, first, pages))
         return grants
 
     def _settle(self, running: _Running) -> None:
