@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import RequestError
+from sparsespec.runtime.prompt_input import Prompt, PromptInput, read_prompt
 from sparsespec.runtime.request import RequestSpec
 from sparsespec.runtime.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
+from sparsespec.runtime.text import TextCodec
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,14 @@ class AdmissionRules:
     """Limits that every request is held against."""
 
     engine: EngineConfig
+    codec: TextCodec
     draft_len: int
     kv_cache_tokens: int
 
     def specs(self, first_id: int, prompt: tuple[int, ...], params: SamplingParams) -> tuple[RequestSpec, ...]:
         """One spec per answer asked for. Raises RequestError with the value and the limit."""
+        if not isinstance(params, SamplingParams):
+            raise RequestError(f"sampling_params must be SamplingParams, found {params!r:.80}")
         self._check_prompt(prompt)
         stops = self._stop_token_ids(params)
         seed = secrets.randbits(62) if params.seed is None else params.seed
@@ -39,6 +44,18 @@ class AdmissionRules:
                 f"KV cache, which holds {self.kv_cache_tokens}"
             )
         return tuple(replace(spec, request_id=first_id + i, seed=(seed + i) % 2**63) for i in range(params.n))
+
+    def read_prompt(self, given: PromptInput) -> Prompt:
+        """A text or token ids as tokens. Raises RequestError for anything else, and for a text that is far too long."""
+        if isinstance(given, str):
+            self.check_text(given)
+        return read_prompt(self.codec, given)
+
+    def check_text(self, text: str) -> None:
+        """Raise RequestError for a text over max_seq_len however it is tokenized: that itself takes time and memory."""
+        limit = self.engine.build.max_seq_len
+        if len(text) > limit * self.codec.longest_token:
+            raise RequestError(f"the prompt has {len(text)} characters, more than max_seq_len {limit} tokens can hold")
 
     def _check_prompt(self, prompt: tuple[int, ...]) -> None:
         if not prompt:

@@ -10,6 +10,14 @@ from sparsespec.runtime.request import Request
 from sparsespec.runtime.text import TextStream
 
 
+@dataclass(frozen=True)
+class StopFound:
+    """A stop text in an answer."""
+
+    text: str
+    num_tokens: int  # output tokens up to and with the one that completes it
+
+
 @dataclass(eq=False)
 class Answer:
     """One of a prompt's n answers, growing."""
@@ -18,20 +26,27 @@ class Answer:
     index: int
     request: Request
     stream: TextStream
+    told_tokens: int = 0  # of the request's output, those that a delta has carried
+    told_text: int = 0  # characters, likewise
 
-    def extend(self, tokens: tuple[int, ...]) -> OutputDelta:
-        """Add the tokens that the request has just gained; a stop text among them ends it there."""
-        request, before = self.request, len(self.stream.text)
-        first = len(request.output_token_ids) - len(tokens)
+    def extend(self, tokens: tuple[int, ...]) -> StopFound | None:
+        """Add the text of tokens that the request has just gained; returns the stop text that ends it, if one does."""
+        first = len(self.request.output_token_ids) - len(tokens)
         for place, token in enumerate(tokens, start=first + 1):
-            stop = self.stream.push(token, may_stop=place >= request.spec.params.min_tokens)
+            stop = self.stream.push(token, may_stop=place >= self.request.spec.params.min_tokens)
             if stop is not None:
-                request.truncate_output(place)
-                request.finish("stop", stop)
-                return self._delta(before, tokens[: place - first])
-        if request.finish_reason is not None:
+                return StopFound(stop, place)
+        if self.request.finish_reason is not None:
             self.stream.flush()
-        return self._delta(before, tokens)
+        return None
+
+    def take_delta(self) -> OutputDelta:
+        """What the answer has gained since the last delta."""
+        tokens = tuple(self.request.output_token_ids[self.told_tokens :])
+        text = self.stream.text[self.told_text :]
+        self.told_tokens += len(tokens)
+        self.told_text += len(text)
+        return OutputDelta(self.request_id, self.index, text, tokens, self.request.finish_reason)
 
     def completion(self) -> CompletionOutput:
         """The answer so far."""
@@ -44,10 +59,6 @@ class Answer:
             stop_reason=self.request.stop_reason,
             verifications=tuple(self.request.verifications),
         )
-
-    def _delta(self, before: int, tokens: tuple[int, ...]) -> OutputDelta:
-        text = self.stream.text[before:]
-        return OutputDelta(self.request_id, self.index, text, tokens, self.request.finish_reason)
 
 
 @dataclass(frozen=True)

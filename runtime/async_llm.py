@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
 from sparsespec.runtime.prompt_input import PromptInput
@@ -106,7 +105,7 @@ class AsyncLLM:
     def _submit(self, prompt: PromptInput, sampling_params: SamplingParams, stream: _Stream) -> None:
         try:
             self._streams[self._llm.add_request(prompt, sampling_params)] = stream
-        except RequestError as error:
+        except Exception as error:  # whatever is wrong with one request is told to its caller alone
             stream.put(error)
 
     def _abandon(self, stream: _Stream) -> None:

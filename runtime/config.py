@@ -11,6 +11,7 @@ from sparsespec.builder.errors import InputError
 
 DrafterName = Literal["pillar", "window", "none"]
 Policy = Literal["unified", "lockstep"]
+MAX_RESULT_LAG = 64
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class RuntimeConfig:
         _require_choice(self.policy, "policy", get_args(Policy))
         tokens = self.max_tokens_in_paged_kv_cache
         _require(tokens is None or tokens >= 1, "max_tokens_in_paged_kv_cache", tokens, "at least 1")
-        _require(self.result_lag >= 0, "result_lag", self.result_lag, "at least 0")
+        _require(0 <= self.result_lag <= MAX_RESULT_LAG, "result_lag", self.result_lag, f"in 0..{MAX_RESULT_LAG}")
         _require(self.chunk_size >= 1, "chunk_size", self.chunk_size, "at least 1")
 
     def check_engine(self, build: BuildConfig, speculation: SpeculationConfig) -> None:

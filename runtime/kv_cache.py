@@ -74,10 +74,9 @@ class KvCacheManager:
         """Take back the pages beyond num_tokens, a bound that no step in flight writes past; returns how many."""
         holding = self._holdings[request_id]
         kept = self.pages_for(num_tokens)
-        surplus = holding.pages[kept:]
-        holding.pages = holding.pages[:kept]
-        self._free.extend(surplus)
-        return len(surplus)
+        num_surplus = max(0, len(holding.pages) - kept)
+        self._free.extend(holding.pages.pop() for _ in range(num_surplus))
+        return num_surplus
 
     def free(self, request_id: int, last_step: int) -> None:
         """Give back everything of a request; its pages come free when step last_step has retired."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from torch import Tensor
@@ -20,7 +21,7 @@ from sparsespec.runtime.device.torch_executor import ExecutorLimits, TorchExecut
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.loading import LoadedEngine, load_engine
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
-from sparsespec.runtime.prompt_input import Prompt, PromptInput, list_prompts, read_prompt
+from sparsespec.runtime.prompt_input import Prompt, PromptInput, list_prompts
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import Progress, Scheduler, SchedulerLimits
 
@@ -37,7 +38,10 @@ class LLM:
         speculation: SpeculationConfig = SpeculationConfig(),
         config: RuntimeConfig = RuntimeConfig(),
     ) -> None:
-        """Load an engine directory (or share a loaded one). Raises EngineError or InputError before memory is taken."""
+        """Load an engine directory, or share a loaded one, whose device then counts instead of config.device.
+
+        Raises EngineError for a bad directory, InputError for choices beyond the engine or the memory.
+        """
         build = (engine.config if isinstance(engine, LoadedEngine) else read_engine_config(Path(engine))).build
         speculation.check_engine(build)
         config.check_engine(build, speculation)
@@ -50,9 +54,8 @@ class LLM:
         self._executor: Executor[StepBatch, Tensor] = TorchExecutor(
             self.engine.config, self.engine.weights, speculation, limits
         )
-        self._rules = AdmissionRules(
-            self.engine.config, speculation.draft_len, limits.num_pages * self.kv_cache.page_size
-        )
+        kv_cache_tokens = limits.num_pages * self.kv_cache.page_size
+        self._rules = AdmissionRules(self.engine.config, self.engine.codec, speculation.draft_len, kv_cache_tokens)
         self._in_flight: deque[PendingResults] = deque()
         self._requests: dict[int, SubmittedRequest] = {}  # by the id that the caller holds
         self._answer_of: dict[int, Answer] = {}  # by the id of the answer's own request
@@ -61,18 +64,38 @@ class LLM:
     def generate(
         self, prompts: PromptInput | Sequence[PromptInput], sampling_params: SamplingParams = SamplingParams()
     ) -> list[RequestOutput]:
-        """Answer prompts (texts or token ids), in their order. Raises RequestError before any of them starts."""
-        read = [read_prompt(self.engine.codec, prompt) for prompt in list_prompts(prompts)]
+        """Answer prompts (texts or token ids), in their order. Raises RequestError before any of them starts.
+
+        Requests submitted before run along; their deltas of these steps go to nobody, take_output has everything.
+        """
+        read = [self._rules.read_prompt(prompt) for prompt in list_prompts(prompts)]
         for prompt in read:
             self._rules.specs(0, prompt.token_ids, sampling_params)
         request_ids = [self._submit(prompt, sampling_params) for prompt in read]
-        while any(self.is_running(request_id) for request_id in request_ids):
-            self.step()
-        return [self.take_output(request_id) for request_id in request_ids]
+        try:
+            with closing(self.run(request_ids)) as steps:
+                for _ in steps:
+                    pass
+        finally:
+            outputs = [self.take_output(request_id) for request_id in request_ids]
+        return outputs
+
+    def run(self, request_ids: Sequence[int]) -> Generator[list[OutputDelta], None, None]:
+        """Step until these requests have ended, yielding what each step brought; others run along.
+
+        Closing the iterator early, or an error, cancels those that are still running.
+        """
+        try:
+            for request_id in request_ids:
+                while self.is_running(request_id):
+                    yield self.step()
+        finally:
+            for request_id in request_ids:
+                self.cancel(request_id)
 
     def add_request(self, prompt: PromptInput, sampling_params: SamplingParams = SamplingParams()) -> int:
         """Submit a prompt; returns its id. Raises RequestError, which leaves all other requests as they are."""
-        return self._submit(read_prompt(self.engine.codec, prompt), sampling_params)
+        return self._submit(self._rules.read_prompt(prompt), sampling_params)
 
     def step(self) -> list[OutputDelta]:
         """Start one step and take the results of the step result_lag before it; returns what answers gained."""
@@ -94,7 +117,7 @@ class LLM:
         """End a request in any phase; its pages come free once the steps in flight have passed."""
         for answer in self._known(request_id).answers:
             if answer.request.finish_reason is None:
-                self._scheduler.finish(answer.request, "cancelled")
+                self._scheduler.cancel(answer.request)
                 answer.stream.flush()
         if not self.has_requests:
             self.update()  # nobody is left to gain anything: this only lets the steps in flight pass
@@ -117,7 +140,8 @@ class LLM:
         return self._scheduler.has_requests
 
     def encode_chat(self, message: str) -> list[int]:
-        """Token ids of a user's message in the model's chat template."""
+        """Token ids of a user's message in the model's chat template. Raises RequestError where that cannot be."""
+        self._rules.check_text(message)
         return self.engine.codec.encode_chat(message)
 
     def _submit(self, prompt: Prompt, sampling_params: SamplingParams) -> int:
@@ -134,11 +158,10 @@ class LLM:
 
     def _advance(self, progress: Progress) -> OutputDelta:
         answer = self._answer_of[progress.request.request_id]
-        finished_before = progress.request.finish_reason
-        delta = answer.extend(progress.tokens)
-        if delta.finish_reason is not None and finished_before is None:
-            self._scheduler.finish(progress.request, delta.finish_reason, progress.request.stop_reason)
-        return delta
+        stop = answer.extend(progress.tokens)
+        if stop is not None:
+            self._scheduler.stop(progress.request, stop.num_tokens, stop.text)
+        return answer.take_delta()
 
     def _known(self, request_id: int) -> SubmittedRequest:
         if request_id not in self._requests:
@@ -148,8 +171,10 @@ class LLM:
     def _executor_limits(self) -> ExecutorLimits:
         build = self.engine.config.build
         size = self.config.max_batch_size or build.max_batch_size
-        tokens = self.config.max_tokens_in_paged_kv_cache or size * max_positions(build)
-        return ExecutorLimits(size, num_pages=-(-tokens // build.page_size))
+        full_batch = size * -(-max_positions(build) // build.page_size)
+        tokens = self.config.max_tokens_in_paged_kv_cache
+        pages = full_batch if tokens is None else min(-(-tokens // build.page_size), full_batch)
+        return ExecutorLimits(size, pages)
 
     def _make_scheduler(self, limits: ExecutorLimits) -> Scheduler:
         sizes = SchedulerLimits(limits.max_batch_size, self.engine.config.build.max_num_tokens, self.config.chunk_size)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.results import SlotResult, TokenLogprobs
-from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.sampling_params import SamplingNeeds, SamplingParams
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -28,6 +29,11 @@ class RequestSpec:
     stop_token_ids: tuple[int, ...]  # end-of-sequence tokens and the caller's own
     max_tokens: int  # as asked, within the engine's max_seq_len
     draft_len: int  # drafts per cycle, 0 for plain decoding
+
+    @cached_property
+    def needs(self) -> SamplingNeeds:
+        """What sampling has to compute for it."""
+        return self.params.needs
 
     @property
     def end_len(self) -> int:

@@ -9,6 +9,8 @@ from sparsespec.builder.errors import RequestError
 MAX_LOGPROBS = 20
 MAX_STOP_TOKEN_IDS = 16
 MAX_TEMPERATURE = 1000
+MAX_ANSWERS = 1024
+MAX_INT = 2**31
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,16 @@ class SamplingParams:
     speculate: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()))
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
         self._check_types()
-        _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+        _require(1 <= self.max_tokens < MAX_INT, "max_tokens", self.max_tokens, f"in 1..{MAX_INT - 1}")
         _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "in 0..max_tokens")
         in_range = 0 <= self.temperature <= MAX_TEMPERATURE
         _require(in_range, "temperature", self.temperature, f"in 0..{MAX_TEMPERATURE}")
-        _require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: all)")
+        _require(0 <= self.top_k < MAX_INT, "top_k", self.top_k, f"in 0..{MAX_INT - 1} (0: all)")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
-        _require(self.n >= 1, "n", self.n, "at least 1")
+        _require(1 <= self.n <= MAX_ANSWERS, "n", self.n, f"in 1..{MAX_ANSWERS}")
         _require(all(self.stop), "stop", self.stop, "non-empty texts")
         few = len(self.stop_token_ids) <= MAX_STOP_TOKEN_IDS
         _require(few, "stop_token_ids", self.stop_token_ids, f"at most {MAX_STOP_TOKEN_IDS} tokens")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import Policy
 from sparsespec.runtime.kv_cache import KvCacheManager
-from sparsespec.runtime.request import FinishReason, Request, RequestSpec
+from sparsespec.runtime.request import Request, RequestSpec
 from sparsespec.runtime.results import SlotResult
 from sparsespec.runtime.sampling_params import SamplingNeeds
 
@@ -96,23 +96,23 @@ class Scheduler:
         """Whether any request waits or runs."""
         return bool(self._waiting or self._running)
 
-    @property
-    def num_running(self) -> int:
-        """Requests that hold a slot."""
-        return len(self._running)
-
     def add(self, spec: RequestSpec) -> Request:
         """Queue a request; first come, first served."""
         request = Request(spec)
         self._waiting.append(request)
         return request
 
-    def finish(self, request: Request, reason: FinishReason, stop_reason: int | str | None = None) -> None:
-        """End a request in any phase, from outside: cancellation, or a stop text."""
-        request.finish(reason, stop_reason)
+    def cancel(self, request: Request) -> None:
+        """End a request in any phase."""
+        request.finish("cancelled")
         self._waiting = deque(waiting for waiting in self._waiting if waiting is not request)
-        for running in [running for running in self._running.values() if running.request is request]:
-            self._release(running)
+        self._release_slot_of(request)
+
+    def stop(self, request: Request, num_tokens: int, stop_text: str) -> None:
+        """End a running request, or one that has just ended, at the stop text that num_tokens output tokens hold."""
+        request.truncate_output(num_tokens)
+        request.finish("stop", stop_text)
+        self._release_slot_of(request)
 
     def schedule(self) -> ScheduledStep:
         """Decide the next step."""
@@ -219,6 +219,10 @@ class Scheduler:
         else:
             self.kv_cache.truncate(running.request.request_id, running.request.write_bound)
 
+    def _release_slot_of(self, request: Request) -> None:
+        for running in [running for running in self._running.values() if running.request is request]:
+            self._release(running)
+
     def _release(self, running: _Running) -> None:
         self._running.pop(running.slot)
         self._generations[running.slot] += 1
@@ -260,5 +264,5 @@ class _Running:
             num_logits=num_logits,
             block_rows=block_rows,
             scored=block_rows > 0 and self.request.spec.draft_len > 0,
-            needs=self.request.spec.params.needs,
+            needs=self.request.spec.needs,
         )

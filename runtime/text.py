@@ -17,6 +17,7 @@ class TextCodec:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
+        self.longest_token = max(map(len, tokenizer.get_vocab()), default=1)  # characters; no token covers more text
 
     @staticmethod
     def load(engine_dir: Path) -> TextCodec:
@@ -24,16 +25,22 @@ class TextCodec:
         return TextCodec(load_tokenizer(engine_dir))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; special tokens in it count as such."""
-        return list(self._tokenizer.encode(text))
+        """Token ids of a text; special tokens in it count as such. Raises RequestError for what is not Unicode text."""
+        try:
+            return list(self._tokenizer.encode(text))
+        except Exception as error:  # the tokenizer raises TypeError for lone surrogates, and bare Exceptions
+            raise RequestError(f"the tokenizer cannot encode {text!r:.60}: {error}") from error
 
     def encode_chat(self, message: str) -> list[int]:
-        """Token ids of a user's message in the model's chat template, ready for the answer."""
+        """Token ids of a user's message in the model's chat template, ready for the answer. Raises as `encode` does."""
         if self._tokenizer.chat_template is None:
             raise RequestError("the engine has no chat template; pass the prompt without one (--no-chat_template)")
         chat = [{"role": "user", "content": message}]
-        text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        try:
+            text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            return list(self._tokenizer.encode(text, add_special_tokens=False))
+        except Exception as error:  # as above; and a template is a program, which raises what it likes
+            raise RequestError(f"cannot put {message!r:.60} into the chat template: {error}") from error
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""

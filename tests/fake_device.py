@@ -226,7 +226,7 @@ class FakeHost:
         for arrival in leaving:
             request = self.requests.get(arrival.spec.request_id)
             if request is not None and request.finish_reason is None:
-                self.scheduler.finish(request, "cancelled")
+                self.scheduler.cancel(request)
         self._update()
 
     def _update(self) -> None:

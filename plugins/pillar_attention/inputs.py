@@ -22,8 +22,8 @@ class PillarAttentionParams:
 class StepInputs(Generic[TensorT]):
     """What is the same for every layer of one step. All int32 but rope_table; B = max_batch_size, indexed by slot.
 
-    The host sends row_start, phase, draft_index, score_rows and score_index; the rest is device state that it never
-    reads back in time.
+    The host sends row_start, phase, draft_index, score_rows and score_index. The rest is device state: when the host
+    plans a step, it does not know these values yet.
     """
 
     row_start: TensorT  # [B + 1] CSR: slot s owns rows row_start[s] to row_start[s + 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -38,19 +39,14 @@ class DecodedBatch:
 
 
 def decode_batch(llm: LLM, request_ids: Sequence[int], show: ShowDelta) -> DecodedBatch:
-    """Step until the requests have ended, showing what they gain. An interrupt cancels them and is raised again."""
+    """Step until the requests have ended, showing what they gain. An interrupt cancels them."""
     arrivals: list[_Arrival] = []
     start = perf_counter()
-    try:
-        while any(llm.is_running(request_id) for request_id in request_ids):
-            deltas = llm.step()
+    with closing(llm.run(request_ids)) as steps:
+        for deltas in steps:
             arrivals.append(_Arrival(perf_counter() - start, sum(len(delta.token_ids) for delta in deltas)))
             for delta in deltas:
                 show(delta)
-    except KeyboardInterrupt:
-        for request_id in request_ids:
-            llm.cancel(request_id)
-        raise
     return DecodedBatch(tuple(llm.take_output(request_id) for request_id in request_ids), _speed(arrivals))
 
 

@@ -23,7 +23,7 @@ def read_prompts(config: RunConfig) -> tuple[str, ...]:
 
 def _read_document(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise InputError(f"{path}: expected UTF-8 text, found byte 0x{byte:02x} at offset {error.start}") from error

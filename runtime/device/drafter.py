@@ -1,4 +1,4 @@
-"""Who drafts: what draft rows read. One seam for every drafter and selection rule."""
+"""What draft rows read: one seam for every way to choose it. And commit, which moves the lengths that they go by."""
 
 from __future__ import annotations
 

@@ -24,7 +24,10 @@ class PendingResults(Protocol):
 
 
 class Executor(Protocol, Generic[BatchT, LogitsT]):
-    """The three device verbs of a step, in order. None of them needs a value from the device to go on."""
+    """The three device verbs of a step, in order. None of them needs a value from the device to go on.
+
+    A GPU executor must also not make the host wait in passing, say by copies from pageable memory.
+    """
 
     def prepare(self, step: ScheduledStep) -> BatchT:
         """Bring the step's metadata to the device."""

@@ -64,7 +64,8 @@ class StepMemory:
     state: SlotState
     rope_table: Tensor  # [max_positions, head_dim]
     kv_pool: Tensor  # [num_layers, num_pages, 2, num_kv_heads, page_size, head_dim]
-    scores: Tensor  # [num_layers, max_batch_size, num_kv_heads, max_positions]
+    scores: Tensor  # [num_layers, max_batch_size, num_kv_heads, max_positions]; no slots for an unscored drafter
+    layers: tuple[LayerInputs[Tensor], ...]  # views of the above and of state.pillars
 
     @property
     def device(self) -> torch.device:
@@ -99,10 +100,7 @@ def _decoder_inputs(memory: StepMemory, step: ScheduledStep, scored: bool) -> De
         token_ids=state.token_ids[row_slot, position],
         logit_rows=_longs(memory, [index for part in needed for index in part]),
         step=inputs,
-        layers=tuple(
-            LayerInputs(kv_pool, pillars, scores)
-            for kv_pool, pillars, scores in zip(memory.kv_pool, state.pillars, memory.scores, strict=True)
-        ),
+        layers=memory.layers,
     )
 
 
@@ -111,12 +109,10 @@ def _step_inputs(memory: StepMemory, step: ScheduledStep, scored: bool) -> StepI
     num_slots = len(state.kv_len)
     num_rows, draft_index, score_rows = [0] * num_slots, [0] * num_slots, [0] * num_slots
     phase, score_index = [int(Phase.IDLE)] * num_slots, [0] * num_slots
-    scored_slots = [row.slot for row in step.rows if row.scored and scored]
     for row in step.rows:
         num_rows[row.slot], draft_index[row.slot], phase[row.slot] = row.num_rows, row.draft_index, int(row.phase)
-        score_rows[row.slot] = row.block_rows if row.slot in scored_slots else 0
-    for index, slot in enumerate(scored_slots):
-        score_index[slot] = index
+    for index, row in enumerate(row for row in step.rows if row.scored and scored):
+        score_rows[row.slot], score_index[row.slot] = row.block_rows, index
     return StepInputs(
         row_start=_ints(memory, _starts(num_rows)),
         phase=_ints(memory, phase),

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from sparsespec.builder.decoder import Decoder
-from sparsespec.builder.engine_dir import EngineConfig
+from sparsespec.builder.engine_dir import TORCH_DTYPES, EngineConfig
+from sparsespec.builder.errors import InputError
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.acceptance import Block, count_accepted, next_token
 from sparsespec.runtime.device.drafter import commit, make_drafter
@@ -114,9 +116,9 @@ class TorchExecutor:
         """Move the verified lengths; returns the [S] tokens each block adds to its output."""
         state, blocks = self._memory.state, batch.blocks
         state.kv_len[batch.chunks.slot] += batch.chunks.num_rows
-        verified = blocks.first_position - 1
-        num_tokens = torch.minimum(num_accepted + 1, state.end_len[blocks.slot] - verified)
-        commit(state, blocks.slot, verified + num_tokens, blocks.block_start, self._speculation, self._drafter)
+        before_token = blocks.first_position - 1  # kv_len when all before the first new token is verified
+        num_tokens = torch.minimum(num_accepted + 1, state.end_len[blocks.slot] - before_token)
+        commit(state, blocks.slot, before_token + num_tokens, blocks.block_start, self._speculation, self._drafter)
         return num_tokens
 
     def _outcome(self, blocks: BlockRows, logits: Tensor, num_tokens: Tensor, num_accepted: Tensor) -> BlockOutcome:
@@ -124,31 +126,34 @@ class TorchExecutor:
         index = torch.arange(blocks.logits.shape[1], device=logits.device)
         tokens = state.token_ids[blocks.slot[:, None], blocks.first_position[:, None] + index]
         logprobs, top_ids = block_logprobs(logits, blocks, tokens)
-        return BlockOutcome(
-            tokens=tokens,
-            num_tokens=num_tokens,
-            num_accepted=num_accepted,
-            kv_len=state.kv_len[blocks.slot],
-            recent_start=state.recent_start[blocks.slot],
-            num_pillars=state.num_pillars[blocks.slot],
-            logprobs=logprobs,
-            top_ids=top_ids,
-        )
+        lengths = [length[blocks.slot] for length in (state.kv_len, state.recent_start, state.num_pillars)]
+        counts = torch.stack([num_tokens, num_accepted, *lengths], dim=1)
+        return BlockOutcome(counts, tokens, logprobs, top_ids)
 
 
 def make_memory(
     engine: EngineConfig, speculation: SpeculationConfig, limits: ExecutorLimits, device: torch.device
 ) -> StepMemory:
-    """Allocate what outlives a step."""
+    """Allocate what outlives a step. Raises InputError where there is no room for it."""
     model, build = engine.model, engine.build
     positions = max_positions(build)
     exact = torch.float64 if build.dtype == "float64" else torch.float32
     pool = (model.num_layers, limits.num_pages, 2, model.num_kv_heads, build.page_size, model.head_dim)
-    scores = (model.num_layers, limits.max_batch_size, model.num_kv_heads, positions)
-    sizes = SlotLimits(limits.max_batch_size, speculation.draft_len)
+    num_scored = limits.max_batch_size if make_drafter(speculation).scored else 0
+    try:
+        state = make_slot_state(model, build, SlotLimits(limits.max_batch_size, speculation.draft_len), device)
+        kv_pool = torch.zeros(pool, dtype=TORCH_DTYPES[build.dtype], device=device)
+        scores = torch.zeros(model.num_layers, num_scored, model.num_kv_heads, positions, dtype=exact, device=device)
+    except RuntimeError as error:  # torch's word for no memory, on either device
+        size = limits.num_pages * build.page_size * model.kv_bytes_per_token(build.element_size)
+        raise InputError(
+            f"no memory on {device} for {limits.max_batch_size} slots and a KV cache of {size / 1e9:.1f} GB; lower "
+            f"max_batch_size or max_tokens_in_paged_kv_cache ({error})"
+        ) from error
     return StepMemory(
-        state=make_slot_state(model, build, sizes, device),
+        state=state,
         rope_table=rope_table(model.head_dim, model.rope_theta, positions, exact).to(device),
-        kv_pool=torch.zeros(pool, dtype=getattr(torch, build.dtype), device=device),
-        scores=torch.zeros(scores, dtype=exact, device=device),
+        kv_pool=kv_pool,
+        scores=scores,
+        layers=tuple(LayerInputs(*parts) for parts in zip(kv_pool, state.pillars, scores, strict=True)),
     )

@@ -17,12 +17,8 @@ from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
 class BlockOutcome:
     """What S blocks produced, on the device or on its way to the host."""
 
+    counts: Tensor  # [S, 5]: tokens that join the output, drafts accepted, then kv_len, recent_start, num_pillars
     tokens: Tensor  # [S, K + 1]
-    num_tokens: Tensor  # [S] of them, those that join the output
-    num_accepted: Tensor  # [S]
-    kv_len: Tensor  # [S]
-    recent_start: Tensor  # [S]
-    num_pillars: Tensor  # [S]
     logprobs: Tensor  # [S, K + 1, 1 + MAX_LOGPROBS] of the token, then of the most likely ones; [0] where unasked
     top_ids: Tensor  # [S, K + 1, MAX_LOGPROBS], or [0]
 
@@ -47,7 +43,24 @@ class TorchResults:
         """See PendingResults."""
         if self._event:
             self._event.synchronize()
-        return {row.slot: _slot_result(row, self._host, index) for index, row in enumerate(self._rows)}
+        counts, tokens = self._host.counts.tolist(), self._host.tokens.tolist()
+        return {
+            row.slot: self._slot_result(index, counts[index], tokens[index]) for index, row in enumerate(self._rows)
+        }
+
+    def _slot_result(self, index: int, counts: list[int], tokens: list[int]) -> SlotResult:
+        row, host = self._rows[index], self._host
+        num_tokens, num_accepted, kv_len, recent_start, num_pillars = counts
+        kept = tokens[:num_tokens]
+        return SlotResult(
+            phase=row.phase,
+            tokens=tuple(kept),
+            num_accepted=num_accepted,
+            kv_len=kv_len,
+            recent_start=recent_start,
+            num_pillars=num_pillars,
+            logprobs=_logprobs(kept, host.logprobs[index], host.top_ids[index]) if row.needs.logprobs else (),
+        )
 
 
 def block_logprobs(logits: Tensor, blocks: BlockRows, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,20 +76,6 @@ def _send(tensor: Tensor) -> Tensor:
     if not tensor.is_cuda:
         return tensor.clone()
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-
-
-def _slot_result(row: ScheduledRows, host: BlockOutcome, index: int) -> SlotResult:
-    count = int(host.num_tokens[index])
-    tokens = host.tokens[index, :count].tolist()
-    return SlotResult(
-        phase=row.phase,
-        tokens=tuple(tokens),
-        num_accepted=int(host.num_accepted[index]),
-        kv_len=int(host.kv_len[index]),
-        recent_start=int(host.recent_start[index]),
-        num_pillars=int(host.num_pillars[index]),
-        logprobs=_logprobs(tokens, host.logprobs[index], host.top_ids[index]) if row.needs.logprobs else (),
-    )
 
 
 def _logprobs(tokens: list[int], values: Tensor, top_ids: Tensor) -> tuple[TokenLogprobs, ...]:

@@ -9,6 +9,7 @@ from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.admission import AdmissionRules
 from sparsespec.runtime.sampling_params import SamplingParams
+from tiny_llm import tiny_engine
 from tiny_models import tiny_model_config
 
 
@@ -17,7 +18,7 @@ def make_rules(
 ) -> AdmissionRules:
     build = BuildConfig(dtype="float32", max_seq_len=100, max_draft_len=3)
     model = tiny_model_config(vocab_size=64, eos_token_ids=eos_token_ids)
-    return AdmissionRules(EngineConfig(model, build), draft_len, kv_cache_tokens)
+    return AdmissionRules(EngineConfig(model, build), tiny_engine().codec, draft_len, kv_cache_tokens)
 
 
 @pytest.mark.parametrize(

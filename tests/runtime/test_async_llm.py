@@ -88,6 +88,19 @@ def test_bad_request_fails_alone(llm: LLM) -> None:
     assert isinstance(asyncio.run(main())[-1], RequestOutput)
 
 
+@pytest.mark.parametrize("bad", ["\ud800x", None, ["a"], 7])
+def test_no_prompt_is_bad_enough_to_end_another_stream(llm: LLM, bad: str) -> None:
+    async def main() -> OutputDelta | RequestOutput:
+        async with AsyncLLM(llm) as engine:
+            good = engine.generate(PROMPTS[0], greedy(20))
+            await anext(good)
+            with pytest.raises(RequestError):
+                await anext(engine.generate(bad, greedy(5)))
+            return [item async for item in good][-1]
+
+    assert isinstance(asyncio.run(main()), RequestOutput)
+
+
 def test_close_ends_running_streams(llm: LLM) -> None:
     async def main() -> None:
         engine = AsyncLLM(llm)

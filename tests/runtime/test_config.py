@@ -32,7 +32,7 @@ BUILD = BuildConfig(max_batch_size=4, max_seq_len=1000, max_draft_len=6, max_bud
             lambda: RuntimeConfig(max_tokens_in_paged_kv_cache=0),
             "max_tokens_in_paged_kv_cache must be at least 1, found 0",
         ),
-        (lambda: RuntimeConfig(result_lag=-1), "result_lag must be at least 0, found -1"),
+        (lambda: RuntimeConfig(result_lag=-1), "result_lag must be in 0..64, found -1"),
         (lambda: RuntimeConfig(chunk_size=0), "chunk_size must be at least 1, found 0"),
     ],
 )

@@ -8,6 +8,7 @@ import torch
 from sparsespec.builder.errors import InputError, RequestError
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
+from sparsespec.runtime.outputs import OutputDelta
 from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_llm import assert_all_pages_free, engine_of, first_answers, greedy, random_prompts, tiny_engine
 from tiny_models import tiny_llama, tiny_model_config
@@ -58,6 +59,21 @@ def test_end_of_sequence(answer: tuple[int, ...]) -> None:
     assert first_answers(llm.generate([PROMPT], greedy(40))) == [answer]
 
 
+@pytest.mark.parametrize("speculate", [True, False])
+def test_min_tokens_is_the_first_place_for_the_end(speculate: bool, answer: tuple[int, ...]) -> None:
+    """The end may come once min_tokens tokens are out: as the next one, and not before."""
+    place = next(i for i in range(5, 40) if answer[i] not in answer[:i])
+    llm = LLM(tiny_engine(model=tiny_model_config(eos_token_ids=(answer[place],))), SPECULATION)
+
+    def run(min_tokens: int) -> tuple[int, ...]:
+        params = SamplingParams(max_tokens=40, min_tokens=min_tokens, temperature=0.0, speculate=speculate)
+        return first_answers(llm.generate([PROMPT], params))[0]
+
+    assert run(place) == answer[: place + 1]
+    assert run(place + 1)[:place] == answer[:place]
+    assert run(place + 1)[place] != answer[place]
+
+
 def test_min_tokens_holds_the_end_back(answer: tuple[int, ...]) -> None:
     """Speculation and plain decoding mask the same rows, so they agree on the tokens that replace the masked ones."""
     model = tiny_model_config(eos_token_ids=tuple(dict.fromkeys(answer[:3])))
@@ -98,6 +114,37 @@ def test_streamed_text_is_the_text(llm: LLM) -> None:
     output = llm.take_output(request_id).outputs[0]
     assert text == output.text == llm.engine.codec.decode(output.token_ids)
     assert tuple(tokens) == output.token_ids
+
+
+def test_requests_of_every_kind_in_one_batch(llm: LLM) -> None:
+    """What one request asks of sampling changes nothing for another."""
+    kinds = [
+        SamplingParams(max_tokens=30, temperature=0.0, ignore_eos=True),
+        SamplingParams(max_tokens=30, temperature=0.9, seed=1, ignore_eos=True),
+        SamplingParams(max_tokens=30, temperature=0.9, seed=2, top_k=4, top_p=0.8, ignore_eos=True),
+        SamplingParams(max_tokens=30, temperature=1.3, seed=3, logprobs=2, min_tokens=20, speculate=False),
+    ]
+    request_ids = [llm.add_request(PROMPT, params) for params in kinds]
+    while llm.has_requests:
+        llm.step()
+    for request_id, params in zip(request_ids, kinds, strict=True):
+        alone = LLM(tiny_engine(), SPECULATION).generate([PROMPT], params)[0].outputs[0]
+        together = llm.take_output(request_id).outputs[0]
+        assert (together.token_ids, together.text) == (alone.token_ids, alone.text)
+        assert len(together.logprobs) == len(alone.logprobs)
+
+
+def test_the_device_stops_at_the_end_by_itself() -> None:
+    """A host that is late goes on scheduling; pages are granted on the strength of this."""
+    reads_everything = SpeculationConfig(k=3, min_budget=256, recent_share=1.0)
+    llm = LLM(tiny_engine(), reads_everything, RuntimeConfig(result_lag=30))
+    request_id = llm.add_request(PROMPT, greedy(6))
+    while llm.has_requests:
+        llm.step()
+    verifications = llm.take_output(request_id).outputs[0].verifications
+    assert [check.num_accepted for check in verifications] == [3, 3]  # two blocks of four would be eight new tokens
+    memory = llm._executor.memory  # type: ignore[attr-defined]
+    assert memory.state.kv_len.tolist() == memory.state.end_len.tolist() == [len(PROMPT) + 5, 0, 0, 0]
 
 
 def test_several_answers(llm: LLM) -> None:
@@ -194,6 +241,34 @@ def test_request_larger_than_the_kv_cache(answer: tuple[int, ...]) -> None:
     with pytest.raises(RequestError, match="need 124 tokens of KV cache, which holds 88"):
         llm.generate([PROMPT], greedy(80))
     assert first_answers(llm.generate([PROMPT], greedy(40))) == [answer]
+
+
+def test_text_far_over_the_limit_is_refused_unread(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm.engine.codec, "encode", lambda _: pytest.fail("a hundred megabytes would be tokenized"))
+    for ask in (llm.add_request, llm.encode_chat):
+        with pytest.raises(RequestError, match="has 100000 characters, more than max_seq_len 256 tokens"):
+            ask("x" * 100_000)
+
+
+def test_text_that_is_not_unicode(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="cannot encode"):
+        llm.add_request("\ud800x")
+
+
+def test_an_interrupted_generate_leaves_nothing_running(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, steps = llm.step, []
+
+    def interrupted() -> list[OutputDelta]:
+        steps.append(len(steps))
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        return step()
+
+    monkeypatch.setattr(llm, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate([PROMPT, PROMPT], greedy(40))
+    assert not llm.has_requests
+    assert_all_pages_free(llm)
 
 
 def test_prompt_as_text(llm: LLM) -> None:

@@ -20,6 +20,7 @@ from sparsespec.runtime.device import torch_executor
 from sparsespec.runtime.device.drafter import commit
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import RequestOutput
+from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_llm import (
     BUILD,
     DraftCounts,
@@ -187,7 +188,13 @@ def test_any_mix(data: st.DataObject, plain: list[tuple[int, ...]], mixed: list[
 
 def test_drafts_that_read_everything_are_all_accepted() -> None:
     """With room for the whole context the draft model is the model: this pins down what draft rows read."""
-    assert _acceptance_of_full_reading() == 1.0
+    assert _acceptance_of_full_reading(greedy(NEW_TOKENS)) == 1.0
+
+
+def test_sampled_drafts_that_read_everything_are_all_accepted() -> None:
+    """Drafts are drawn from what the verification draws from: same temperature, cuts and masked stops."""
+    params = SamplingParams(max_tokens=NEW_TOKENS, temperature=0.8, top_k=20, top_p=0.9, seed=3, min_tokens=NEW_TOKENS)
+    assert _acceptance_of_full_reading(params) == 1.0
 
 
 def test_mutation_acceptance_off(monkeypatch: pytest.MonkeyPatch, plain: list[tuple[int, ...]]) -> None:
@@ -225,7 +232,7 @@ def test_mutation_recent_start_off_by_one(monkeypatch: pytest.MonkeyPatch) -> No
         state.recent_start[slots] += 1
 
     monkeypatch.setattr(torch_executor, "commit", off_by_one)
-    assert _acceptance_of_full_reading() < 1.0
+    assert _acceptance_of_full_reading(greedy(NEW_TOKENS)) < 1.0
 
 
 def _tokens_differ(plain: list[tuple[int, ...]]) -> bool:
@@ -233,8 +240,8 @@ def _tokens_differ(plain: list[tuple[int, ...]]) -> bool:
     return first_answers(llm.generate(PROMPTS, greedy(NEW_TOKENS))) != plain
 
 
-def _acceptance_of_full_reading() -> float:
+def _acceptance_of_full_reading(params: SamplingParams) -> float:
     speculation = SpeculationConfig(k=4, min_budget=BUILD.max_budget, recent_share=1.0)
-    outputs = LLM(tiny_engine(), speculation).generate(PROMPTS, greedy(NEW_TOKENS))
+    outputs = LLM(tiny_engine(), speculation).generate(PROMPTS, params)
     checks = [check for output in outputs for check in output.outputs[0].verifications]
     return sum(check.num_accepted for check in checks) / sum(check.num_drafts for check in checks)

@@ -228,7 +228,7 @@ def test_a_late_result_does_not_reach_the_next_request_in_the_slot() -> None:
     old = scheduler.add(first)
     in_flight = scheduler.schedule()
     results = host.device.run(in_flight)
-    scheduler.finish(old, "cancelled")
+    scheduler.cancel(old)
     new = scheduler.add(second)
     scheduler.schedule()
     assert scheduler.update(in_flight, results) == []
@@ -242,7 +242,7 @@ def test_pages_of_a_cancelled_request_stay_taken_until_its_last_step_has_passed(
     scheduler = Scheduler(SchedulerLimits(2, 64, 64), kv_cache, "unified")
     old = scheduler.add(make_spec(0))
     steps = [scheduler.schedule(), scheduler.schedule()]
-    scheduler.finish(old, "cancelled")
+    scheduler.cancel(old)
     scheduler.add(make_spec(1))
     assert scheduler.schedule().admissions == ()
     scheduler.update(steps[0], {})
@@ -288,10 +288,10 @@ def test_ending_a_request_leaves_no_trace_in_the_counts() -> None:
     scheduler = Scheduler(SchedulerLimits(1, 8, 8), KvCacheManager(8, 8), "unified")
     running, waiting = scheduler.add(make_spec(0)), scheduler.add(make_spec(1))
     scheduler.schedule()
-    assert (scheduler.num_running, scheduler.has_requests) == (1, True)
-    scheduler.finish(waiting, "cancelled")
-    scheduler.finish(running, "stop", "END")
-    assert (scheduler.num_running, scheduler.has_requests) == (0, False)
+    assert scheduler.has_requests
+    scheduler.cancel(waiting)
+    scheduler.stop(running, 0, "END")
+    assert not scheduler.has_requests
     assert ended(running) == ("stop", "END")
     assert ended(waiting) == ("cancelled", None)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -82,6 +82,7 @@ row_strategy = st.builds(
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(row_strategy, min_size=1, max_size=6), st.integers(0, 10_000))
+@example([Row(temperature=0.0), Row(), Row(top_k=2), Row(top_p=0.4)], 1)
 def test_probabilities_agree_with_numpy(rows: list[Row], seed: int) -> None:
     logits = np.random.default_rng(seed).normal(0, 3, (len(rows), VOCAB))
     found = distribution(torch.from_numpy(logits), rows).numpy()
