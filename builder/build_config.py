@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsespec.builder.config_io import option
+from sparsespec.builder.config_io import check_range, option
 from sparsespec.builder.errors import InputError
 
 DType = Literal["auto", "float64", "float32", "float16", "bfloat16"]
 ELEMENT_SIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+MAX_PAGE_SIZE = 1024
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class BuildConfig:
     page_size: int = option(16, "tokens in one page of the KV cache")
 
     def __post_init__(self) -> None:
-        for name in ("max_batch_size", "max_seq_len", "max_draft_len", "max_budget", "page_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, found {getattr(self, name)}")
+        for name in ("max_batch_size", "max_seq_len", "max_num_tokens", "max_draft_len", "max_budget"):
+            check_range(name, getattr(self, name), least=1)
+        check_range("page_size", self.page_size, least=1, most=MAX_PAGE_SIZE)
         if self.tp_size != 1:
             raise InputError(f"tp_size must be 1 (tensor parallelism is not supported yet), found {self.tp_size}")
         needed = self.max_batch_size * (self.max_draft_len + 1)
@@ -37,11 +39,6 @@ class BuildConfig:
                 f"max_num_tokens must be at least max_batch_size * (max_draft_len + 1) = {needed} so that every "
                 f"request can verify in one step, found {self.max_num_tokens}"
             )
-
-    @property
-    def max_verify_rows(self) -> int:
-        """Rows of a full verification: the drafts and the token before them."""
-        return self.max_draft_len + 1
 
     @property
     def element_size(self) -> int:

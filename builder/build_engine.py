@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import sys
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.config_io import add_flags, from_flags, option, required
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.fused_weights import fused_shapes
-from sparsespec.builder.report import Metric, Report, Timing, this_machine
+from sparsespec.builder.report import Metric, Report, Timing, check_report_path, this_machine
+from sparsespec.builder.terminal import run_tool
 
 if TYPE_CHECKING:
     from sparsespec.builder.checkpoint import Checkpoint
@@ -48,7 +50,7 @@ def build_engine(job: BuildJob, config: BuildConfig) -> Report:
     from sparsespec.builder.checkpoint import open_checkpoint
 
     start = perf_counter()
-    with Console(stderr=True).status(f"opening {job.checkpoint_dir}"):
+    with Console(stderr=True).status(Text(f"opening {job.checkpoint_dir}")):
         checkpoint = open_checkpoint(job.checkpoint_dir)
     opened = perf_counter()
     engine = _engine_config(checkpoint, config)
@@ -65,24 +67,29 @@ def build_engine(job: BuildJob, config: BuildConfig) -> Report:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns 0, 2 after an error that the user can mend, 130 after an interrupt."""
+    """Run the command line. Returns 0 or an exit code of `run_tool`."""
     parser = argparse.ArgumentParser(prog="build_engine", description=__doc__, allow_abbrev=False)
     add_flags(parser, BuildJob)
     add_flags(parser, BuildConfig)
     flags = parser.parse_args(argv)
-    try:
-        job = from_flags(BuildJob, flags)
-        report = build_engine(job, from_flags(BuildConfig, flags))
-        if job.json is not None:
-            report.write(job.json)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run_tool(lambda: _run(from_flags(BuildJob, flags), from_flags(BuildConfig, flags)))
+
+
+def _run(job: BuildJob, config: BuildConfig) -> int:
+    if job.json is not None:
+        _check_json(job.json, job.output_dir)
+    report = build_engine(job, config)
+    if job.json is not None:
+        report.write(job.json)
     print(_summary(job, report))
     return 0
+
+
+def _check_json(path: Path, output_dir: Path) -> None:
+    # Not resolve(): Python before 3.13 raises a RuntimeError there for a loop of links.
+    if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(output_dir)):
+        raise InputError(f"json: {path}: expected a place outside output_dir {output_dir}, which holds an engine only")
+    check_report_path(path)
 
 
 def _engine_config(checkpoint: Checkpoint, config: BuildConfig) -> EngineConfig:

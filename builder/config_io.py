@@ -12,6 +12,8 @@ from sparsespec.builder.errors import InputError
 
 ConfigT = TypeVar("ConfigT")
 
+MAX_INT = 2**31 - 1
+
 
 def option(default: Any, help: str) -> Any:
     """A dataclass field with a default and the help text that its command-line flag shows."""
@@ -40,6 +42,12 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], where: s
     return config_type(**parsed)
 
 
+def check_types(config: object) -> None:
+    """Raises InputError for a field whose value is not of its declared type; for configs made in Python."""
+    for name, hint in get_type_hints(type(config)).items():
+        _parse(getattr(config, name), hint, name)
+
+
 def add_flags(parser: argparse.ArgumentParser, config_type: type[Any]) -> None:
     """Add one `--name` flag per field of `config_type`; defaults and help come from the fields."""
     group = parser.add_argument_group(config_type.__name__, (config_type.__doc__ or "").splitlines()[0])
@@ -53,6 +61,22 @@ def from_flags(config_type: type[ConfigT], namespace: argparse.Namespace) -> Con
     names = [field.name for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]
     values = {name: getattr(namespace, name) for name in names}
     return config_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def check_range(name: str, value: int, least: int, most: int = MAX_INT) -> None:
+    """Raises InputError naming the limit that `value` is beyond."""
+    if value < least:
+        raise InputError(f"{name} must be at least {least}, found {value}")
+    if value > most:
+        raise InputError(f"{name} must be at most {most}, found {value}")
+
+
+def to_float(value: int) -> float:
+    """Raises InputError for an integer of more digits than a float can hold."""
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"expected a number below 1e308, found one of {len(str(value))} digits") from None
 
 
 def _has_no_default(field: dataclasses.Field[Any]) -> bool:
@@ -98,7 +122,10 @@ def _parse(value: Any, hint: Any, where: str) -> Any:
             raise InputError(f"{where}: expected a list, found {value!r}")
         return tuple(_parse(item, get_args(base)[0], where) for item in value)
     if base is float and type(value) is int:
-        return float(value)
+        try:
+            return to_float(value)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
     if type(value) is not base:
         raise InputError(f"{where}: expected {base.__name__}, found {value!r}")
     return value

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from safetensors.torch import save_file
 
 from sparsespec.builder.build_config import BuildConfig, DType
 from sparsespec.builder.config_io import from_mapping
-from sparsespec.builder.errors import EngineError, InputError
+from sparsespec.builder.errors import EngineError, InputError, one_line
 from sparsespec.builder.fused_weights import fused_shapes
+from sparsespec.builder.input_files import check_readable, read_json_object
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.staging import publish, staged
 
@@ -26,6 +29,19 @@ FORMAT = "sparsespec-engine"
 VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
+# All that transformers 4 and 5 may write for a tokenizer.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "additional_chat_templates",
+    "additional_chat_templates/*.jinja",
+)
 TORCH_DTYPES: dict[DType, torch.dtype] = {
     "float64": torch.float64,
     "float32": torch.float32,
@@ -56,10 +72,11 @@ def write_engine(
     """Write an engine as one atomic step: `output_dir` holds either a complete engine or what it held before.
 
     `weights` yields every tensor of `fused_shapes(config.model)` in the build's dtype. A non-empty `output_dir` is
-    replaced only with `force`, only when it is an engine, and only once the new engine is complete and on disk.
-    Raises EngineError when `output_dir` may not be replaced or cannot be written.
+    replaced only with `force`, only when it holds an engine and nothing else, and only once the new engine is complete
+    and on disk. Raises EngineError when `output_dir` may not be replaced or cannot be written.
     """
-    target = output_dir.resolve()
+    # Not resolve(): Python before 3.13 raises a RuntimeError there for a loop of links.
+    target = Path(os.path.realpath(output_dir))
     try:
         _check_replaceable(target, force)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,19 +108,24 @@ def read_engine_config(engine_dir: Path) -> EngineConfig:
 def load_weights(engine_dir: Path, config: EngineConfig, device: str) -> dict[str, torch.Tensor]:
     """Load every tensor of `fused_shapes(config.model)` onto `device`, in the build's dtype.
 
-    Raises EngineError naming the file, and the tensor with what was expected and found, when anything differs.
+    Raises EngineError naming the file, and the tensor with what was expected and found, when anything differs;
+    InputError for a device that this machine does not have.
     """
+    torch_device = _usable_device(device)
     path = engine_dir / WEIGHTS_FILE
     shapes = fused_shapes(config.model)
     dtype = TORCH_DTYPES[config.build.dtype]
     if not path.is_file():
         raise EngineError(f"{path}: missing; expected a safetensors file with {len(shapes)} tensors")
     try:
-        with safe_open(path, framework="pt", device=device) as reader:
+        check_readable(path)
+        with safe_open(path, framework="pt", device=torch_device) as reader:
             _check_names(path, list(reader.keys()), shapes)
             weights = {name: reader.get_tensor(name) for name in shapes}
-    except (SafetensorError, OSError) as error:
-        payload = sum(torch.Size(shape).numel() for shape in shapes.values()) * config.build.element_size
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read: {error}") from error
+    except SafetensorError as error:
+        payload = sum(math.prod(shape) for shape in shapes.values()) * config.build.element_size
         raise EngineError(
             f"{path}: damaged weights: expected a header and {payload} bytes of tensors, "
             f"found a file of {path.stat().st_size} bytes ({error})"
@@ -141,20 +163,24 @@ def _check_replaceable(target: Path, force: bool) -> None:
         raise EngineError(f"{target}: exists and is not empty; choose another output_dir or replace it with --force")
     if _read_document(target / CONFIG_FILE).get("format") != FORMAT:
         raise EngineError(f"{target}: --force replaces engines only, and this directory is not one; remove it yourself")
+    for path in sorted(target.rglob("*")):
+        name = path.relative_to(target).as_posix()
+        if not any(fnmatch(name, pattern) for pattern in (CONFIG_FILE, WEIGHTS_FILE, *_TOKENIZER_FILES)):
+            raise EngineError(f"{path}: not a file of an engine, and --force would delete it; move it elsewhere")
 
 
 def _read_document(path: Path) -> Mapping[str, Any]:
+    return read_json_object(path, EngineError, "an engine directory written by build_engine.py")
+
+
+def _usable_device(device: str) -> str:
+    """The name under which safetensors knows `device`: `cpu` for `cpu:0`."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EngineError(f"{path}: missing; expected an engine directory written by build_engine.py") from None
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise EngineError(f"{path}: expected JSON, found something else ({error})") from error
-    if not isinstance(document, dict):
-        raise EngineError(f"{path}: expected a JSON object, found {type(document).__name__}")
-    return document
+        probe = torch.zeros(1, device=device)
+        probe.tolist()  # the meta device holds no data
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        raise InputError(f"device: expected one that torch can use, found {device!r} ({one_line(error)})") from error
+    return str(probe.device)
 
 
 def _parse_config(document: Mapping[str, Any]) -> EngineConfig:

@@ -15,3 +15,8 @@ class EngineError(InputError):
 
 class RequestError(InputError):
     """A single request that cannot be served; other requests are not affected."""
+
+
+def one_line(error: BaseException) -> str:
+    """What a dependency's exception says, without its line breaks."""
+    return " ".join(str(error).split())

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from sparsespec.builder.config_io import check_range
 from sparsespec.builder.errors import InputError
+
+MAX_LAYERS = 1000
+# Each has a place in every request's fixed row of stop tokens.
+MAX_EOS_TOKEN_IDS = 16
 
 
 @dataclass(frozen=True)
@@ -27,23 +33,23 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if self.head_dim < 2 or self.head_dim % 2:
-            raise InputError(f"head_dim must be even and at least 2 for rotary embeddings, found {self.head_dim}")
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim")
+        for name in (*sizes, "max_position_embeddings"):
+            check_range(name, getattr(self, name), least=1)
+        check_range("num_layers", self.num_layers, least=1, most=MAX_LAYERS)
+        if self.head_dim % 2:
+            raise InputError(f"head_dim must be even for rotary embeddings, found {self.head_dim}")
         if self.num_heads % self.num_kv_heads:
             raise InputError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
-        if self.max_position_embeddings < 1:
-            raise InputError(f"max_position_embeddings must be at least 1, found {self.max_position_embeddings}")
+        for name in ("rms_norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} must be finite and above 0, found {value}")
+        if len(self.eos_token_ids) > MAX_EOS_TOKEN_IDS:
+            raise InputError(f"eos_token_ids: at most {MAX_EOS_TOKEN_IDS}, found {len(self.eos_token_ids)}")
         bad = [token for token in self.eos_token_ids if not 0 <= token < self.vocab_size]
         if bad:
             raise InputError(f"eos_token_ids: {bad[0]} is outside the vocabulary of {self.vocab_size}")
-
-    @property
-    def group_size(self) -> int:
-        """Query heads that share one KV head."""
-        return self.num_heads // self.num_kv_heads
 
     @property
     def qkv_size(self) -> int:

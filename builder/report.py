@@ -91,6 +91,17 @@ class Report:
             raise InputError(f"{path}: cannot write the report: {error}") from error
 
 
+def check_report_path(path: Path) -> None:
+    """Raises InputError when `Report.write` would; for asking before the work is done."""
+    try:
+        exists, in_directory = path.exists(), path.parent.is_dir()
+        possible = not path.is_dir() and in_directory and os.access(path if exists else path.parent, os.W_OK)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write the report: {error}") from error
+    if not possible:
+        raise InputError(f"{path}: cannot write the report: expected a file in a directory that can be written")
+
+
 def this_machine(device: str) -> Machine:
     """Describe this machine; `device` is a torch device such as `cpu` or `cuda:0`."""
     import torch  # slow to import, and only needed once a tool has done its work

@@ -27,14 +27,17 @@ class Stage:
 
     @property
     def content(self) -> Path:
+        """What becomes the target."""
         return self.root / "content"
 
     @property
     def replaced(self) -> Path:
+        """What the target was, between the two renames."""
         return self.root / "replaced"
 
     @property
     def lock(self) -> Path:
+        """The file that the build keeps locked as long as it lives."""
         return self.root / "lock"
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from sparsespec.builder.build_config import BuildConfig
-from sparsespec.builder.config_io import option
+from sparsespec.builder.config_io import check_types, option
 from sparsespec.builder.errors import InputError
 
 DrafterName = Literal["pillar", "window", "none"]
@@ -26,7 +26,7 @@ class SpeculationConfig:
     num_sinks: int = option(4, "first tokens that the window drafter keeps")
 
     def __post_init__(self) -> None:
-        _require_choice(self.drafter, "drafter", get_args(DrafterName))
+        check_types(self)
         _require(self.k >= 1, "k", self.k, "at least 1 (drafter none decodes plainly)")
         _require(0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
         _require(self.min_budget >= 1, "min_budget", self.min_budget, "at least 1")
@@ -65,10 +65,10 @@ class RuntimeConfig:
     result_lag: int = option(1, "steps that are started before the results of a step are read")
 
     def __post_init__(self) -> None:
+        check_types(self)
         _require(
             self.max_batch_size is None or self.max_batch_size >= 1, "max_batch_size", self.max_batch_size, "at least 1"
         )
-        _require_choice(self.policy, "policy", get_args(Policy))
         tokens = self.max_tokens_in_paged_kv_cache
         _require(tokens is None or tokens >= 1, "max_tokens_in_paged_kv_cache", tokens, "at least 1")
         _require(0 <= self.result_lag <= MAX_RESULT_LAG, "result_lag", self.result_lag, f"in 0..{MAX_RESULT_LAG}")
@@ -86,7 +86,3 @@ class RuntimeConfig:
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
         raise InputError(f"{name} must be {expected}, found {value!r}")
-
-
-def _require_choice(value: object, name: str, choices: tuple[str, ...]) -> None:
-    _require(value in choices, name, value, f"one of {', '.join(choices)}")

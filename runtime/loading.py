@@ -33,9 +33,11 @@ def resolve_device(device: str) -> str:
     """`auto` is cuda where there is one. Raises InputError for a device that torch cannot use here."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"device must be auto, cpu or cuda, found {device!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r}: torch finds no usable CUDA device here")
+    if device == "cpu":
+        return device
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or not (index.isdecimal() or device == "cuda"):
+        raise InputError(f"device must be auto, cpu, cuda or cuda:N, found {device!r}")
+    if int(index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device!r}: torch finds {torch.cuda.device_count()} CUDA devices here")
     return device

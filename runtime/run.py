@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,8 +14,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from sparsespec.builder.config_io import add_flags, from_flags
-from sparsespec.builder.errors import InputError, RequestError
-from sparsespec.builder.report import this_machine
+from sparsespec.builder.errors import RequestError
+from sparsespec.builder.report import check_report_path, this_machine
+from sparsespec.builder.terminal import run_tool
 from sparsespec.runtime.cli.decode_batch import DecodedBatch, ShowDelta, decode_batch
 from sparsespec.runtime.cli.prompts import read_prompts
 from sparsespec.runtime.cli.run_config import RunConfig
@@ -50,34 +49,20 @@ class RunFlags:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    Returns 0, 1 where plain decoding gave other tokens, 2 after an error that the user can mend (other prompts of the
-    run are answered nevertheless), 130 after an interrupt, 141 where stdout was closed.
+    Returns 0, 1 where plain decoding gave other tokens in 32 or 64 bits, 2 after an error that the user can mend
+    (other prompts of the run are answered nevertheless), 130 after an interrupt, 141 where stdout was closed.
     """
     parser = argparse.ArgumentParser(prog="run", description=__doc__, allow_abbrev=False)
     for section in (RunConfig, SpeculationConfig, RuntimeConfig):
         add_flags(parser, section)
     flags = parser.parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a model may say what the terminal's encoding cannot
-    try:
-        return run(
-            RunFlags(
-                from_flags(RunConfig, flags), from_flags(SpeculationConfig, flags), from_flags(RuntimeConfig, flags)
-            )
-        )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read stdout has seen enough; nothing may be flushed to it at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return run_tool(lambda: run(_run_flags(flags)))
 
 
 def run(flags: RunFlags) -> int:
     """Answer the prompts and print the answers and what was measured; returns main's exit code."""
+    if flags.run.json is not None:
+        check_report_path(flags.run.json)
     prompts, params = read_prompts(flags.run), flags.run.sampling_params()
     start = perf_counter()
     llm = _load(flags)
@@ -94,12 +79,18 @@ def run(flags: RunFlags) -> int:
         speed=batch.speed,
         plain=_compare_plain(llm, batch.outputs, params) if flags.run.compare_plain else None,
     )
-    width = None if sys.stdout.isatty() else FILE_WIDTH
+    width = None if sys.stdout is not None and sys.stdout.isatty() else FILE_WIDTH
     Console(width=width, highlight=False).print(summary_table(result, flags.speculation))
     _write_report(flags, llm, result, len(prompts))
-    if result.plain and result.plain.num_differing:
+    if result.plain and result.plain.num_differing and not result.plain.is_16_bit:
         return 1
     return 0 if len(request_ids) == len(prompts) else 2
+
+
+def _run_flags(flags: argparse.Namespace) -> RunFlags:
+    return RunFlags(
+        from_flags(RunConfig, flags), from_flags(SpeculationConfig, flags), from_flags(RuntimeConfig, flags)
+    )
 
 
 def _load(flags: RunFlags) -> LLM:
@@ -140,7 +131,8 @@ def _compare_plain(llm: LLM, outputs: Sequence[RequestOutput], params: SamplingP
     plain = dataclasses.replace(params, speculate=False)
     with progress_bar("decoding plainly", len(outputs) * params.n, params.max_tokens) as show:
         batch = decode_batch(llm, [llm.add_request(output.prompt_token_ids, plain) for output in outputs], show)
-    return PlainComparison(batch.speed, first_differences(outputs, batch.outputs))
+    is_16_bit = llm.engine.config.build.element_size == 2
+    return PlainComparison(batch.speed, first_differences(outputs, batch.outputs), is_16_bit)
 
 
 def _write_report(flags: RunFlags, llm: LLM, result: RunResult, num_prompts: int) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparsespec.builder.errors import RequestError
+from sparsespec.builder.model_config import MAX_EOS_TOKEN_IDS
 
 MAX_LOGPROBS = 20
-MAX_STOP_TOKEN_IDS = 16
+MAX_STOP_TOKEN_IDS = MAX_EOS_TOKEN_IDS
 MAX_TEMPERATURE = 1000
 MAX_ANSWERS = 1024
 MAX_INT = 2**31

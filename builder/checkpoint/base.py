@@ -17,7 +17,9 @@ class Checkpoint(Protocol):
     """A model as published: shapes, weights under Hugging Face's Llama names, and the tokenizer."""
 
     @property
-    def model(self) -> ModelConfig: ...
+    def model(self) -> ModelConfig:
+        """Shapes and constants of the network."""
+        ...
 
     @property
     def dtype(self) -> DType:
@@ -32,10 +34,14 @@ class Checkpoint(Protocol):
         ...
 
     def save_tokenizer(self, directory: Path) -> None:
-        """Write the tokenizer and its chat template for PreTrainedTokenizerFast.from_pretrained(directory)."""
+        """Write the tokenizer and its chat template for PreTrainedTokenizerFast.from_pretrained(directory).
+
+        Raises CheckpointError when there is no usable one, EngineError when `directory` cannot be written.
+        """
         ...
 
 
 def check_shape(file: Path, name: str, expected: tuple[int, ...], found: Sequence[int]) -> None:
+    """Raises CheckpointError naming file and tensor when the shapes differ."""
     if tuple(found) != expected:
         raise CheckpointError(f"{file}: {name}: expected shape {list(expected)}, found {list(found)}")

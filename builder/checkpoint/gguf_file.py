@@ -14,6 +14,7 @@ from sparsespec.builder.checkpoint.gguf_reader import GgufMetadata
 from sparsespec.builder.checkpoint.gguf_tokenizer import build_tokenizer
 from sparsespec.builder.errors import CheckpointError, InputError
 from sparsespec.builder.model_config import ModelConfig
+from sparsespec.builder.tokenizer_files import save_tokenizer
 
 _GLOBAL_TENSORS = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -44,6 +45,7 @@ class GgufCheckpoint:
         self._tokenizer = build_tokenizer(self._file)
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """See Checkpoint."""
         path, stored = self._file.path, _stored_name(name)
         found = self._file.tensors.get(stored)
         if found is None:
@@ -59,7 +61,8 @@ class GgufCheckpoint:
         return values
 
     def save_tokenizer(self, directory: Path) -> None:
-        self._tokenizer.save_pretrained(directory)
+        """See Checkpoint."""
+        save_tokenizer(self._tokenizer, directory)
 
 
 def _stored_name(name: str) -> str:

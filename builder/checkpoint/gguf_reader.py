@@ -35,14 +35,17 @@ class GgufMetadata:
         return value
 
     def require_int(self, key: str) -> int:
+        """An integer that must be there."""
         if self._contents(key) is None:
             raise CheckpointError(f"{self.path}: {key}: expected int, found nothing")
         return self.get(key, 0)
 
     def strings(self, key: str) -> list[str]:
+        """An array of strings that must be there."""
         return [value for value in self._list(key) if self._is_kind(key, value, str)]
 
     def integers(self, key: str) -> list[int]:
+        """An array of integers that must be there."""
         return [value for value in self._list(key) if self._is_kind(key, value, int)]
 
     def _list(self, key: str) -> list[Any]:
@@ -69,7 +72,9 @@ def _open(path: Path) -> _CheckedReader:
         reader = _CheckedReader(path)
     except CheckpointError:
         raise
-    except (ValueError, LookupError, ArithmeticError, TypeError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    except (ValueError, LookupError, ArithmeticError, TypeError, RecursionError) as error:
         size = path.stat().st_size
         raise CheckpointError(f"{path}: expected a GGUF file, found {size} bytes that are not one: {error}") from error
     if reader.byte_order != "I":

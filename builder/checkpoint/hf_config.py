@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from sparsespec.builder.build_config import DType
+from sparsespec.builder.config_io import to_float
 from sparsespec.builder.errors import CheckpointError, InputError
+from sparsespec.builder.input_files import read_json_object
 from sparsespec.builder.model_config import ModelConfig
 
 ValueT = TypeVar("ValueT", int, float, bool, str)
@@ -25,17 +26,10 @@ class JsonFile:
     @staticmethod
     def read(path: Path) -> JsonFile:
         """Raises CheckpointError when the file is missing or not a JSON object."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: missing; expected a Hugging Face model directory") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: expected JSON, found something else ({error})") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
-        return JsonFile(path, values)
+        return JsonFile(path, read_json_object(path, CheckpointError, "a Hugging Face model directory"))
 
     def section(self, key: str) -> JsonFile:
+        """The object under `key`, empty when it is absent; errors go on naming this file."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
             raise CheckpointError(f"{self.path}: {key}: expected an object, found {value!r}")
@@ -47,15 +41,22 @@ class JsonFile:
         if value is None:
             return default
         if kind is float and type(value) is int:
-            return kind(value)
+            return kind(self._to_float(key, value))
         if type(value) is not kind:
             raise CheckpointError(f"{self.path}: {key}: expected {kind.__name__}, found {value!r}")
         return value
 
     def require_int(self, key: str) -> int:
+        """An integer that must be there."""
         if self.values.get(key) is None:
             raise CheckpointError(f"{self.path}: {key}: expected int, found nothing")
         return self.get(key, 0)
+
+    def _to_float(self, key: str, value: int) -> float:
+        try:
+            return to_float(value)
+        except InputError as error:
+            raise CheckpointError(f"{self.path}: {key}: {error}") from None
 
 
 def read_model_config(directory: Path) -> ModelConfig:
@@ -128,11 +129,15 @@ def _rotary_part(config: JsonFile) -> float:
 
 
 def _eos_token_ids(directory: Path, config: JsonFile) -> tuple[int, ...]:
+    tokens = _own_eos_token_ids(config)
     generation = directory / "generation_config.json"
-    if generation.exists():
-        overriding = JsonFile.read(generation)
-        if overriding.values.get("eos_token_id") is not None:
-            config = overriding
+    if not generation.exists():
+        return tokens
+    overriding = JsonFile.read(generation)
+    return tokens if overriding.values.get("eos_token_id") is None else _own_eos_token_ids(overriding)
+
+
+def _own_eos_token_ids(config: JsonFile) -> tuple[int, ...]:
     value = config.values.get("eos_token_id")
     tokens = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(token) is int for token in tokens):

@@ -13,6 +13,7 @@ from sparsespec.builder.checkpoint.base import check_shape
 from sparsespec.builder.checkpoint.hf_config import JsonFile, read_dtype, read_model_config
 from sparsespec.builder.engine_dir import TORCH_DTYPES
 from sparsespec.builder.errors import CheckpointError
+from sparsespec.builder.input_files import check_readable
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.tokenizer_files import copy_tokenizer
 
@@ -31,6 +32,7 @@ class HuggingFaceCheckpoint:
         self.dtype: DType = read_dtype(directory, self._stored_dtype())
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """See Checkpoint."""
         path = self._directory / self._file_of(name)
         try:
             reader = self._reader(path)
@@ -40,7 +42,9 @@ class HuggingFaceCheckpoint:
             tensor: torch.Tensor = reader.get_tensor(name)
         except FileNotFoundError:
             raise CheckpointError(f"{path}: {name}: expected a tensor of shape {list(shape)}, found no file") from None
-        except (SafetensorError, OSError) as error:
+        except OSError as error:
+            raise CheckpointError(f"{path}: {name}: cannot be read: {error}") from error
+        except SafetensorError as error:
             raise CheckpointError(
                 f"{path}: {name}: expected a tensor of shape {list(shape)}, "
                 f"found a damaged file of {path.stat().st_size} bytes ({error})"
@@ -50,6 +54,7 @@ class HuggingFaceCheckpoint:
         return tensor
 
     def save_tokenizer(self, directory: Path) -> None:
+        """See Checkpoint."""
         copy_tokenizer(self._directory, directory)
 
     def _file_of(self, name: str) -> str:
@@ -66,6 +71,7 @@ class HuggingFaceCheckpoint:
 
     def _reader(self, path: Path) -> Any:
         if path.name not in self._readers:
+            check_readable(path)
             self._readers[path.name] = safe_open(path, framework="pt")
         return self._readers[path.name]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -30,14 +31,25 @@ def open_checkpoint(source: str) -> Checkpoint:
 
 def _reader(source: str) -> Checkpoint:
     path = Path(source)
-    if path.is_dir():
+    mode = _file_mode(path)
+    if stat.S_ISDIR(mode):
         return HuggingFaceCheckpoint(path)
-    if path.is_file() and path.suffix == ".gguf":
+    if stat.S_ISREG(mode) and path.suffix == ".gguf":
         return GgufCheckpoint(path)
-    if path.exists() or path.suffix == ".gguf" or not _HUB_ID.fullmatch(source):
-        found = "another kind of file" if path.exists() else "nothing"
+    if mode or path.suffix == ".gguf" or not _HUB_ID.fullmatch(source):
+        found = "another kind of file" if mode else "nothing"
         raise CheckpointError(f"{source}: expected a Hugging Face directory, a hub id or a .gguf file, found {found}")
     return HuggingFaceCheckpoint(_download(source))
+
+
+def _file_mode(path: Path) -> int:
+    """What `path` is; 0 for nothing."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _download(hub_id: str) -> Path:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
+from rich.text import Text
 
 from sparsespec.runtime.cli.decode_batch import ShowDelta
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
@@ -16,7 +16,7 @@ from sparsespec.runtime.outputs import OutputDelta, RequestOutput
 
 def waiting(message: str) -> Status:
     """A spinner on stderr, gone when its context ends."""
-    return Console(stderr=True).status(escape(message))
+    return Console(stderr=True).status(Text(message))
 
 
 @contextmanager

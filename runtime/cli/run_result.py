@@ -19,6 +19,7 @@ class PlainComparison:
 
     speed: Speed
     first_differences: tuple[int | None, ...]  # per answer, index of the first token that differs
+    is_16_bit: bool  # then rounding, which depends on the rows of a step, may decide near-ties either way
 
     @property
     def num_differing(self) -> int:

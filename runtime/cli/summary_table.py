@@ -117,7 +117,8 @@ def _equality(plain: PlainComparison) -> str:
     if not differing:
         return "token for token"
     answers = ", ".join(f"answer {number} from token {place}" for number, place in differing)
-    return f"{len(differing)} of {len(plain.first_differences)} answers: {answers} (counted from 0)"
+    why = "; 16-bit rounding may do this" if plain.is_16_bit else ""
+    return f"{len(differing)} of {len(plain.first_differences)} answers: {answers} (counted from 0){why}"
 
 
 def _histogram(acceptance: Acceptance) -> RenderableType:

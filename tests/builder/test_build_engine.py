@@ -84,6 +84,11 @@ def test_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "expected a Hugging Face directory" in failure(capsys)
 
 
+def test_markup_in_a_path_is_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("[/b]", tmp_path / "engine") == 2
+    assert "[/b]: expected a Hugging Face directory" in failure(capsys)
+
+
 def test_existing_engine_needs_force(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(checkpoint, tmp_path / "engine") == 0
     capsys.readouterr()
@@ -96,6 +101,14 @@ def test_existing_engine_needs_force(checkpoint: Path, tmp_path: Path, capsys: p
 def test_report_that_cannot_be_written(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(checkpoint, tmp_path / "engine", "--json", str(tmp_path / "none" / "report.json")) == 2
     assert "cannot write the report" in failure(capsys)
+    assert not (tmp_path / "engine").exists()
+
+
+def test_report_inside_the_engine(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "engine").mkdir()
+    assert run(checkpoint, tmp_path / "engine", "--json", str(tmp_path / "engine" / "report.json")) == 2
+    assert "expected a place outside output_dir" in failure(capsys)
+    assert list((tmp_path / "engine").iterdir()) == []
 
 
 def test_interrupt(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

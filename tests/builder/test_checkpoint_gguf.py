@@ -80,7 +80,11 @@ def patched(file: Path, after: bytes, skip: int, new: bytes) -> None:
         (lambda file: patched(file, b"GGUF", 4, struct.pack("<Q", 2**62)), "expected a GGUF file"),
         (lambda file: patched(file, b"GGUF", 12, struct.pack("<Q", 2**62)), "expected a GGUF file"),
         (lambda file: patched(file, b"GGUF", 0, struct.pack("<I", 99)), "expected a GGUF file"),
-        (lambda file: patched(file, b"llama.block_count", 4, struct.pack("<I", 2**31)), "blk.2147483647.attn_norm"),
+        (
+            lambda file: patched(file, b"llama.block_count", 4, struct.pack("<I", 2**31)),
+            "num_layers must be at most 1000",
+        ),
+        (lambda file: patched(file, b"llama.block_count", 4, struct.pack("<I", 900)), "blk.899.attn_norm"),
         # A tensor's name is followed by the number of its dimensions and by each of them.
         (
             lambda file: patched(file, b"blk.0.attn_norm.weight", 4, struct.pack("<Q", 2**63)),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from sparsespec.builder.checkpoint import open_checkpoint, opening
-from sparsespec.builder.errors import CheckpointError
+from sparsespec.builder.errors import CheckpointError, EngineError
 from sparsespec.builder.fuse import fused_weights
 from sparsespec.builder.fused_weights import fused_shapes
 from sparsespec.builder.model_config import ModelConfig
@@ -119,6 +119,8 @@ def test_eos_token_ids(directory: Path, config: object, generation: object, expe
         ({"num_attention_heads": 0}, "num_heads must be at least 1, found 0"),
         ({"rope_parameters": 1}, "rope_parameters: expected an object, found 1"),
         ({"dtype": "float8_e4m3fn"}, "dtype: expected a floating-point type, found 'float8_e4m3fn'"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps: expected a number below 1e308, found one of 401 digits"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps must be finite and above 0, found 0.0"),
         ({"dtype": "auto"}, "dtype: expected a floating-point type, found 'auto'"),
     ],
 )
@@ -133,6 +135,27 @@ def test_broken_eos_token_id(directory: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"generation_config\.json: eos_token_id: expected token ids, found '</s>'"
     ):
+        open_checkpoint(str(directory))
+
+
+def test_too_many_eos_token_ids(directory: Path) -> None:
+    edit_json(directory / "generation_config.json", eos_token_id=list(range(17)))
+    with pytest.raises(CheckpointError, match="eos_token_ids: at most 16, found 17"):
+        open_checkpoint(str(directory))
+
+
+def test_broken_eos_token_id_that_is_overridden_is_one_line(directory: Path) -> None:
+    edit_config(directory, eos_token_id="x")
+    edit_json(directory / "generation_config.json", eos_token_id=0)
+    with pytest.raises(CheckpointError, match=r"^\S+config\.json: eos_token_id: expected token ids, found 'x'$"):
+        open_checkpoint(str(directory))
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors"])
+def test_pipe_is_not_waited_for(directory: Path, name: str) -> None:
+    (directory / name).unlink()
+    os.mkfifo(directory / name)
+    with pytest.raises(CheckpointError, match=rf"{name}.* cannot be read: expected a regular file"):
         open_checkpoint(str(directory))
 
 
@@ -166,7 +189,11 @@ def edit_tensors(edit: Callable[[dict[str, torch.Tensor]], object]) -> Callable[
             lambda directory: os.truncate(directory / "model.safetensors", 20_000),
             r"model\.safetensors: model\.\S+: expected a tensor of shape \[64\], found a damaged file of 20000 bytes",
         ),
-        (lambda directory: edit_config(directory, num_hidden_layers=10**9), r"model\.layers\.999999999\.\S+: expected"),
+        (
+            lambda directory: edit_config(directory, num_hidden_layers=10**9),
+            "num_layers must be at most 1000, found 1000000000",
+        ),
+        (lambda directory: edit_config(directory, num_hidden_layers=900), r"model\.layers\.899\.\S+: expected"),
         (lambda directory: (directory / "config.json").unlink(), r"config\.json: missing"),
         (lambda directory: (directory / "config.json").write_text("{"), r"config\.json: expected JSON"),
         (
@@ -214,6 +241,11 @@ def test_directory_without_a_tokenizer(directory: Path, tmp_path: Path) -> None:
         open_checkpoint(str(directory)).save_tokenizer(tmp_path / "copy")
 
 
+def test_tokenizer_that_cannot_be_written(directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cannot write the tokenizer"):
+        open_checkpoint(str(directory)).save_tokenizer(tmp_path / os.fsdecode(b"not-utf-8-\xff"))
+
+
 def test_broken_tokenizer(directory: Path, tmp_path: Path) -> None:
     (directory / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="the tokenizer cannot be loaded"):
@@ -255,3 +287,13 @@ def test_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="found another kind of file"):
         open_checkpoint(str(tmp_path / "model.bin"))
+
+
+@pytest.mark.parametrize(("source", "message"), [("x" * 5000, "File name too long"), ("loop", "symbolic links")])
+def test_source_that_cannot_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(CheckpointError, match=f"{source}: cannot be read: .*{message}"):
+        open_checkpoint(source)

@@ -46,6 +46,7 @@ def test_mapping_gives_defaults_and_converts_lists_and_whole_floats() -> None:
         ({"name": "a", "mode": "medium"}, "here: mode: expected one of fast, slow, found 'medium'"),
         ({"name": "a", "ids": 7}, "here: ids: expected a list, found 7"),
         ({"name": "a", "ids": [1, "x"]}, "here: ids: expected int, found 'x'"),
+        ({"name": "a", "ratio": 10**400}, "here: ratio: expected a number below 1e308, found one of 401 digits"),
         ({"name": "a", "count": None}, "here: count: expected int, found None"),
     ],
 )

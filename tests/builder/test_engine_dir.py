@@ -107,6 +107,31 @@ def test_force_never_replaces_what_is_not_an_engine(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "precious") == ["config.json"]
 
 
+@pytest.mark.parametrize("name", ["precious.txt", "checkpoint/model.safetensors", "tokenizer.json.d/mine"])
+def test_force_never_deletes_what_is_not_of_an_engine(engine: Path, name: str) -> None:
+    precious = engine / name
+    precious.parent.mkdir(exist_ok=True)
+    precious.write_text("mine")
+    with pytest.raises(EngineError, match=f"{engine / Path(name).parts[0]}: not a file of an engine"):
+        write(engine, weights(2), force=True)
+    assert precious.read_text() == "mine"
+    assert holds(engine, seed=1)
+
+
+def test_force_replaces_every_file_of_a_tokenizer(engine: Path) -> None:
+    (engine / "additional_chat_templates").mkdir()
+    for name in ("additional_chat_templates/tools.jinja", "merges.txt", "special_tokens_map.json"):
+        (engine / name).write_text("")
+    write(engine, weights(2), force=True)
+    assert sorted(os.listdir(engine)) == ["config.json", "weights.safetensors"]
+
+
+def test_output_dir_that_is_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(EngineError, match="loop: expected a directory or nothing"):
+        write(tmp_path / "loop", weights(1))
+
+
 def test_output_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineError, match="expected a directory or nothing, found a file"):
@@ -217,7 +242,13 @@ def change_section(section: str, key: str, value: object) -> Callable[[str], str
         (change_section("model", "hidden", 1), "model: unknown key 'hidden'"),
         (change_section("model", "num_heads", 3), "num_heads 3 is not a multiple of num_kv_heads 2"),
         (change_section("build", "dtype", "auto"), "dtype: expected one of .* found 'auto'"),
+        (change_section("model", "num_layers", 10**9), "num_layers must be at most 1000, found 1000000000"),
+        (change_section("model", "head_dim", 2**31), "head_dim must be at most 2147483647, found 2147483648"),
+        (change_section("model", "rope_theta", float("inf")), "rope_theta must be finite and above 0, found inf"),
         (change_section("build", "page_size", 0), "page_size must be at least 1, found 0"),
+        (change_section("build", "page_size", 1025), "page_size must be at most 1024, found 1025"),
+        (change_section("build", "max_budget", 2**31), "max_budget must be at most 2147483647, found 2147483648"),
+        (change_section("build", "max_num_tokens", 2**31), "max_num_tokens must be at most 2147483647"),
     ],
 )
 def test_damaged_foreign_or_newer_config(engine: Path, edit: Callable[[str], str], message: str) -> None:
@@ -225,6 +256,19 @@ def test_damaged_foreign_or_newer_config(engine: Path, edit: Callable[[str], str
     path.write_text(edit(path.read_text()))
     with pytest.raises(EngineError, match=rf"config\.json: .*{message}"):
         read_engine_config(engine)
+
+
+def test_pipe_is_not_waited_for(engine: Path) -> None:
+    (engine / "config.json").unlink()
+    os.mkfifo(engine / "config.json")
+    with pytest.raises(EngineError, match=r"config\.json: cannot be read: expected a regular file"):
+        read_engine_config(engine)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "meta"])
+def test_unusable_device_is_not_damage(engine: Path, device: str) -> None:
+    with pytest.raises(InputError, match=f"device: expected one that torch can use, found '{device}'"):
+        load_weights(engine, CONFIG, device)
 
 
 def edit_tensors(edit: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:

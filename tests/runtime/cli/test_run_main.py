@@ -168,7 +168,7 @@ def test_other_tokens_than_plain_decoding_are_an_error(
         (["--input_text", "a", "--random_seed", "-1"], ["random_seed must be in", "found -1"]),
         (["--input_text", "a", "--temperature", "-0.5"], ["temperature must be", "found -0.5"]),
         (["--input_text", "a", "--top_p", "0"], ["top_p must be in (0, 1]", "found 0.0"]),
-        (["--input_text", "a", "--device", "abacus"], ["device must be auto, cpu or cuda", "'abacus'"]),
+        (["--input_text", "a", "--device", "abacus"], ["device must be auto, cpu, cuda or cuda:N", "'abacus'"]),
         (["--input_text", "a", "b", "--streaming"], ["streaming shows 1 answer, found 2"]),
         (["--input_text", "a", "--temperature", "1", "--compare_plain"], ["needs temperature 0, found 1.0"]),
         (["--input_text", "a", ""], ["input_text 2 is empty", "at least 1 character, found 0"]),
