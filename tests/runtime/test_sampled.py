@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import pytest
@@ -21,7 +21,8 @@ from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_llm import DraftCounts, engine_of, first_answers, random_prompts, tiny_engine
 from tiny_models import tiny_llama, tiny_model_config
 
-VOCAB, LENGTH, SAMPLES = 4, 4, 3000
+VOCAB, LENGTH = 4, 4
+SEEDS, SAMPLES_PER_SEED = (0, 10_000, 20_000), 1000
 SHAPE = tiny_model_config(num_layers=1, hidden_size=32, num_heads=2, num_kv_heads=1, vocab_size=VOCAB)
 MANY_SLOTS = BuildConfig(
     dtype="float64", max_batch_size=50, max_seq_len=64, max_num_tokens=200, max_draft_len=3, max_budget=64
@@ -141,15 +142,13 @@ def _sample_counts(cut: Cut, speculation: SpeculationConfig) -> tuple[Tensor, Dr
         temperature=cut.temperature,
         top_k=cut.top_k,
         top_p=cut.top_p,
-        seed=7,
         ignore_eos=True,
-        n=SAMPLES,
+        n=SAMPLES_PER_SEED,
     )
-    engine = engine_of(tiny_llama(SHAPE, seed=3).double(), SHAPE, MANY_SLOTS)
-    outputs = LLM(engine, speculation).generate([PROMPT], params)
-    place = [
-        sum(token * VOCAB**i for i, token in enumerate(reversed(answer.token_ids))) for answer in outputs[0].outputs
-    ]
+    llm = LLM(engine_of(tiny_llama(SHAPE, seed=3).double(), SHAPE, MANY_SLOTS), speculation)
+    outputs = [llm.generate([PROMPT], replace(params, seed=seed))[0] for seed in SEEDS]
+    answers = [answer.token_ids for output in outputs for answer in output.outputs]
+    place = [sum(token * VOCAB**i for i, token in enumerate(reversed(answer))) for answer in answers]
     return torch.bincount(torch.tensor(place), minlength=VOCAB**LENGTH), DraftCounts.of(outputs)
 
 
