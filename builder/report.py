@@ -108,7 +108,7 @@ def this_machine(device: str) -> Machine:
 
     is_cuda = torch.device(device).type == "cuda"
     return Machine(
-        platform=platform.platform(),
+        platform=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         torch=torch.__version__,
         device=torch.cuda.get_device_name(device) if is_cuda else platform.processor() or platform.machine(),

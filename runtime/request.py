@@ -112,7 +112,7 @@ class Request:
         return self.kv_len_upper + self.spec.draft_len + 1
 
     @property
-    def cycles(self) -> bool:
+    def in_cycle(self) -> bool:
         """Whether it drafts and verifies in the coming steps, now or after its start delay."""
         return self.start_delay > 0 or self.next_phase in (Phase.DRAFT, Phase.VERIFY)
 

@@ -194,7 +194,7 @@ class Scheduler:
         """
         load = [0] * (joining.spec.draft_len + 1)
         for request in (running.request for running in self._running.values()):
-            if request.cycles and request.spec.draft_len and request is not joining:
+            if request.in_cycle and request.spec.draft_len and request is not joining:
                 period = request.spec.draft_len + 1
                 for delay in range((request.next_verify_step(self.next_step + 1) - first) % period, len(load), period):
                     load[delay] += 1
