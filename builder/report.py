@@ -111,6 +111,6 @@ def this_machine(device: str) -> Machine:
         platform=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         torch=torch.__version__,
-        device=torch.cuda.get_device_name(device) if is_cuda else platform.processor() or platform.machine(),
+        device=torch.cuda.get_device_name(device) if is_cuda else f"CPU {torch.backends.cpu.get_cpu_capability()}",
         cpu_count=os.cpu_count() or 1,
     )
