@@ -69,7 +69,7 @@ class AdmissionRules:
 
     def _check_tokens(self, name: str, token_ids: tuple[int, ...]) -> None:
         vocab_size = self.engine.model.vocab_size
-        for token in token_ids:
+        for token in (min(token_ids, default=0), max(token_ids, default=0)):
             if not 0 <= token < vocab_size:
                 raise RequestError(f"{name}: token {token} is outside the vocabulary of {vocab_size}")
 

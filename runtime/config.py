@@ -55,7 +55,7 @@ class SpeculationConfig:
 class RuntimeConfig:
     """How an engine is run."""
 
-    device: str = option("auto", "auto, cpu or cuda")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N; auto takes cuda where there is one")
     max_batch_size: int | None = option(None, "requests that run at once; the engine's maximum when not given")
     max_tokens_in_paged_kv_cache: int | None = option(None, "KV cache size; room for a full batch when not given")
     chunk_size: int = option(512, "most prompt tokens prefilled in one step")

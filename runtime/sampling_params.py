@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparsespec.builder.errors import RequestError
+from sparsespec.builder.config_io import MAX_INT, check_types
+from sparsespec.builder.errors import InputError, RequestError
 from sparsespec.builder.model_config import MAX_EOS_TOKEN_IDS
 
 MAX_LOGPROBS = 20
 MAX_STOP_TOKEN_IDS = MAX_EOS_TOKEN_IDS
 MAX_TEMPERATURE = 1000
 MAX_ANSWERS = 1024
-MAX_INT = 2**31
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class SamplingParams:
     speculate: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else _as_tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", _as_tuple(self.stop_token_ids))
         self._check_types()
-        _require(1 <= self.max_tokens < MAX_INT, "max_tokens", self.max_tokens, f"in 1..{MAX_INT - 1}")
+        _require(1 <= self.max_tokens <= MAX_INT, "max_tokens", self.max_tokens, f"in 1..{MAX_INT}")
         _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "in 0..max_tokens")
         in_range = 0 <= self.temperature <= MAX_TEMPERATURE
         _require(in_range, "temperature", self.temperature, f"in 0..{MAX_TEMPERATURE}")
-        _require(0 <= self.top_k < MAX_INT, "top_k", self.top_k, f"in 0..{MAX_INT - 1} (0: all)")
+        _require(0 <= self.top_k <= MAX_INT, "top_k", self.top_k, f"in 0..{MAX_INT} (0: all)")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
         _require(1 <= self.n <= MAX_ANSWERS, "n", self.n, f"in 1..{MAX_ANSWERS}")
         _require(all(self.stop), "stop", self.stop, "non-empty texts")
@@ -58,15 +58,10 @@ class SamplingParams:
             _require(0 <= self.seed < 2**63, "seed", self.seed, "in 0..2^63 - 1")
 
     def _check_types(self) -> None:
-        for name in ("max_tokens", "min_tokens", "top_k", "n"):
-            _require(isinstance(getattr(self, name), int), name, getattr(self, name), "an integer")
-        for name in ("seed", "logprobs"):
-            _require(isinstance(getattr(self, name), int | None), name, getattr(self, name), "an integer or None")
-        for name in ("temperature", "top_p"):
-            _require(isinstance(getattr(self, name), int | float), name, getattr(self, name), "a number")
-        _require(all(isinstance(text, str) for text in self.stop), "stop", self.stop, "texts")
-        ids = self.stop_token_ids
-        _require(all(isinstance(token, int) for token in ids), "stop_token_ids", ids, "integers")
+        try:
+            check_types(self)
+        except InputError as error:
+            raise RequestError(str(error)) from None
 
     @property
     def needs(self) -> SamplingNeeds:
@@ -85,6 +80,11 @@ class SamplingNeeds:
     probabilities: bool
     cuts: bool
     logprobs: bool
+
+
+def _as_tuple(value: object) -> object:
+    """Callers of vLLM pass lists and None; anything else is for the type check to refuse."""
+    return tuple(value) if isinstance(value, list) else value or ()
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:

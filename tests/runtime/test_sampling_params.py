@@ -53,6 +53,17 @@ def test_one_stop_text_is_not_taken_letter_by_letter() -> None:
     assert params.stop == ("END",)
 
 
+def test_lists_and_none_are_taken_as_callers_of_vllm_pass_them() -> None:
+    params = SamplingParams(stop=["a", "b"], stop_token_ids=None)  # type: ignore[arg-type]
+    assert (params.stop, params.stop_token_ids) == (("a", "b"), ())
+
+
+@pytest.mark.parametrize("make", [lambda: SamplingParams(stop=5), lambda: SamplingParams(stop_token_ids=("x",))])
+def test_stops_of_another_type_are_refused(make: Callable[[], SamplingParams]) -> None:
+    with pytest.raises(RequestError, match="stop.*expected"):
+        make()
+
+
 def test_a_fraction_of_a_token_is_refused() -> None:
     """Page counts would become fractions, which ends the step loop for every request."""
     with pytest.raises(RequestError, match=r"5\.5"):

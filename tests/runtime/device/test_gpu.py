@@ -42,7 +42,7 @@ def test_sampled_tokens_are_the_cpus() -> None:
 
 
 def test_the_host_may_be_late() -> None:
-    """Nothing between prepare and update waits: results lag three steps and the tokens stay the same."""
+    """Results may be read three steps late; the tokens stay the same."""
     answers = [
         first_answers(LLM(on_gpu(), SPECULATION, RuntimeConfig(result_lag=lag)).generate(PROMPTS, greedy(30)))
         for lag in (0, 3)
