@@ -60,7 +60,7 @@ def test_lists_and_none_are_taken_as_callers_of_vllm_pass_them() -> None:
 
 @pytest.mark.parametrize("make", [lambda: SamplingParams(stop=5), lambda: SamplingParams(stop_token_ids=("x",))])
 def test_stops_of_another_type_are_refused(make: Callable[[], SamplingParams]) -> None:
-    with pytest.raises(RequestError, match="stop.*expected"):
+    with pytest.raises(RequestError, match=r"stop.*expected"):
         make()
 
 
