@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sparsespec.builder.errors import InputError
@@ -39,7 +39,10 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], where: s
     if missing:
         raise InputError(f"{where}: missing key {missing[0]!r}")
     parsed = {key: _parse(value, hints[key], f"{where}: {key}") for key, value in values.items()}
-    return config_type(**parsed)
+    try:
+        return config_type(**parsed)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def check_types(config: object) -> None:
@@ -103,16 +106,36 @@ def _flag_arguments(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
 
 
 def _without_none(hint: Any) -> Any:
-    if get_origin(hint) not in (Union, types.UnionType):
-        return hint
-    (base,) = (arg for arg in get_args(hint) if arg is not type(None))
-    return base
+    bases = [base for base in _options(hint) if base is not type(None)]
+    return bases[0] if len(bases) == 1 else Union[tuple(bases)]  # noqa: UP007
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """What a union is of; the type itself for any other."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _parse_config(value: Any, configs: Sequence[type[Any]], where: str) -> Any:
+    """A nested config; of several, the one whose first field, a Literal, has the value found."""
+    if type(value) in configs:
+        return value
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected an object, found {value!r:.200}")
+    tag = dataclasses.fields(configs[0])[0].name
+    fitting = [config for config in configs if value.get(tag) in get_args(get_type_hints(config)[tag])]
+    if len(configs) > 1 and not fitting:
+        expected = [name for config in configs for name in get_args(get_type_hints(config)[tag])]
+        raise InputError(f"{where}: {tag}: expected one of {', '.join(expected)}, found {value.get(tag)!r:.200}")
+    return from_mapping((fitting or configs)[0], value, where)
 
 
 def _parse(value: Any, hint: Any, where: str) -> Any:
     base = _without_none(hint)
-    if value is None and base is not hint:
+    if value is None and type(None) in _options(hint):
         return None
+    configs = [kind for kind in _options(base) if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+    if configs:
+        return _parse_config(value, configs, where)
     if get_origin(base) is Literal:
         if value not in get_args(base):
             raise InputError(f"{where}: expected one of {', '.join(map(str, get_args(base)))}, found {value!r}")

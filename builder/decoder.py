@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.ops import Ops
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
 
 TensorT = TypeVar("TensorT")
 
@@ -46,8 +46,10 @@ class Decoder(Generic[TensorT]):
         self, layer: int, hidden: TensorT, layer_inputs: LayerInputs[TensorT], step: StepInputs[TensorT]
     ) -> TensorT:
         normed = self.ops.rms_norm(hidden, self._weight(layer, "input_norm"), self.model.rms_norm_eps)
-        qkv = self.ops.linear(normed, self._weight(layer, "qkv"))
-        attended = self.ops.pillar_attention(self._attention_params(), qkv, layer_inputs, step)
+        bias = self._weight(layer, "qkv_bias") if self.model.qkv_bias else None
+        qkv = self.ops.linear(normed, self._weight(layer, "qkv"), bias)
+        qk_norm = QkNorm(self._weight(layer, "q_norm"), self._weight(layer, "k_norm")) if self.model.qk_norm else None
+        attended = self.ops.pillar_attention(self._attention_params(), qkv, qk_norm, layer_inputs, step)
         return self.ops.linear(attended, self._weight(layer, "o_proj"))
 
     def _mlp(self, layer: int, hidden: TensorT) -> TensorT:
@@ -60,4 +62,10 @@ class Decoder(Generic[TensorT]):
 
     def _attention_params(self) -> PillarAttentionParams:
         model = self.model
-        return PillarAttentionParams(model.num_heads, model.num_kv_heads, model.head_dim, self.page_size)
+        return PillarAttentionParams(
+            num_heads=model.num_heads,
+            num_kv_heads=model.num_kv_heads,
+            head_dim=model.head_dim,
+            page_size=self.page_size,
+            rms_norm_eps=model.rms_norm_eps,
+        )

@@ -1,4 +1,4 @@
-"""From Hugging Face's Llama tensors to the executor's fused layout."""
+"""From Hugging Face's tensors to the executor's fused layout."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def fused_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[
     Raises CheckpointError for a missing, damaged or misshapen tensor.
     """
     for name, sources in fused_sources(checkpoint.model).items():
-        parts = [checkpoint.tensor(f"{source}.weight", shape).to(dtype) for source, shape in sources.items()]
+        parts = [checkpoint.tensor(source, shape).to(dtype) for source, shape in sources.items()]
         yield name, torch.cat(parts)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from sparsespec.builder.config_io import check_range
 from sparsespec.builder.errors import InputError
+from sparsespec.builder.rope import RopeScaling, check_positive
+
+Family = Literal["llama", "qwen2", "qwen3"]
 
 MAX_LAYERS = 1000
 # Each has a place in every request's fixed row of stop tokens.
@@ -18,7 +20,7 @@ MAX_EOS_TOKEN_IDS = 16
 class ModelConfig:
     """Shapes and constants of one decoder-only model. Raises InputError for shapes that do not fit together."""
 
-    family: Literal["llama"]
+    family: Family
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -31,6 +33,9 @@ class ModelConfig:
     max_position_embeddings: int
     tie_word_embeddings: bool
     eos_token_ids: tuple[int, ...]
+    qkv_bias: bool = False  # Qwen2
+    qk_norm: bool = False  # Qwen3: RMSNorm over head_dim of every query and key head, before RoPE
+    rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim")
@@ -41,10 +46,10 @@ class ModelConfig:
             raise InputError(f"head_dim must be even for rotary embeddings, found {self.head_dim}")
         if self.num_heads % self.num_kv_heads:
             raise InputError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
-        for name in ("rms_norm_eps", "rope_theta"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name} must be finite and above 0, found {value}")
+        check_positive("rms_norm_eps", self.rms_norm_eps)
+        check_positive("rope_theta", self.rope_theta)
+        if self.rope_theta <= 1 and self.rope_scaling is not None:
+            raise InputError(f"rope_theta must be above 1 to be scaled, found {self.rope_theta}")
         if len(self.eos_token_ids) > MAX_EOS_TOKEN_IDS:
             raise InputError(f"eos_token_ids: at most {MAX_EOS_TOKEN_IDS}, found {len(self.eos_token_ids)}")
         bad = [token for token in self.eos_token_ids if not 0 <= token < self.vocab_size]

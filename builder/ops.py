@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
 
 TensorT = TypeVar("TensorT")
 
@@ -22,8 +22,8 @@ class Ops(Protocol[TensorT]):
     def rms_norm(self, x: TensorT, weight: TensorT, eps: float) -> TensorT:
         """x / rms(x) * weight over the last axis; the mean square is taken in fp32 or fp64."""
 
-    def linear(self, x: TensorT, weight: TensorT) -> TensorT:
-        """x [n, in] times the transpose of weight [out, in]."""
+    def linear(self, x: TensorT, weight: TensorT, bias: TensorT | None = None) -> TensorT:
+        """x [n, in] times the transpose of weight [out, in], plus bias [out]."""
 
     def add(self, a: TensorT, b: TensorT) -> TensorT:
         """Elementwise sum."""
@@ -35,6 +35,11 @@ class Ops(Protocol[TensorT]):
         """x[rows]: [len(rows), ...]."""
 
     def pillar_attention(
-        self, params: PillarAttentionParams, qkv: TensorT, layer: LayerInputs[TensorT], step: StepInputs[TensorT]
+        self,
+        params: PillarAttentionParams,
+        qkv: TensorT,
+        qk_norm: QkNorm[TensorT] | None,
+        layer: LayerInputs[TensorT],
+        step: StepInputs[TensorT],
     ) -> TensorT:
         """plugins.pillar_attention: the one consumer of the KV pool."""

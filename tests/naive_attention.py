@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsespec.plugins.phase import Phase
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
 
 Array = NDArray[np.float64]
-Attention = Callable[[PillarAttentionParams, Tensor, LayerInputs[Tensor], StepInputs[Tensor]], Tensor]
+Attention = Callable[
+    [PillarAttentionParams, Tensor, QkNorm[Tensor] | None, LayerInputs[Tensor], StepInputs[Tensor]], Tensor
+]
 Cache = dict[tuple[int, int], tuple[Array, Array]]  # (slot, position) -> K and V, [num_kv_heads, head_dim] each
 
 THETA = 10000.0
@@ -61,6 +63,7 @@ class NaiveStep:
     qkv: Array  # [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]
     cache: Cache
     pillars: dict[tuple[int, int], list[int]]  # (slot, KV head) -> positions
+    qk_norm: QkNorm[Array] | None
 
 
 @dataclass(frozen=True)
@@ -77,18 +80,23 @@ class Paged:
     """A step as the op takes it, with NaN wherever nothing lives that the step may read."""
 
     qkv: Tensor
+    qk_norm: QkNorm[Tensor] | None
     layer: LayerInputs[Tensor]
     step: StepInputs[Tensor]
 
 
 def random_step(
-    params: PillarAttentionParams, slots: tuple[NaiveSlot, ...], dtype: torch.dtype, seed: int
+    params: PillarAttentionParams, slots: tuple[NaiveSlot, ...], dtype: torch.dtype, seed: int, qk_norm: bool = False
 ) -> NaiveStep:
-    """Normal numbers rounded to dtype, and random pillars before recent_start."""
+    """Normal numbers rounded to dtype, also the weights of norms, and random pillars before recent_start."""
     rng = np.random.default_rng(seed)
 
-    def normal(*shape: int) -> Array:
-        return torch.from_numpy(rng.standard_normal(shape)).to(dtype).double().numpy()
+    def normal(*shape: int, mean: float = 0.0, deviation: float = 1.0) -> Array:
+        return torch.from_numpy(rng.normal(mean, deviation, shape)).to(dtype).double().numpy()
+
+    def norm() -> Array:
+        # Below 1, so that three roundings of a normed key stay in the tolerance made for one.
+        return normal(params.head_dim, mean=0.7, deviation=0.2)
 
     heads, size = params.num_kv_heads, params.head_dim
     return NaiveStep(
@@ -105,6 +113,7 @@ def random_step(
             for slot, part in enumerate(slots)
             for head in range(heads)
         },
+        qk_norm=QkNorm(norm(), norm()) if qk_norm else None,
     )
 
 
@@ -159,8 +168,13 @@ def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> Paged:
     def ints(values: object) -> Tensor:
         return torch.as_tensor(np.asarray(values), dtype=torch.int32, device=device)
 
+    def floats(values: Array) -> Tensor:
+        return torch.from_numpy(values).to(device, dtype)
+
+    norm = step.qk_norm
     return Paged(
-        qkv=torch.from_numpy(step.qkv).to(device, dtype),
+        qkv=floats(step.qkv),
+        qk_norm=None if norm is None else QkNorm(floats(norm.q_norm), floats(norm.k_norm)),
         layer=LayerInputs(pool.to(device), ints(pillars), scores.to(device)),
         step=StepInputs(
             row_start=ints(np.cumsum([0, *(part.num_rows for part in slots)])),
@@ -181,7 +195,7 @@ def check_attention(attention: Attention, step: NaiveStep, dtype: torch.dtype, d
     """Run `attention` on a paged copy of `step`; AssertionError unless everything it returns and leaves is right."""
     given = paged(step, dtype, device, seed)
     pool_before = given.layer.kv_pool.clone()
-    output = attention(step.params, given.qkv, given.layer, given.step)
+    output = attention(step.params, given.qkv, given.qk_norm, given.layer, given.step)
     answer = naive_attention(step)
     torch.testing.assert_close(output, output.to(given.qkv), rtol=0, atol=0)
     assert_near(output, torch.from_numpy(answer.output), TOLERANCES[dtype])
@@ -200,24 +214,36 @@ def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
 
 def _check_pool(step: NaiveStep, after: Paged, before: Tensor, tolerance: float) -> None:
     """K and V of the rows are in place; every other bit of the pool is as it was."""
-    keys, values = before.clone(), before.clone()
+    keys, values, untouched = before.clone(), before.clone(), torch.ones_like(before[:, 0], dtype=torch.bool)
     pages, size = after.step.page_table.tolist(), step.params.page_size
     for (slot, position), (key, value) in naive_attention(step).written.items():
         page, offset = pages[slot][position // size], position % size
         keys[page, 0, :, offset] = torch.from_numpy(key).to(keys)
         values[page, 1, :, offset] = torch.from_numpy(value).to(values)
+        untouched[page, :, offset] = False
     pool = after.layer.kv_pool
     torch.testing.assert_close(pool[:, 1], values[:, 1], rtol=0, atol=0, equal_nan=True)
     assert_near(pool[:, 0], keys[:, 0].double().cpu(), tolerance)
-    untouched = keys[:, 0].isnan() | (keys[:, 0] == before[:, 0])
     torch.testing.assert_close(pool[:, 0][untouched], before[:, 0][untouched], rtol=0, atol=0, equal_nan=True)
 
 
 def _rows(step: NaiveStep) -> list[tuple[int, int, Array]]:
-    """(slot, position, [num_heads + 2 * num_kv_heads, head_dim]) of every row."""
+    """(slot, position, [num_heads + 2 * num_kv_heads, head_dim]) of every row, normed."""
     owners = [(slot, position) for slot, part in enumerate(step.slots) for position in part.positions]
     heads = step.qkv.reshape(len(owners), step.qkv.shape[1] // step.params.head_dim, step.params.head_dim)
-    return [(slot, position, row) for (slot, position), row in zip(owners, heads, strict=True)]
+    return [(slot, position, _normed(step, row)) for (slot, position), row in zip(owners, heads, strict=True)]
+
+
+def _normed(step: NaiveStep, row: Array) -> Array:
+    """Query and key heads over their root mean squares, times the norms' weights; value heads as they are."""
+    if step.qk_norm is None:
+        return row
+    weights = [step.qk_norm.q_norm] * step.params.num_heads + [step.qk_norm.k_norm] * step.params.num_kv_heads
+    normed = [
+        head / np.sqrt(np.mean(head**2) + step.params.rms_norm_eps) * weight
+        for head, weight in zip(row, weights, strict=False)
+    ]
+    return np.array([*normed, *row[len(weights) :]])
 
 
 def _rotated(x: Array, position: int) -> Array:

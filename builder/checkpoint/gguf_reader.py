@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import gguf
 import numpy as np
+import numpy.typing as npt
 
+from sparsespec.builder.checkpoint.base import check_shape
 from sparsespec.builder.errors import CheckpointError
 
 ValueT = TypeVar("ValueT", int, float, bool, str)
@@ -40,9 +42,33 @@ class GgufMetadata:
             raise CheckpointError(f"{self.path}: {key}: expected int, found nothing")
         return self.get(key, 0)
 
+    def decimal(self, key: str, default: float) -> float:
+        """A float32: its shortest decimal is what the converter was given (1e-05, not 9.9999997e-06)."""
+        return float(str(np.float32(self.get(key, default)))) if self._contents(key) is not None else default
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys that begin so."""
+        return [key for key in self._reader.fields if key.startswith(prefix)]
+
+    def values(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """A tensor that must be there, dequantised."""
+        found = self.tensors.get(name)
+        if found is None:
+            raise CheckpointError(f"{self.path}: {name}: expected a tensor of shape {list(shape)}, found none")
+        check_shape(self.path, name, shape, found.shape.tolist()[::-1])
+        try:
+            return np.array(gguf.quants.dequantize(found.data, found.tensor_type), np.float32)
+        except NotImplementedError:
+            kind = found.tensor_type.name
+            raise CheckpointError(f"{self.path}: {name}: expected a type gguf can dequantise, found {kind}") from None
+
     def strings(self, key: str) -> list[str]:
         """An array of strings that must be there."""
         return [value for value in self._list(key) if self._is_kind(key, value, str)]
+
+    def floats(self, key: str) -> list[float]:
+        """An array of floats that must be there."""
+        return [value for value in self._list(key) if self._is_kind(key, value, float)]
 
     def integers(self, key: str) -> list[int]:
         """An array of integers that must be there."""
@@ -86,10 +112,12 @@ class _CheckedReader(gguf.GGUFReader):
     """The library slices past the end of a short file without noticing, and so loops for as long as a header says."""
 
     def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
-        end = int(offset) + np.dtype(dtype).itemsize * int(count)
+        kind = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
+        end = int(offset) + kind.itemsize * int(count)
         if end > len(self.data):
             raise ValueError(f"truncated: expected at least {end} bytes, found {len(self.data)}")
-        return super()._get(offset, dtype, count, override_order)
+        # Slicing numpy's memmap, as the library does, takes several times as long; a vocabulary is a million slices.
+        return np.frombuffer(self.data, kind, int(count), int(offset))
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
         if raw_type == gguf.GGUFValueType.ARRAY:

@@ -1,91 +1,79 @@
-"""config.json and generation_config.json of a Hugging Face directory, as transformers 4 and 5 write them."""
+"""config.json and generation_config.json of a Hugging Face directory, as transformers 4 and 5 write them.
+
+Families, and the defaults of keys that a file leaves out, are those of transformers' config classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import get_args
 
 from sparsespec.builder.build_config import DType
-from sparsespec.builder.config_io import to_float
-from sparsespec.builder.errors import CheckpointError, InputError
-from sparsespec.builder.input_files import read_json_object
-from sparsespec.builder.model_config import ModelConfig
-
-ValueT = TypeVar("ValueT", int, float, bool, str)
+from sparsespec.builder.checkpoint.hf_json import JsonFile
+from sparsespec.builder.checkpoint.hf_rope import read_rope
+from sparsespec.builder.model_config import Family, ModelConfig
 
 
 @dataclass(frozen=True)
-class JsonFile:
-    """A parsed JSON object that knows where it came from; a null value counts as absent."""
+class _FamilyTraits:
+    """What sets a family apart, and the defaults that are its own; None where they follow from other sizes."""
 
-    path: Path
-    values: Mapping[str, Any]
+    family: Family
+    architecture: str
+    max_position_embeddings: int
+    num_kv_heads: int | None
+    head_dim: int | None
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    sliding_window: bool = False
 
-    @staticmethod
-    def read(path: Path) -> JsonFile:
-        """Raises CheckpointError when the file is missing or not a JSON object."""
-        return JsonFile(path, read_json_object(path, CheckpointError, "a Hugging Face model directory"))
 
-    def section(self, key: str) -> JsonFile:
-        """The object under `key`, empty when it is absent; errors go on naming this file."""
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, dict):
-            raise CheckpointError(f"{self.path}: {key}: expected an object, found {value!r}")
-        return JsonFile(self.path, value or {})
-
-    def get(self, key: str, default: ValueT) -> ValueT:
-        """The value of `key`, which must have the type of `default`."""
-        value, kind = self.values.get(key), type(default)
-        if value is None:
-            return default
-        if kind is float and type(value) is int:
-            return kind(self._to_float(key, value))
-        if type(value) is not kind:
-            raise CheckpointError(f"{self.path}: {key}: expected {kind.__name__}, found {value!r}")
-        return value
-
-    def require_int(self, key: str) -> int:
-        """An integer that must be there."""
-        if self.values.get(key) is None:
-            raise CheckpointError(f"{self.path}: {key}: expected int, found nothing")
-        return self.get(key, 0)
-
-    def _to_float(self, key: str, value: int) -> float:
-        try:
-            return to_float(value)
-        except InputError as error:
-            raise CheckpointError(f"{self.path}: {key}: {error}") from None
+_FAMILIES = {
+    traits.family: traits
+    for traits in (
+        _FamilyTraits("llama", "LlamaForCausalLM", 2048, num_kv_heads=None, head_dim=None),
+        _FamilyTraits(
+            "qwen2", "Qwen2ForCausalLM", 32768, num_kv_heads=32, head_dim=None, qkv_bias=True, sliding_window=True
+        ),
+        _FamilyTraits(
+            "qwen3", "Qwen3ForCausalLM", 32768, num_kv_heads=32, head_dim=128, qk_norm=True, sliding_window=True
+        ),
+    )
+}
+# Of Qwen2 and Qwen3.
+_DEFAULT_MAX_WINDOW_LAYERS = 28
+_DEFAULT_SLIDING_WINDOW = 4096
 
 
 def read_model_config(directory: Path) -> ModelConfig:
     """Raises CheckpointError for a family or an option that is not supported, or values that do not fit."""
     config = JsonFile.read(directory / "config.json")
-    _refuse_unsupported(config)
+    traits = _family_traits(config)
+    _refuse_unsupported(config, traits)
+    _refuse_windows(config, traits)
     num_heads = config.require_int("num_attention_heads")
-    hidden_size = config.require_int("hidden_size")
-    rope = config.section("rope_parameters")
-    try:
+    max_position_embeddings = config.get("max_position_embeddings", traits.max_position_embeddings)
+    rope = read_rope(config, max_position_embeddings)
+    with config.naming():
         return ModelConfig(
-            family="llama",
+            family=traits.family,
             vocab_size=config.require_int("vocab_size"),
-            hidden_size=hidden_size,
+            hidden_size=config.require_int("hidden_size"),
             intermediate_size=config.require_int("intermediate_size"),
             num_layers=config.require_int("num_hidden_layers"),
             num_heads=num_heads,
-            num_kv_heads=config.get("num_key_value_heads", num_heads),
-            head_dim=config.get("head_dim", hidden_size // max(num_heads, 1)),
+            num_kv_heads=_num_kv_heads(config, traits, num_heads),
+            head_dim=_head_dim(config, traits, num_heads),
             rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-            rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
-            max_position_embeddings=config.get("max_position_embeddings", 2048),
+            rope_theta=rope.theta,
+            max_position_embeddings=max_position_embeddings,
             tie_word_embeddings=config.get("tie_word_embeddings", False),
             eos_token_ids=_eos_token_ids(directory, config),
+            qkv_bias=traits.qkv_bias,
+            qk_norm=traits.qk_norm,
+            rope_scaling=rope.scaling,
         )
-    except CheckpointError:
-        raise
-    except InputError as error:
-        raise CheckpointError(f"{config.path}: {error}") from error
 
 
 def read_dtype(directory: Path, stored: DType) -> DType:
@@ -96,36 +84,64 @@ def read_dtype(directory: Path, stored: DType) -> DType:
         if dtype == name and dtype != "auto":
             found: DType = dtype
             return found
-    raise CheckpointError(f"{config.path}: dtype: expected a floating-point type, found {name!r}")
+    raise config.error(f"dtype: expected a floating-point type, found {name!r:.200}")
 
 
-def _refuse_unsupported(config: JsonFile) -> None:
+def _family_traits(config: JsonFile) -> _FamilyTraits:
+    name = config.get("model_type", "")
+    traits = next((traits for family, traits in _FAMILIES.items() if family == name), None)
+    if traits is None:
+        raise config.error(f"model_type: expected one of {', '.join(_FAMILIES)}, found {name!r:.200}")
+    architectures = config.values.get("architectures")
+    if architectures not in (None, [], [traits.architecture]):
+        expected = [traits.architecture]
+        raise config.error(f"architectures: only {expected!r} is supported for {name}, found {architectures!r:.200}")
+    return traits
+
+
+def _refuse_unsupported(config: JsonFile, traits: _FamilyTraits) -> None:
     expectations: tuple[tuple[str, object, object], ...] = (
-        ("model_type", config.get("model_type", ""), "llama"),
         ("hidden_act", config.get("hidden_act", "silu"), "silu"),
-        ("attention_bias", config.get("attention_bias", False), False),
+        # Gives Llama and Qwen3 biases on the output projection too. Qwen2 has its own whatever this says.
+        ("attention_bias", config.get("attention_bias", False) and not traits.qkv_bias, False),
         ("mlp_bias", config.get("mlp_bias", False), False),
         ("quantization_config", config.values.get("quantization_config"), None),
-        ("rope_scaling", _rope_type(config.section("rope_scaling")), "default"),
-        ("rope_parameters", _rope_type(config.section("rope_parameters")), "default"),
-        ("partial_rotary_factor", _rotary_part(config), 1.0),
     )
     for key, found, expected in expectations:
         if found != expected:
-            raise CheckpointError(f"{config.path}: {key}: only {expected!r} is supported, found {found!r}")
-    architectures = config.values.get("architectures")
-    if architectures not in (None, [], ["LlamaForCausalLM"]):
-        raise CheckpointError(
-            f"{config.path}: architectures: only ['LlamaForCausalLM'] is supported, found {architectures!r}"
+            raise config.error(f"{key}: only {expected!r} is supported, found {found!r:.200}")
+
+
+def _refuse_windows(config: JsonFile, traits: _FamilyTraits) -> None:
+    """Attention over a sliding window; a switch that no layer would heed is harmless."""
+    layer_types = config.values.get("layer_types")
+    if layer_types is not None:
+        if not isinstance(layer_types, list):
+            raise config.error(f"layer_types: expected a list, found {layer_types!r:.200}")
+        for kind in layer_types:
+            if kind != "full_attention":
+                raise config.error(f"layer_types: only 'full_attention' is supported, found {kind!r:.200}")
+        return
+    if not (traits.sliding_window and config.get("use_sliding_window", False)):
+        return
+    window = config.values.get("sliding_window", _DEFAULT_SLIDING_WINDOW)  # a null turns it off
+    full_layers = config.get("max_window_layers", _DEFAULT_MAX_WINDOW_LAYERS)
+    if window is not None and full_layers < config.require_int("num_hidden_layers"):
+        raise config.error(
+            f"use_sliding_window: only False is supported, found True and a window of {window!r:.200} "
+            f"from layer {full_layers} on"
         )
 
 
-def _rope_type(rope: JsonFile) -> str:
-    return rope.get("rope_type", rope.get("type", "default"))
+def _num_kv_heads(config: JsonFile, traits: _FamilyTraits, num_heads: int) -> int:
+    # A null is as many as heads in every family, unlike a key that is not there.
+    absent = num_heads if "num_key_value_heads" in config.values else traits.num_kv_heads or num_heads
+    return config.get("num_key_value_heads", absent)
 
 
-def _rotary_part(config: JsonFile) -> float:
-    return config.section("rope_parameters").get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+def _head_dim(config: JsonFile, traits: _FamilyTraits, num_heads: int) -> int:
+    absent = traits.head_dim or config.require_int("hidden_size") // max(num_heads, 1)
+    return config.get("head_dim", absent)
 
 
 def _eos_token_ids(directory: Path, config: JsonFile) -> tuple[int, ...]:
@@ -141,5 +157,5 @@ def _own_eos_token_ids(config: JsonFile) -> tuple[int, ...]:
     value = config.values.get("eos_token_id")
     tokens = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(token) is int for token in tokens):
-        raise CheckpointError(f"{config.path}: eos_token_id: expected token ids, found {value!r}")
+        raise config.error(f"eos_token_id: expected token ids, found {value!r:.200}")
     return tuple(tokens)

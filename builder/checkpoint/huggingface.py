@@ -1,4 +1,4 @@
-"""A Hugging Face Llama directory: config.json, one or several safetensors files, tokenizer files."""
+"""A Hugging Face directory: config.json, one or several safetensors files, tokenizer files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 
 from sparsespec.builder.build_config import DType
 from sparsespec.builder.checkpoint.base import check_shape
-from sparsespec.builder.checkpoint.hf_config import JsonFile, read_dtype, read_model_config
+from sparsespec.builder.checkpoint.hf_config import read_dtype, read_model_config
+from sparsespec.builder.checkpoint.hf_json import JsonFile
 from sparsespec.builder.engine_dir import TORCH_DTYPES
 from sparsespec.builder.errors import CheckpointError
 from sparsespec.builder.input_files import check_readable

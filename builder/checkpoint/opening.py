@@ -10,7 +10,9 @@ from huggingface_hub import snapshot_download
 
 from sparsespec.builder.checkpoint.base import Checkpoint
 from sparsespec.builder.checkpoint.gguf_file import GgufCheckpoint
+from sparsespec.builder.checkpoint.hf_json import JsonFile
 from sparsespec.builder.checkpoint.huggingface import HuggingFaceCheckpoint
+from sparsespec.builder.checkpoint.tensorrt_llm import TensorRtLlmCheckpoint
 from sparsespec.builder.errors import CheckpointError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -18,7 +20,9 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 
 
 def open_checkpoint(source: str) -> Checkpoint:
-    """Open a Hugging Face directory, a hub id such as `org/name`, or a .gguf file; weights are read on demand.
+    """Open a Hugging Face or TensorRT-LLM directory, a hub id such as `org/name`, or a .gguf file.
+
+    Weights are read on demand.
 
     Raises CheckpointError when there is nothing to read, or a model that is damaged or not supported.
     """
@@ -33,13 +37,22 @@ def _reader(source: str) -> Checkpoint:
     path = Path(source)
     mode = _file_mode(path)
     if stat.S_ISDIR(mode):
-        return HuggingFaceCheckpoint(path)
+        return _directory_reader(path)
     if stat.S_ISREG(mode) and path.suffix == ".gguf":
         return GgufCheckpoint(path)
     if mode or path.suffix == ".gguf" or not _HUB_ID.fullmatch(source):
         found = "another kind of file" if mode else "nothing"
-        raise CheckpointError(f"{source}: expected a Hugging Face directory, a hub id or a .gguf file, found {found}")
-    return HuggingFaceCheckpoint(_download(source))
+        expected = "a Hugging Face directory, a hub id or a .gguf file, or a TensorRT-LLM checkpoint directory"
+        raise CheckpointError(f"{source}: expected {expected}, found {found}")
+    return _directory_reader(_download(source))
+
+
+def _directory_reader(directory: Path) -> Checkpoint:
+    values = JsonFile.read(directory / "config.json").values
+    # The last is an engine's.
+    if "model_type" not in values and any(key in values for key in ("architecture", "mapping", "pretrained_config")):
+        return TensorRtLlmCheckpoint(directory)
+    return HuggingFaceCheckpoint(directory)
 
 
 def _file_mode(path: Path) -> int:

@@ -16,6 +16,15 @@ class PillarAttentionParams:
     num_kv_heads: int
     head_dim: int
     page_size: int
+    rms_norm_eps: float = 1e-6  # of the QK-norm, where there is one
+
+
+@dataclass(frozen=True)
+class QkNorm(Generic[TensorT]):
+    """Weights of the RMSNorm over every query and key head before RoPE (Qwen3). Each [head_dim]."""
+
+    q_norm: TensorT
+    k_norm: TensorT
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 
 from sparsespec.plugins.phase import Phase
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
 
 
 def pillar_attention(
-    params: PillarAttentionParams, qkv: Tensor, layer: LayerInputs[Tensor], step: StepInputs[Tensor]
+    params: PillarAttentionParams,
+    qkv: Tensor,
+    qk_norm: QkNorm[Tensor] | None,
+    layer: LayerInputs[Tensor],
+    step: StepInputs[Tensor],
 ) -> Tensor:
     """Attention of every row of a step; appends the rows' K and V to the pool and writes the scores of scored rows.
 
@@ -26,7 +30,7 @@ def pillar_attention(
     """
     output = torch.zeros(qkv.shape[0], params.num_heads * params.head_dim, dtype=qkv.dtype, device=qkv.device)
     for work in _active_slots(step):
-        q, k, v = _rotated_qkv(params, qkv[work.rows], step.rope_table[work.positions])
+        q, k, v = _rotated_qkv(params, qkv[work.rows], qk_norm, step.rope_table[work.positions])
         pages = step.page_table[work.slot]
         _append(params, layer.kv_pool, pages, work.positions, k, v)
         read = _positions_read(params, work, layer, step)
@@ -64,10 +68,21 @@ def _active_slots(step: StepInputs[Tensor]) -> list[_SlotWork]:
     return work
 
 
-def _rotated_qkv(params: PillarAttentionParams, qkv: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last axis, normalised in fp32 or fp64; rounds to the type of x before the weight."""
+    exact = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return (exact * torch.rsqrt(exact.square().mean(dim=-1, keepdim=True) + eps)).to(x.dtype) * weight
+
+
+def _rotated_qkv(
+    params: PillarAttentionParams, qkv: Tensor, qk_norm: QkNorm[Tensor] | None, rope: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """[n, (num_heads + 2 * num_kv_heads) * head_dim] -> q [n, num_heads, head_dim], k and v [n, num_kv_heads, ...]."""
     heads = qkv.unflatten(1, (-1, params.head_dim))
     q, k, v = heads.split([params.num_heads, params.num_kv_heads, params.num_kv_heads], dim=1)
+    if qk_norm is not None:
+        q = rms_norm(q, qk_norm.q_norm, params.rms_norm_eps)
+        k = rms_norm(k, qk_norm.k_norm, params.rms_norm_eps)
     return _rotate(q, rope), _rotate(k, rope), v
 
 

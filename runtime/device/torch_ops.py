@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, StepInputs
-from sparsespec.plugins.pillar_attention.reference import pillar_attention
+from sparsespec.builder.model_config import ModelConfig
+from sparsespec.builder.rope import rope_frequencies
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
+from sparsespec.plugins.pillar_attention.reference import pillar_attention, rms_norm
 
 
 class TorchOps:
@@ -19,12 +21,11 @@ class TorchOps:
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Ops."""
-        exact = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-        return (exact * torch.rsqrt(exact.square().mean(dim=-1, keepdim=True) + eps)).to(x.dtype) * weight
+        return rms_norm(x, weight, eps)
 
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """See Ops."""
-        return functional.linear(x, weight)
+        return functional.linear(x, weight, bias)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """See Ops."""
@@ -40,14 +41,20 @@ class TorchOps:
         return x[rows]
 
     def pillar_attention(
-        self, params: PillarAttentionParams, qkv: Tensor, layer: LayerInputs[Tensor], step: StepInputs[Tensor]
+        self,
+        params: PillarAttentionParams,
+        qkv: Tensor,
+        qk_norm: QkNorm[Tensor] | None,
+        layer: LayerInputs[Tensor],
+        step: StepInputs[Tensor],
     ) -> Tensor:
         """See Ops."""
-        return pillar_attention(params, qkv, layer, step)
+        return pillar_attention(params, qkv, qk_norm, layer, step)
 
 
-def rope_table(head_dim: int, theta: float, num_positions: int, dtype: torch.dtype) -> Tensor:
-    """[num_positions, head_dim] cosines and sines of RoPE's angles (Su et al. 2021), computed in fp64."""
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angles = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequencies
-    return torch.cat((angles.cos(), angles.sin()), dim=1).to(dtype)
+def rope_table(model: ModelConfig, num_positions: int, dtype: torch.dtype) -> Tensor:
+    """[num_positions, head_dim] cosines and sines of RoPE's angles, computed in fp64."""
+    frequencies = rope_frequencies(model.head_dim, model.rope_theta, model.rope_scaling)
+    amplitude = 1.0 if model.rope_scaling is None else model.rope_scaling.amplitude
+    angles = torch.arange(num_positions, dtype=torch.float64)[:, None] * torch.tensor(frequencies, dtype=torch.float64)
+    return (torch.cat((angles.cos(), angles.sin()), dim=1) * amplitude).to(dtype)

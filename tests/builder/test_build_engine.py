@@ -13,7 +13,8 @@ from sparsespec.builder import build_engine
 from sparsespec.builder.engine_dir import load_weights, read_engine_config
 from sparsespec.builder.fused_weights import fused_shapes
 from sparsespec.builder.tokenizer_files import load_tokenizer
-from tiny_models import tiny_llama, tiny_model_config, write_tiny_gguf, write_tiny_hf_checkpoint
+from tiny_gguf import write_tiny_gguf
+from tiny_models import tiny_llama, tiny_model_config, write_tiny_hf_checkpoint
 
 MODEL = tiny_model_config(num_layers=1)
 

@@ -3,17 +3,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Kind
 from transformers import PreTrainedTokenizerFast
 
 from sparsespec.builder.checkpoint import open_checkpoint
 from sparsespec.builder.errors import CheckpointError
 from sparsespec.builder.fuse import fused_weights
-from tiny_models import tiny_llama, tiny_model_config, tiny_tokenizer, write_tiny_gguf
+from sparsespec.builder.model_config import Family
+from tiny_gguf import StoredTensor, finish, stored_name, write_gguf, write_tiny_gguf
+from tiny_models import tiny_hf_model, tiny_llama, tiny_model_config, tiny_tokenizer
 
 MODEL = tiny_model_config()
 
@@ -24,15 +29,53 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_weights_equal_transformers(tmp_path: Path, tied: bool) -> None:
-    model = tiny_model_config(tie_word_embeddings=tied)
-    llama = tiny_llama(model)
-    checkpoint = open_checkpoint(str(write_tiny_gguf(tmp_path / "tiny.gguf", llama)))
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_weights_equal_transformers(tmp_path: Path, family: Family, tied: bool) -> None:
+    model = tiny_model_config(family=family, tie_word_embeddings=tied)
+    hf_model = tiny_hf_model(model)
+    checkpoint = open_checkpoint(str(write_tiny_gguf(tmp_path / "tiny.gguf", hf_model)))
     assert checkpoint.model == model
     assert checkpoint.dtype == "float32"
-    for name, expected in llama.state_dict().items():
+    for name, expected in hf_model.state_dict().items():
         if not (tied and name == "lm_head.weight"):
             assert torch.equal(checkpoint.tensor(name, tuple(expected.shape)), expected), name
+
+
+# Blocks of 256 weights: where each keeps its scales, as float16. All other bytes may be anything.
+K_QUANTS = {Kind.Q2_K: (80, 82), Kind.Q3_K: (108,), Kind.Q4_K: (0, 2), Kind.Q5_K: (0, 2), Kind.Q6_K: (208,)}
+
+
+def random_blocks(kind: Kind, shape: torch.Size, generator: np.random.Generator) -> StoredTensor:
+    rows, columns = shape
+    size = gguf.GGML_QUANT_SIZES[kind][1]
+    blocks = generator.integers(0, 256, (rows, columns // 256, size), np.uint8)
+    for offset in K_QUANTS[kind]:
+        scales = generator.uniform(0.001, 0.01, (rows, columns // 256, 1)).astype(np.float16)
+        blocks[:, :, offset : offset + 2] = scales.view(np.uint8)
+    return StoredTensor(blocks.reshape(rows, -1), kind)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_k_quants_mixed_in_one_file(tmp_path: Path, family: Family) -> None:
+    hf_model = tiny_hf_model(tiny_model_config(family=family, num_layers=1, hidden_size=256, head_dim=64))
+    generator, kinds = np.random.default_rng(0), cycle(K_QUANTS)
+    stored = {
+        name: random_blocks(next(kinds), values.shape, generator)
+        if values.dim() == 2
+        else StoredTensor(values.numpy(), Kind.F32)
+        for name, values in hf_model.state_dict().items()
+    }
+    path = write_gguf(tmp_path / "tiny.gguf", hf_model, {stored_name(name): values for name, values in stored.items()})
+    checkpoint = open_checkpoint(str(path))
+    for name, values in hf_model.state_dict().items():
+        expected = gguf.quants.dequantize(stored[name].data, stored[name].kind)
+        if family == "llama" and ("q_proj" in name or "k_proj" in name):
+            # Row i of a head of 64 is stored as row 2i, row 32 + i as row 2i + 1.
+            order = [head + 2 * (i % 32) + i // 32 for head in range(0, len(expected), 64) for i in range(64)]
+            expected = expected[order]
+        found = checkpoint.tensor(name, tuple(values.shape))
+        assert torch.equal(found, torch.from_numpy(expected)), name
+        assert found.isfinite().all()
 
 
 def test_tokenizer_with_its_chat_template(file: Path, tmp_path: Path) -> None:
@@ -120,11 +163,11 @@ def rename(old: bytes, new: bytes) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (rename(b"smollm", b"qwen-2"), "tokenizer.ggml.pre: only 'smollm' is supported, found 'qwen-2'"),
-        (rename(b"gpt2", b"bert"), "tokenizer.ggml.model: only 'gpt2' is supported, found 'bert'"),
-        (rename(b"blk.1.attn_q.weight", b"blk.1.attn_q.weighs"), r"blk\.1\.attn_q\.weighs: not a tensor of a plain"),
-        (rename(b"output_norm.weight", b"rope_freqs_.weight"), r"rope_freqs_\.weight: not a tensor of a plain"),
-        (rename(b"blk.1.ffn_up.weight", b"blk.7.ffn_up.weight"), r"blk\.1\.ffn_up\.weight: .* found none"),
+        (rename(b"blk.1.attn_q.weight", b"blk.1.attn_q.weighs"), r"blk\.1\.attn_q\.weighs: not a tensor of a llama"),
+        (rename(b"output_norm.weight", b"rope_freqs_.weight"), r"rope_freqs_\.weight: not a tensor of a llama"),
+        (rename(b"blk.1.attn_v.weight", b"blk.1.attn_v.bias.."), r"blk\.1\.attn_v\.bias\.\.: not a tensor of a llama"),
+        (rename(b"blk.1.ffn_up.weight", b"blk.7.ffn_up.weight"), r"blk\.7\.ffn_up\.weight: .* of 2 layers"),
+        (rename(b"smollm", b"qwen-2"), "tokenizer.ggml.pre: expected one of default, .*, found 'qwen-2'"),
         (rename(b"llama.embedding_length", b"llama.embedding_lengtx"), "llama.embedding_length: expected int, found"),
     ],
 )
@@ -134,28 +177,41 @@ def test_unsupported_file(file: Path, damage: Callable[[Path], None], message: s
         list(fused_weights(open_checkpoint(str(file)), torch.float32))
 
 
-def metadata_file(path: Path, fill: Callable[[gguf.GGUFWriter], None], architecture: str = "llama") -> str:
-    writer = gguf.GGUFWriter(path, architecture)
-    fill(writer)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return str(path)
+@pytest.mark.parametrize(("family", "name"), [("qwen2", "blk.1.attn_k.bias"), ("qwen3", "blk.1.attn_k_norm.weight")])
+def test_tensors_that_only_one_family_has(tmp_path: Path, family: Family, name: str) -> None:
+    hf_model = tiny_hf_model(tiny_model_config(family=family))
+    written = write_tiny_gguf(tmp_path / "tiny.gguf", hf_model)
+    tensors = {
+        tensor.name: StoredTensor(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(written).tensors
+    }
+    extra = tensors.pop(name)
+    with pytest.raises(CheckpointError, match=f"{name}: expected a tensor of shape .*, found none"):
+        list(fused_weights(open_checkpoint(str(write_gguf(tmp_path / "less.gguf", hf_model, tensors))), torch.float32))
+    llama = write_gguf(tmp_path / "more.gguf", tiny_llama(MODEL), {name: extra})
+    with pytest.raises(CheckpointError, match=f"{name}: not a tensor of a llama model of 2 layers"):
+        open_checkpoint(str(llama))
 
 
-def test_other_architecture(tmp_path: Path) -> None:
-    source = metadata_file(tmp_path / "x.gguf", lambda writer: writer.add_block_count(1), "qwen3")
-    with pytest.raises(CheckpointError, match=r"general\.architecture: only 'llama' is supported, found 'qwen3'"):
-        open_checkpoint(source)
-
-
-def test_rope_scaling(tmp_path: Path) -> None:
-    source = metadata_file(
-        tmp_path / "x.gguf", lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-    )
-    with pytest.raises(CheckpointError, match=r"llama\.rope\.scaling\.type: only 'none' is supported, found 'linear'"):
-        open_checkpoint(source)
+@pytest.mark.parametrize(
+    ("architecture", "options", "message"),
+    [
+        ("gemma3", {}, r"general\.architecture: expected one of llama, qwen2, qwen3, found 'gemma3'"),
+        ("llama", {"llama.expert_count": 8}, "llama.expert_count: only 0 is supported, found 8"),
+        ("qwen3", {"qwen3.attention.causal": False}, "qwen3.attention.causal: only True is supported, found False"),
+        ("qwen2", {"split.count": 3}, "split.count: only 1 is supported, found 3"),
+        ("qwen2", {"qwen2.embedding_length": "x"}, "qwen2.embedding_length: expected int, found 'x'"),
+        ("qwen2", {"qwen2.embedding_length": 8}, "qwen2.attention.head_count: expected int, found nothing"),
+    ],
+)
+def test_unsupported_metadata(
+    tmp_path: Path, architecture: str, options: dict[str, int | str | bool], message: str
+) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", architecture)
+    for key, value in options.items():
+        writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
+    finish(writer)
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(str(tmp_path / "x.gguf"))
 
 
 def demo_file() -> Path:

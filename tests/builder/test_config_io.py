@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from sparsespec.builder.config_io import add_flags, from_flags, from_mapping, option, required
+from sparsespec.builder.config_io import add_flags, check_types, from_flags, from_mapping, option, required
 from sparsespec.builder.errors import InputError
 
 
@@ -22,6 +23,35 @@ class Sample:
     loud: bool = option(False, "whether")
     ids: tuple[int, ...] = option((), "which ones")
     path: Path | None = option(None, "where")
+
+
+@dataclass(frozen=True)
+class Circle:
+    kind: Literal["circle"]
+    radius: float
+
+    def __post_init__(self) -> None:
+        if self.radius < 0:
+            raise InputError(f"radius must not be negative, found {self.radius}")
+
+
+@dataclass(frozen=True)
+class Square:
+    kind: Literal["square", "box"]
+    side: int = 1
+
+
+Shape = Circle | Square
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A config of configs."""
+
+    outline: Shape
+    hole: Shape | None = None
+    inner: Sample | None = None
+    tags: tuple[str, ...] = ()
 
 
 def parse(*arguments: str) -> Sample:
@@ -54,6 +84,44 @@ def test_mapping_errors_name_the_place_and_the_key(values: dict[str, object], me
     with pytest.raises(InputError) as error:
         from_mapping(Sample, values, "here")
     assert str(error.value).startswith(message)
+
+
+def test_nested_configs_are_chosen_by_their_tag() -> None:
+    outline, hole, inner = {"kind": "circle", "radius": 2}, {"kind": "box"}, {"name": "a", "ids": [1]}
+    expected = Drawing(Circle("circle", 2.0), Square("box", 1), Sample("a", ids=(1,)))
+    assert from_mapping(Drawing, {"outline": outline, "hole": hole, "inner": inner}, "here") == expected
+    assert from_mapping(Drawing, {"outline": outline, "hole": None}, "here") == Drawing(Circle("circle", 2.0))
+
+
+def test_nested_configs_survive_json() -> None:
+    drawing = Drawing(Square("square", 3), Circle("circle", 0.5), Sample("a", path=None), tags=("x",))
+    assert from_mapping(Drawing, json.loads(json.dumps(asdict(drawing))), "here") == drawing
+
+
+def test_nested_configs_of_python_pass_the_check_of_types() -> None:
+    check_types(Drawing(Circle("circle", 2.0), Square("box")))
+    with pytest.raises(InputError, match="hole: expected an object, found 7"):
+        check_types(Drawing(Circle("circle", 2.0), 7))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("outline", "message"),
+    [
+        (None, "here: outline: expected an object, found None"),
+        ([], "here: outline: expected an object, found []"),
+        ({}, "here: outline: kind: expected one of circle, square, box, found None"),
+        ({"kind": ["circle"]}, "here: outline: kind: expected one of circle, square, box, found ['circle']"),
+        ({"kind": "box", "radius": 1.0}, "here: outline: unknown key 'radius'; expected one of kind, side"),
+        ({"kind": "circle"}, "here: outline: missing key 'radius'"),
+        ({"kind": "circle", "radius": "1"}, "here: outline: radius: expected float, found '1'"),
+        ({"kind": "circle", "radius": -1}, "here: outline: radius must not be negative, found -1.0"),
+    ],
+    ids=str,
+)
+def test_errors_of_nested_configs_name_the_way_to_them(outline: object, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        from_mapping(Drawing, {"outline": outline}, "here")
+    assert str(error.value) == message
 
 
 def test_flags_cover_every_field() -> None:

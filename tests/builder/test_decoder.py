@@ -7,7 +7,7 @@ import pytest
 from sparsespec.builder.decoder import Decoder, DecoderInputs
 from sparsespec.builder.fused_weights import fused_shapes
 from sparsespec.builder.model_config import ModelConfig
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
 from tiny_models import tiny_model_config
 
 # Sizes that no two axes share, so that a mistaken axis shows.
@@ -43,9 +43,11 @@ class RecordingOps:
         assert eps == MODEL.rms_norm_eps
         return self._made("rms_norm", (x, weight), x.shape)
 
-    def linear(self, x: Handle, weight: Handle) -> Handle:
+    def linear(self, x: Handle, weight: Handle, bias: Handle | None = None) -> Handle:
         assert x.shape[1] == weight.shape[1]
-        return self._made("linear", (x, weight), (x.shape[0], weight.shape[0]))
+        assert bias is None or bias.shape == weight.shape[:1]
+        operands = (x, weight) if bias is None else (x, weight, bias)
+        return self._made("linear", operands, (x.shape[0], weight.shape[0]))
 
     def add(self, a: Handle, b: Handle) -> Handle:
         assert a.shape == b.shape
@@ -60,12 +62,20 @@ class RecordingOps:
         return self._made("gather_rows", (x, rows), rows.shape + x.shape[1:])
 
     def pillar_attention(
-        self, params: PillarAttentionParams, qkv: Handle, layer: LayerInputs[Handle], step: StepInputs[Handle]
+        self,
+        params: PillarAttentionParams,
+        qkv: Handle,
+        qk_norm: QkNorm[Handle] | None,
+        layer: LayerInputs[Handle],
+        step: StepInputs[Handle],
     ) -> Handle:
-        assert params == PillarAttentionParams(6, 2, 8, PAGE_SIZE)
+        assert params == PillarAttentionParams(6, 2, 8, PAGE_SIZE, MODEL.rms_norm_eps)
         assert step == step_inputs()
         assert qkv.shape == ("rows", (6 + 2 * 2) * 8)
-        return self._made("pillar_attention", (qkv, layer.kv_pool, layer.pillars, layer.scores), ("rows", 6 * 8))
+        norms = () if qk_norm is None else (qk_norm.q_norm, qk_norm.k_norm)
+        assert all(norm.shape == (8,) for norm in norms)
+        operands = (qkv, *norms, layer.kv_pool, layer.pillars, layer.scores)
+        return self._made("pillar_attention", operands, ("rows", 6 * 8))
 
     def _made(self, op: str, operands: tuple[Handle, ...], shape: tuple[int | str, ...]) -> Handle:
         result = Handle(f"%{len(self.calls)}", shape)
@@ -125,9 +135,25 @@ def test_network() -> None:
     assert logits == Handle("%33", ("logits", MODEL.vocab_size))
 
 
+def test_biases_and_norms_of_queries_and_keys() -> None:
+    calls, _ = record(replace(MODEL, qkv_bias=True, qk_norm=True))
+    plain, _ = record(MODEL)
+    assert [call for call in calls if call not in plain] == [
+        call
+        for layer in range(3)
+        for call in (
+            f"%{10 * layer + 2} = linear %{10 * layer + 1}, layers.{layer}.qkv, layers.{layer}.qkv_bias",
+            f"%{10 * layer + 3} = pillar_attention %{10 * layer + 2}, layers.{layer}.q_norm, layers.{layer}.k_norm, "
+            f"{layer}.kv_pool, {layer}.pillars, {layer}.scores",
+        )
+    ]
+
+
 @pytest.mark.parametrize("tied", [False, True])
-def test_every_weight_is_used_once(tied: bool) -> None:
-    model = replace(MODEL, tie_word_embeddings=tied)
+@pytest.mark.parametrize("qkv_bias", [False, True])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_every_weight_is_used_once(tied: bool, qkv_bias: bool, qk_norm: bool) -> None:
+    model = replace(MODEL, tie_word_embeddings=tied, qkv_bias=qkv_bias, qk_norm=qk_norm)
     calls, _ = record(model)
     operands = [operand for call in calls for operand in call.split(maxsplit=3)[3].split(", ")]
     used = [operand for operand in operands if operand in fused_shapes(model)]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,98 +8,29 @@ from pydoc_data.topics import topics
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from sparsespec.builder.build_config import BuildConfig, DType
+from executor_driver import MAX_NEW_TOKENS, Driver, reference_logits, relative_error
+from sparsespec.builder.build_config import DType
 from sparsespec.builder.checkpoint import Checkpoint, open_checkpoint
-from sparsespec.builder.engine_dir import TORCH_DTYPES, EngineConfig
+from sparsespec.builder.engine_dir import TORCH_DTYPES
 from sparsespec.builder.fuse import fused_weights
 from sparsespec.builder.model_config import ModelConfig
+from sparsespec.builder.rope import LinearScaling, Llama3Scaling, YarnScaling, yarn_amplitude
 from sparsespec.plugins.phase import Phase
-from sparsespec.runtime.config import SpeculationConfig
-from sparsespec.runtime.device.torch_executor import ExecutorLimits, TorchExecutor
-from sparsespec.runtime.request import RequestSpec
-from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.scheduler import Admission, PageGrant, ScheduledRows, ScheduledStep
-from tiny_models import (
-    random_weights,
-    tiny_llama,
-    tiny_model_config,
-    write_tiny_gguf,
-    write_tiny_hf_checkpoint,
-)
+from tiny_gguf import write_tiny_gguf
+from tiny_models import random_weights, tiny_hf_model, tiny_llama, tiny_model_config, write_tiny_hf_checkpoint
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-MAX_NEW_TOKENS = 24
 # Norm of the difference over the norm of the reference, both in fp32 (1e-6 where measured).
 LOGIT_TOLERANCE = 1e-5
-
-
-class Driver:
-    """Runs an executor without a scheduler: one slot per prompt, pages in random order, the logits of every row."""
-
-    def __init__(self, model: ModelConfig, weights: dict[str, Tensor], dtype: DType, prompts: list[list[int]]) -> None:
-        longest = max(map(len, prompts)) + MAX_NEW_TOKENS
-        build = BuildConfig(
-            dtype=dtype, max_batch_size=len(prompts), max_seq_len=longest, max_draft_len=1, max_budget=8, page_size=16
-        )
-        self._pages_per_slot = -(-longest // build.page_size)
-        limits = ExecutorLimits(len(prompts), len(prompts) * self._pages_per_slot)
-        speculation = SpeculationConfig(drafter="none")
-        self._executor = TorchExecutor(EngineConfig(model, build), weights, speculation, limits)
-        self._executor.prepare(ScheduledStep(0, self._admissions(prompts), self._page_grants(len(prompts)), ()))
-
-    def prefill(self, chunks: dict[int, int]) -> dict[int, Tensor]:
-        """Run the next chunks[slot] prompt tokens of each slot; their logits."""
-        rows = tuple(_rows(slot, Phase.PREFILL, count, logits=count, block=0) for slot, count in chunks.items())
-        batch = self._executor.prepare(ScheduledStep(0, (), (), rows))
-        logits = self._executor.execute(batch)
-        for slot, count in chunks.items():
-            self._executor.memory.state.kv_len[slot] += count
-        return dict(zip(chunks, logits.split(list(chunks.values())), strict=True))
-
-    def decode(self, phase: Phase, rows: dict[int, int]) -> dict[int, tuple[int, Tensor]]:
-        """Run the next rows[slot] tokens of each slot, sampling after the last: that token and its logits."""
-        scheduled = tuple(_rows(slot, phase, count, logits=1, block=1) for slot, count in rows.items())
-        batch = self._executor.prepare(ScheduledStep(0, (), (), scheduled))
-        logits = self._executor.execute(batch)
-        results = self._executor.sample(batch, logits).wait()
-        return {slot: (results[slot].tokens[0], row) for slot, row in zip(rows, logits, strict=True)}
-
-    def _admissions(self, prompts: list[list[int]]) -> tuple[Admission, ...]:
-        params = SamplingParams(temperature=0.0)
-        return tuple(
-            Admission(slot, RequestSpec(slot, tuple(prompt), params, 0, (), MAX_NEW_TOKENS, draft_len=0))
-            for slot, prompt in enumerate(prompts)
-        )
-
-    def _page_grants(self, num_slots: int) -> tuple[PageGrant, ...]:
-        count = self._pages_per_slot
-        pages = random.Random(0).sample(range(num_slots * count), num_slots * count)
-        return tuple(PageGrant(slot, 0, tuple(pages[slot * count : (slot + 1) * count])) for slot in range(num_slots))
-
-
-def _rows(slot: int, phase: Phase, num_rows: int, logits: int, block: int) -> ScheduledRows:
-    needs = SamplingParams(temperature=0.0).needs
-    return ScheduledRows(slot, 0, phase, num_rows, 0, logits, block, scored=False, needs=needs)
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found.cpu() - expected).norm() / expected.norm())
 
 
 def token_ids(count: int, seed: int) -> list[int]:
     return random.Random(seed).choices(range(3, 128), k=count)
 
 
-def reference_logits(llama: LlamaForCausalLM, tokens: list[int]) -> Tensor:
-    with torch.inference_mode():
-        logits: Tensor = llama(torch.tensor([tokens])).logits[0]
-    return logits
-
-
-MODELS = {
+PLAIN_LLAMAS = {
     "one KV head per head": tiny_model_config(num_heads=4, num_kv_heads=4),
     "groups of two, tied": tiny_model_config(tie_word_embeddings=True),
     "groups of three": tiny_model_config(hidden_size=48, num_heads=6, num_kv_heads=2, head_dim=8, num_layers=3),
@@ -109,24 +39,69 @@ MODELS = {
     "heads narrower than hidden": tiny_model_config(hidden_size=72, num_heads=3, num_kv_heads=3, head_dim=4),
     "other constants": replace(tiny_model_config(), rms_norm_eps=0.5, rope_theta=50.0),
 }
+# LLAMA3 and SHORT_YARN have original contexts shorter than the prompts.
+LINEAR = LinearScaling("linear", 4.0)
+LLAMA3 = Llama3Scaling("llama3", 8.0, 1.0, 4.0, 24)
+YARN = YarnScaling("yarn", 4.0, 32.0, 1.0, 2048, yarn_amplitude(4.0))
+SHORT_YARN = YarnScaling("yarn", 4.0, 4.0, 0.25, 16, 1.3, truncate=False)
+OPTIONS = {
+    "llama, linear": tiny_model_config(rope_scaling=LINEAR),
+    "llama, llama3": tiny_model_config(rope_scaling=LLAMA3, tie_word_embeddings=True),
+    "llama, yarn": tiny_model_config(rope_scaling=YARN, num_kv_heads=1),
+    "qwen2": tiny_model_config(family="qwen2", num_heads=6, hidden_size=96, num_kv_heads=2),
+    "qwen2, groups of seven, tied": tiny_model_config(
+        family="qwen2", num_heads=14, head_dim=4, hidden_size=56, tie_word_embeddings=True
+    ),
+    "qwen2, yarn": replace(tiny_model_config(family="qwen2", rope_scaling=SHORT_YARN), max_position_embeddings=64),
+    "qwen3, heads wider than hidden, tied": tiny_model_config(
+        family="qwen3", num_heads=8, head_dim=24, tie_word_embeddings=True
+    ),
+    "qwen3, one KV head per head": replace(tiny_model_config(family="qwen3", num_kv_heads=4), rms_norm_eps=0.5),
+    "qwen3, one KV head": tiny_model_config(family="qwen3", num_heads=8, num_kv_heads=1, head_dim=8),
+    "qwen3, yarn": replace(tiny_model_config(family="qwen3", rope_scaling=SHORT_YARN), max_position_embeddings=64),
+}
+
+
+def largest_error(driver: Driver, hf_model: PreTrainedModel, prompts: list[list[int]]) -> float:
+    """Two prompts in uneven chunks, side by side, alone, and begun in different steps: the largest relative error."""
+    steps = [driver.prefill(chunks) for chunks in ({0: 17}, {0: 32, 1: 1}, {1: 30}, {0: 12, 1: 4})]
+    found = [torch.cat([step[slot] for step in steps if slot in step]) for slot in range(len(prompts))]
+    expected = [reference_logits(hf_model, prompt) for prompt in prompts]
+    return max(relative_error(*pair) for pair in zip(found, expected, strict=True))
+
+
+def parity_error(source: Path, hf_model: PreTrainedModel, device: str) -> float:
+    """From the file to the logits."""
+    checkpoint = open_checkpoint(str(source))
+    weights = {name: tensor.to(device) for name, tensor in fused_weights(checkpoint, torch.float32)}
+    prompts = [token_ids(61, seed=1), token_ids(35, seed=2)]
+    return largest_error(Driver(checkpoint.model, weights, "float32", prompts), hf_model, prompts)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("write", [write_tiny_hf_checkpoint, write_tiny_gguf], ids=["huggingface", "gguf"])
-@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
-def test_logits_equal_transformers(
-    model: ModelConfig, write: Callable[[Path, LlamaForCausalLM], Path], device: str, tmp_path: Path
-) -> None:
-    """From the file to the logits: two prompts in uneven chunks, side by side, alone, and begun in different steps."""
+@pytest.mark.parametrize("model", [*PLAIN_LLAMAS.values(), *OPTIONS.values()], ids=[*PLAIN_LLAMAS, *OPTIONS])
+def test_logits_equal_transformers(model: ModelConfig, device: str, tmp_path: Path) -> None:
+    hf_model = tiny_hf_model(model)
+    assert parity_error(write_tiny_hf_checkpoint(tmp_path, hf_model), hf_model, device) < LOGIT_TOLERANCE
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("model", PLAIN_LLAMAS.values(), ids=list(PLAIN_LLAMAS))
+def test_logits_of_gguf_equal_transformers(model: ModelConfig, device: str, tmp_path: Path) -> None:
     llama = tiny_llama(model)
-    checkpoint = open_checkpoint(str(write(tmp_path / "tiny.gguf", llama)))
-    weights = {name: tensor.to(device) for name, tensor in fused_weights(checkpoint, torch.float32)}
+    assert parity_error(write_tiny_gguf(tmp_path / "tiny.gguf", llama), llama, device) < LOGIT_TOLERANCE
+
+
+@pytest.mark.parametrize("model", OPTIONS.values(), ids=list(OPTIONS))
+def test_parity_needs_every_option(model: ModelConfig) -> None:
+    """Without its scaling, biases and norms each model is another one; its prompts are long enough to show it."""
     prompts = [token_ids(61, seed=1), token_ids(35, seed=2)]
-    driver = Driver(checkpoint.model, weights, "float32", prompts)
-    steps = [driver.prefill(chunks) for chunks in ({0: 17}, {0: 32, 1: 1}, {1: 30}, {0: 12, 1: 4})]
-    for slot, prompt in enumerate(prompts):
-        found = torch.cat([step[slot] for step in steps if slot in step])
-        assert relative_error(found, reference_logits(llama, prompt)) < LOGIT_TOLERANCE
+    tiny = random_weights(model, torch.float32, seed=0)
+    whole = Driver(model, tiny, "float32", prompts).prefill({0: 61, 1: 35})
+    for lacking in (replace(model, rope_scaling=None), replace(model, qkv_bias=False), replace(model, qk_norm=False)):
+        if lacking != model:
+            found = Driver(lacking, tiny, "float32", prompts).prefill({0: 61, 1: 35})
+            assert min(relative_error(found[slot], whole[slot]) for slot in (0, 1)) > 1000 * LOGIT_TOLERANCE
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -160,13 +135,13 @@ def demo_checkpoint() -> Checkpoint:
     return open_checkpoint(str(next(Path(package.origin).parent.glob("*.gguf"))))
 
 
-def transformers_model(checkpoint: Checkpoint) -> LlamaForCausalLM:
+def transformers_model(checkpoint: Checkpoint) -> PreTrainedModel:
     """transformers' own model with the checkpoint's tensors, by name; its output projection is tied."""
-    llama = tiny_llama(checkpoint.model)
-    shapes = {name: tuple(tensor.shape) for name, tensor in llama.state_dict().items() if name != "lm_head.weight"}
-    loaded = llama.load_state_dict({name: checkpoint.tensor(name, shapes[name]) for name in shapes}, strict=False)
+    hf_model = tiny_hf_model(checkpoint.model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in hf_model.state_dict().items() if name != "lm_head.weight"}
+    loaded = hf_model.load_state_dict({name: checkpoint.tensor(name, shapes[name]) for name in shapes}, strict=False)
     assert loaded.missing_keys in ([], ["lm_head.weight"])
-    return llama
+    return hf_model
 
 
 @pytest.mark.demo_model

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding
 
+from sparsespec.builder.rope import LinearScaling, RopeScaling, YarnScaling
 from sparsespec.runtime.device.torch_ops import TorchOps, rope_table
+from tiny_models import tiny_hf_config, tiny_model_config
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -67,18 +71,31 @@ def test_rows_by_number(device: str) -> None:
     assert OPS.gather_rows(table, rows[:0]).shape == (0, 3)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_linear_adds_its_bias(dtype: torch.dtype, device: str) -> None:
+    x, weight = normal(5, 32, dtype=dtype, device=device), normal(24, 32, dtype=dtype, device=device)
+    bias = normal(24, dtype=dtype, device=device)
+    found, expected = OPS.linear(x, weight, bias), x.double() @ weight.double().T + bias.double()
+    assert found.dtype == dtype
+    tolerance = 50 * torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize(("head_dim", "theta"), [(2, 10000.0), (64, 100000.0), (96, 500000.0)])
-def test_rope_table_is_transformers(head_dim: int, theta: float) -> None:
+@pytest.mark.parametrize("scaling", [None, LinearScaling("linear", 2.0), YarnScaling("yarn", 4.0, 8.0, 1.0, 64, 1.3)])
+def test_rope_table_is_transformers(head_dim: int, theta: float, scaling: RopeScaling | None) -> None:
     """Theirs repeats the angles for both halves. It multiplies in fp32: an angle of 300 is off by up to 300 * 2^-23."""
-    config = LlamaConfig(head_dim=head_dim, rope_parameters={"rope_type": "default", "rope_theta": theta})
-    config.rope_theta = theta  # where transformers 4 looks for it
-    cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(300)[None])
+    model = tiny_model_config(head_dim=head_dim, rope_scaling=scaling)
+    model = replace(model, rope_theta=theta, max_position_embeddings=256)
+    cos, sin = LlamaRotaryEmbedding(tiny_hf_config(model))(torch.zeros(1), torch.arange(300)[None])
     expected = torch.cat((cos[0, :, : head_dim // 2], sin[0, :, : head_dim // 2]), dim=1)
-    torch.testing.assert_close(rope_table(head_dim, theta, 300, torch.float32), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(rope_table(model, 300, torch.float32), expected, rtol=0, atol=1e-4)
 
 
 def test_rope_table_far_out() -> None:
     """Angles of order 10^5 keep their digits: they are computed in fp64 whatever the table's type."""
-    exact = rope_table(64, 10000.0, 131072, torch.float64)
+    model = tiny_model_config(head_dim=64)
+    exact = rope_table(model, 131072, torch.float64)
     torch.testing.assert_close(exact[:, 0], torch.arange(131072.0, dtype=torch.float64).cos(), rtol=0, atol=1e-12)
-    assert torch.equal(rope_table(64, 10000.0, 131072, torch.float32), exact.float())
+    assert torch.equal(rope_table(model, 131072, torch.float32), exact.float())

@@ -1,0 +1,68 @@
+"""One safetensors file, opened without trusting it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from sparsespec.builder.checkpoint.base import check_shape
+from sparsespec.builder.engine_dir import TORCH_DTYPES
+from sparsespec.builder.errors import CheckpointError
+from sparsespec.builder.input_files import check_readable
+
+_ALL_ROWS = slice(None)
+
+
+class SafetensorsFile:
+    """Opened once, read on demand. Raises CheckpointError for a file that is missing or damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _naming(str(path)):
+            self._reader = _open(path)
+            self.names: tuple[str, ...] = tuple(self._reader.keys())
+
+    def tensor(self, name: str, shape: tuple[int, ...], rows: slice = _ALL_ROWS) -> torch.Tensor:
+        """The `rows` of a floating-point tensor of that shape, as stored."""
+        self._require(name, f"a tensor of shape {list(shape)}")
+        with _naming(f"{self.path}: {name}"):
+            stored = self._reader.get_slice(name)
+            check_shape(self.path, name, shape, stored.get_shape())
+            tensor: torch.Tensor = stored[rows]
+        if tensor.dtype not in TORCH_DTYPES.values():
+            expected = ", ".join(TORCH_DTYPES)
+            raise CheckpointError(f"{self.path}: {name}: expected one of {expected}, found {tensor.dtype}")
+        return tensor
+
+    def dtype(self, name: str) -> str:
+        """The type of a tensor in the format's own words, such as BF16."""
+        self._require(name, "a tensor")
+        with _naming(f"{self.path}: {name}"):
+            dtype: str = self._reader.get_slice(name).get_dtype()
+        return dtype
+
+    def _require(self, name: str, expected: str) -> None:
+        if name not in self.names:
+            raise CheckpointError(f"{self.path}: {name}: expected {expected}, found none")
+
+
+def _open(path: Path) -> Any:
+    check_readable(path)
+    return safe_open(path, framework="pt")
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise CheckpointError(f"{place}: missing; expected a safetensors file") from None
+    except OSError as error:
+        raise CheckpointError(f"{place}: cannot be read: {error}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{place}: damaged; expected a safetensors file: {error}") from error

@@ -1,0 +1,167 @@
+"""Faults that an implementation of PillarAttention may have, to show that the checks catch them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from naive_attention import Attention, NaiveSlot, check_attention, random_step
+from sparsespec.plugins.phase import Phase
+from sparsespec.plugins.pillar_attention import reference
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
+from sparsespec.plugins.pillar_attention.reference import pillar_attention
+
+Mutate = Callable[[pytest.MonkeyPatch], Attention]
+
+
+def with_step(change: Callable[[StepInputs[Tensor]], StepInputs[Tensor]]) -> Mutate:
+    """An implementation that misreads its step."""
+
+    def mutant(
+        params: PillarAttentionParams,
+        qkv: Tensor,
+        qk_norm: QkNorm[Tensor] | None,
+        layer: LayerInputs[Tensor],
+        step: StepInputs[Tensor],
+    ) -> Tensor:
+        return pillar_attention(params, qkv, qk_norm, layer, change(step))
+
+    return lambda _: mutant
+
+
+def with_norm(change: Callable[[QkNorm[Tensor]], QkNorm[Tensor] | None]) -> Mutate:
+    """An implementation that misreads the norms before RoPE."""
+
+    def mutant(
+        params: PillarAttentionParams,
+        qkv: Tensor,
+        qk_norm: QkNorm[Tensor] | None,
+        layer: LayerInputs[Tensor],
+        step: StepInputs[Tensor],
+    ) -> Tensor:
+        assert qk_norm is not None
+        return pillar_attention(params, qkv, change(qk_norm), layer, step)
+
+    return lambda _: mutant
+
+
+def with_part(name: str, part: Callable[..., object]) -> Mutate:
+    """The reference with one of its functions replaced."""
+
+    def mutate(monkeypatch: pytest.MonkeyPatch) -> Attention:
+        monkeypatch.setattr(reference, name, part)
+        return pillar_attention
+
+    return mutate
+
+
+def query_heads_by_remainder(
+    params: PillarAttentionParams,
+    qkv: Tensor,
+    qk_norm: QkNorm[Tensor] | None,
+    layer: LayerInputs[Tensor],
+    step: StepInputs[Tensor],
+) -> Tensor:
+    """Query head h reads KV head h % num_kv_heads instead of h // group."""
+    heads = qkv.unflatten(1, (-1, params.head_dim)).clone()
+    order = torch.arange(params.num_heads).unflatten(0, (-1, params.num_kv_heads)).T.flatten()
+    heads[:, : params.num_heads] = heads[:, order]
+    attended = pillar_attention(params, heads.flatten(1), qk_norm, layer, step)
+    output: Tensor = attended.unflatten(1, (-1, params.head_dim))
+    return output[:, order.argsort()].flatten(1)
+
+
+def restore_drafted_keys(
+    params: PillarAttentionParams,
+    qkv: Tensor,
+    qk_norm: QkNorm[Tensor] | None,
+    layer: LayerInputs[Tensor],
+    step: StepInputs[Tensor],
+) -> Tensor:
+    """Attends to what the verification computed, but leaves the drafts' K and V in the pool."""
+    drafted = layer.kv_pool.clone()
+    output = pillar_attention(params, qkv, qk_norm, layer, step)
+    layer.kv_pool.copy_(torch.where(drafted.isnan(), layer.kv_pool, drafted))
+    return output
+
+
+append, attend, rotate, rms_norm = reference._append, reference._attend, reference._rotate, reference.rms_norm
+
+
+def append_only_the_newest(
+    params: PillarAttentionParams, kv_pool: Tensor, pages: Tensor, positions: Tensor, k: Tensor, v: Tensor
+) -> None:
+    append(params, kv_pool, pages, positions[-1:], k[-1:], v[-1:])
+
+
+def rotate_neighbours(x: Tensor, rope: Tensor) -> Tensor:
+    """Pairs (x[2i], x[2i + 1]), as llama.cpp stores them."""
+    halves = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    turned: Tensor = rotate(halves, rope).unflatten(-1, (2, -1))
+    return turned.transpose(-1, -2).flatten(-2)
+
+
+def rotate_backwards(x: Tensor, rope: Tensor) -> Tensor:
+    cos, sin = rope.chunk(2, dim=-1)
+    return rotate(x, torch.cat((cos, -sin), dim=-1))
+
+
+def norm_without_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return rms_norm(x, torch.ones_like(weight), eps)
+
+
+def norm_over_all_heads(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """One root mean square per row, as OLMo 2 has it."""
+    return rms_norm(x.flatten(1), weight.repeat(x.shape[1]), eps).view_as(x)
+
+
+PARAMS = PillarAttentionParams(num_heads=8, num_kv_heads=2, head_dim=16, page_size=16, rms_norm_eps=0.3)
+DRAFT = (NaiveSlot(Phase.DRAFT, 1, kv_len=40, draft_index=2, recent_start=30, num_pillars=5),)
+BLOCKS = (
+    NaiveSlot(Phase.VERIFY, 5, kv_len=20, recent_start=10, num_pillars=5, score_rows=5),
+    NaiveSlot(Phase.VERIFY, 3, kv_len=20, recent_start=10, num_pillars=5),
+)
+FAULTS: dict[str, tuple[tuple[NaiveSlot, ...], Mutate]] = {
+    "recent_start too high": (DRAFT, with_step(lambda step: replace(step, recent_start=step.recent_start + 1))),
+    "recent_start too low": (DRAFT, with_step(lambda step: replace(step, recent_start=step.recent_start - 1))),
+    "one pillar too few": (DRAFT, with_step(lambda step: replace(step, num_pillars=step.num_pillars - 1))),
+    "draft number ignored": (DRAFT, with_step(lambda step: replace(step, draft_index=step.draft_index * 0))),
+    "drafts read everything": (DRAFT, with_step(lambda step: replace(step, phase=step.phase * 0 + Phase.VERIFY))),
+    "one scored row too few": (BLOCKS, with_step(lambda step: replace(step, score_rows=step.score_rows - 1))),
+    "scores misplaced": (BLOCKS, with_step(lambda step: replace(step, score_index=step.score_index.roll(1)))),
+    "row given to the next slot": (BLOCKS, with_step(lambda step: replace(step, row_start=step.row_start // 2 * 2))),
+    "mask one too far": (BLOCKS, with_part("_attend", lambda q, k, v, read, at: attend(q, k, v, read, at + 1))),
+    "mask one too short": (BLOCKS, with_part("_attend", lambda q, k, v, read, at: attend(q, k, v, read, at - 1))),
+    "drafted K and V not rewritten": (BLOCKS, with_part("_append", append_only_the_newest)),
+    "rewrite not kept": (BLOCKS, lambda _: restore_drafted_keys),
+    "wrong query head": (BLOCKS, lambda _: query_heads_by_remainder),
+    "rope of neighbours": (BLOCKS, with_part("_rotate", rotate_neighbours)),
+    "rope turned backwards": (BLOCKS, with_part("_rotate", rotate_backwards)),
+}
+
+
+NORM_FAULTS: dict[str, Mutate] = {
+    "no norm": with_norm(lambda _: None),
+    "norms changed places": with_norm(lambda norm: QkNorm(norm.k_norm, norm.q_norm)),
+    "queries normed as keys": with_norm(lambda norm: replace(norm, q_norm=norm.k_norm)),
+    "keys normed as queries": with_norm(lambda norm: replace(norm, k_norm=norm.q_norm)),
+    "weights ignored": with_part("rms_norm", norm_without_weight),
+    "one norm over all heads": with_part("rms_norm", norm_over_all_heads),
+    "another eps": with_part("rms_norm", lambda x, weight, eps: rms_norm(x, weight, eps / 3)),
+}
+
+
+@pytest.mark.parametrize("name", [*FAULTS, *NORM_FAULTS])
+def test_the_checks_catch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fault alone, in the smallest step that shows it, in the least precise type."""
+    qk_norm = name in NORM_FAULTS
+    parts, mutate = (BLOCKS, NORM_FAULTS[name]) if qk_norm else FAULTS[name]
+    step = random_step(PARAMS, parts, torch.bfloat16, seed=7, qk_norm=qk_norm)
+    check_attention(pillar_attention, step, torch.bfloat16, "cpu", seed=8)
+    mutant = mutate(monkeypatch)
+    with pytest.raises(AssertionError):
+        check_attention(mutant, step, torch.bfloat16, "cpu", seed=8)
