@@ -18,11 +18,21 @@ MAX_ANSWERS = 1024
 class SamplingParams:
     """Sampling and stopping of one request. Raises RequestError with the offending value.
 
-    max_tokens: most new tokens; also bounded by the engine's max_seq_len. min_tokens: end-of-sequence and stop tokens
-    are not sampled before that many. temperature 0 is greedy. top_k 0 keeps every token. seed None draws one. stop:
-    texts that end the answer, not part of it. n: answers per prompt, seeded seed, seed + 1, ... logprobs: alternatives
-    reported per token, None for no log-probabilities. speculate: False decodes plainly; the output distribution is the
-    same.
+    max_tokens: most new tokens; also bounded by the engine's max_seq_len.
+    min_tokens: end-of-sequence and stop tokens are not sampled before that many.
+    temperature: 0 is greedy.
+    top_k: 0 keeps every token.
+    min_p: keeps the tokens of at least that share of the most likely one's probability.
+    repetition_penalty: divides the positive logits, and multiplies the others, of tokens in the prompt or the answer
+        (Keskar et al. 2019); 1 for none. Penalties also apply to greedy decoding.
+    presence_penalty, frequency_penalty: subtracted from the logits of tokens in the answer, once or for every
+        occurrence; 0 for none.
+    seed: None draws one.
+    stop: texts that end the answer, not part of it.
+    n: answers per prompt, seeded seed, seed + 1, ...
+    logprobs: alternatives reported per token, None for no log-probabilities. They are the model's own: penalties,
+        masks, temperature and cuts do not change them.
+    speculate: False decodes plainly; the output distribution is the same.
     """
 
     max_tokens: int = 128
@@ -30,6 +40,10 @@ class SamplingParams:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
@@ -42,16 +56,9 @@ class SamplingParams:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else _as_tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", _as_tuple(self.stop_token_ids))
         self._check_types()
-        _require(1 <= self.max_tokens <= MAX_INT, "max_tokens", self.max_tokens, f"in 1..{MAX_INT}")
-        _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "in 0..max_tokens")
-        in_range = 0 <= self.temperature <= MAX_TEMPERATURE
-        _require(in_range, "temperature", self.temperature, f"in 0..{MAX_TEMPERATURE}")
-        _require(0 <= self.top_k <= MAX_INT, "top_k", self.top_k, f"in 0..{MAX_INT} (0: all)")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
+        self._check_lengths()
+        self._check_distribution()
         _require(1 <= self.n <= MAX_ANSWERS, "n", self.n, f"in 1..{MAX_ANSWERS}")
-        _require(all(self.stop), "stop", self.stop, "non-empty texts")
-        few = len(self.stop_token_ids) <= MAX_STOP_TOKEN_IDS
-        _require(few, "stop_token_ids", self.stop_token_ids, f"at most {MAX_STOP_TOKEN_IDS} tokens")
         if self.logprobs is not None:
             _require(0 <= self.logprobs <= MAX_LOGPROBS, "logprobs", self.logprobs, f"in 0..{MAX_LOGPROBS}")
         if self.seed is not None:
@@ -63,11 +70,31 @@ class SamplingParams:
         except InputError as error:
             raise RequestError(str(error)) from None
 
+    def _check_lengths(self) -> None:
+        _require(1 <= self.max_tokens <= MAX_INT, "max_tokens", self.max_tokens, f"in 1..{MAX_INT}")
+        _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "in 0..max_tokens")
+        _require(all(self.stop), "stop", self.stop, "non-empty texts")
+        few = len(self.stop_token_ids) <= MAX_STOP_TOKEN_IDS
+        _require(few, "stop_token_ids", self.stop_token_ids, f"at most {MAX_STOP_TOKEN_IDS} tokens")
+
+    def _check_distribution(self) -> None:
+        """NaN is in no range: no comparison with it holds."""
+        in_range = 0 <= self.temperature <= MAX_TEMPERATURE
+        _require(in_range, "temperature", self.temperature, f"in 0..{MAX_TEMPERATURE}")
+        _require(0 <= self.top_k <= MAX_INT, "top_k", self.top_k, f"in 0..{MAX_INT} (0: all)")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
+        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "in [0, 1]")
+        _require(0 < self.repetition_penalty <= 2, "repetition_penalty", self.repetition_penalty, "in (0, 2]")
+        _require(-2 <= self.presence_penalty <= 2, "presence_penalty", self.presence_penalty, "in [-2, 2]")
+        _require(-2 <= self.frequency_penalty <= 2, "frequency_penalty", self.frequency_penalty, "in [-2, 2]")
+
     @property
     def needs(self) -> SamplingNeeds:
         """What sampling has to compute for this request beside the most likely token."""
         return SamplingNeeds(
+            penalties=self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0,
             probabilities=self.temperature > 0,
+            min_p=self.temperature > 0 and self.min_p > 0,
             cuts=self.temperature > 0 and (self.top_k > 0 or self.top_p < 1),
             logprobs=self.logprobs is not None,
         )
@@ -77,7 +104,9 @@ class SamplingParams:
 class SamplingNeeds:
     """Known to the host before a step, so that a step of greedy requests computes no softmax and waits for nothing."""
 
+    penalties: bool
     probabilities: bool
+    min_p: bool
     cuts: bool
     logprobs: bool
 

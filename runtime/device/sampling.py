@@ -13,12 +13,27 @@ from sparsespec.runtime.sampling_params import SamplingNeeds
 
 
 @dataclass(frozen=True)
+class TokenHistory:
+    """The tokens of every slot, of which a row counts those before its position."""
+
+    token_ids: Tensor  # [B, max_positions + 1] int64: prompt, output, this cycle's drafts
+    prompt_len: Tensor  # [B] int64
+    draft_len: int  # rows of one slot stand at most so many positions apart
+
+
+@dataclass(frozen=True)
 class RowSampling:
     """Parameters of each of n logit rows."""
 
+    history: TokenHistory
+    slot: Tensor  # [n] int64
     position: Tensor  # [n] int64: position of the token that the row decides
     seed: Tensor  # [n] int64
+    repetition_penalty: Tensor  # [n], 1 for none
+    presence_penalty: Tensor  # [n], 0 for none
+    frequency_penalty: Tensor  # [n], 0 for none
     temperature: Tensor  # [n], 0 for greedy
+    min_p: Tensor  # [n], 0 for all
     top_k: Tensor  # [n] int64, 0 for all
     top_p: Tensor  # [n]
     min_len: Tensor  # [n] int64
@@ -28,9 +43,15 @@ class RowSampling:
     def of(state: SlotState, slot: Tensor, position: Tensor) -> RowSampling:
         """Gather the parameters of rows that belong to slots [n]."""
         return RowSampling(
+            history=TokenHistory(state.token_ids, state.prompt_len, draft_len=state.draft_probs.shape[1]),
+            slot=slot,
             position=position,
             seed=state.seed[slot],
+            repetition_penalty=state.repetition_penalty[slot],
+            presence_penalty=state.presence_penalty[slot],
+            frequency_penalty=state.frequency_penalty[slot],
             temperature=state.temperature[slot],
+            min_p=state.min_p[slot],
             top_k=state.top_k[slot],
             top_p=state.top_p[slot],
             min_len=state.min_len[slot],
@@ -39,22 +60,35 @@ class RowSampling:
 
 
 def probabilities(logits: Tensor, rows: RowSampling, needs: Sequence[SamplingNeeds]) -> Tensor:
-    """Distributions [n, vocab] to sample from: stop tokens masked while too early, temperature, top-k, then top-p.
+    """Distributions [n, vocab] to sample from, fp32, or fp64 for fp64 logits. In vLLM's order:
 
-    Greedy rows are one-hot, the lowest token of equal logits. fp32, or fp64 for fp64 logits. needs: of the requests
-    that the rows belong to, in any order; what none of them needs is not computed.
+    1. penalties on the raw logits, for the tokens before the row's position: repetition, frequency, presence
+    2. stop tokens masked while too early
+    3. greedy rows end here: one-hot, the lowest token of equal logits
+    4. temperature
+    5. min_p: tokens far less likely than the most likely one go
+    6. top_k of what is left
+    7. top_p of the distribution over what is left
+
+    A row's result depends on its request's parameters and the tokens before its position, nothing else: a draft and the
+    row that verifies it follow the same rule, and whoever shares the step changes no bit. needs: of the requests that
+    the rows belong to, in any order; what none of them needs is not computed.
     """
-    exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    masked = _mask_early_stops(logits.to(exact), rows)
-    greedy = (rows.temperature == 0)[:, None]
-    one_hot = torch.zeros_like(masked).scatter_(1, masked.argmax(dim=1, keepdim=True), 1.0)
+    allowed = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    if any(need.penalties for need in needs):
+        allowed = _penalise(allowed, rows)
+    allowed = _mask_early_stops(allowed, rows)
+    one_hot = torch.zeros_like(allowed).scatter_(1, allowed.argmax(dim=1, keepdim=True), 1.0)
     if not any(need.probabilities for need in needs):
         return one_hot
-    below_best = masked - masked.amax(dim=1, keepdim=True)  # a tiny temperature may overflow towards -inf only
+    greedy = (rows.temperature == 0)[:, None]
+    below_best = allowed - allowed.amax(dim=1, keepdim=True)  # a tiny temperature may overflow towards -inf only
     scaled = below_best / rows.temperature[:, None].masked_fill(greedy, 1.0)
+    if any(need.min_p for need in needs):
+        scaled = scaled.masked_fill(scaled.exp() < rows.min_p[:, None], -torch.inf)
     sampled = scaled.softmax(dim=1)
     if any(need.cuts for need in needs):
-        cut = (rows.top_k > 0) | (rows.top_p < 1)  # rows without cuts keep every bit, whoever shares their step
+        cut = (rows.top_k > 0) | (rows.top_p < 1)  # rows without cuts keep every bit
         sampled = torch.where(cut[:, None], _cut(scaled, rows.top_k, rows.top_p), sampled)
     return torch.where(greedy, one_hot, sampled)
 
@@ -64,6 +98,38 @@ def draw(distribution: Tensor, uniform: Tensor) -> Tensor:
     cumulative = distribution.double().cumsum(dim=1)
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=distribution.shape[1] - 1)
+
+
+def count_tokens(rows: RowSampling, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """[n, vocab] int32: how often each token stands in the row's prompt, and after it before the row's position.
+
+    What lies at a position and beyond, rejected drafts and a former owner's tokens, does not count. Rows of one slot
+    share the count up to the first of them: counting every row's whole history would take [n, max_positions].
+    """
+    history, slot = rows.history, rows.slot
+    first = torch.zeros_like(history.prompt_len)
+    first = first.scatter_reduce(0, slot, rows.position, "amin", include_self=False)
+    place = torch.arange(history.token_ids.shape[1], device=slot.device)
+    prompt = place < history.prompt_len[:, None]
+    in_prompt = _count(history.token_ids, prompt, vocab_size)
+    in_output = _count(history.token_ids, ~prompt & (place < first[:, None]), vocab_size)
+    block = first[slot][:, None] + place[: history.draft_len]
+    tokens = history.token_ids[slot[:, None], block.clamp(max=len(place) - 1)]
+    return in_prompt[slot], in_output[slot] + _count(tokens, block < rows.position[:, None], vocab_size)
+
+
+def _count(tokens: Tensor, counted: Tensor, vocab_size: int) -> Tensor:
+    return counted.new_zeros(len(tokens), vocab_size, dtype=torch.int32).scatter_add_(1, tokens, counted.int())
+
+
+def _penalise(logits: Tensor, rows: RowSampling) -> Tensor:
+    in_prompt, in_output = count_tokens(rows, logits.shape[1])
+    repetition = rows.repetition_penalty[:, None]
+    scaled = torch.where(logits > 0, logits / repetition, logits * repetition)
+    scaled = scaled.clamp(max=torch.finfo(logits.dtype).max)  # a tiny penalty may overflow, and inf has no softmax
+    repeated = torch.where(in_prompt + in_output > 0, scaled, logits)
+    frequency, presence = rows.frequency_penalty[:, None], rows.presence_penalty[:, None]
+    return repeated - frequency * in_output - presence * (in_output > 0)
 
 
 def _mask_early_stops(logits: Tensor, rows: RowSampling) -> Tensor:

@@ -26,8 +26,13 @@ class SlotState:
     pillars: Tensor  # [num_layers, B, num_kv_heads, max_budget] int32
     page_table: Tensor  # [B, max_pages] int32
     draft_probs: Tensor  # [B, k, vocab_size]: the distribution each draft was drawn from; the largest by far
+    prompt_len: Tensor  # [B] int64
     seed: Tensor  # [B] int64
+    repetition_penalty: Tensor  # [B]
+    presence_penalty: Tensor  # [B]
+    frequency_penalty: Tensor  # [B]
     temperature: Tensor  # [B]
+    min_p: Tensor  # [B]
     top_k: Tensor  # [B] int64, 0 for all
     top_p: Tensor  # [B]
     min_len: Tensor  # [B] int64: no stop token at positions before this
@@ -40,8 +45,13 @@ class SlotState:
         for tensor in (self.kv_len, self.recent_start, self.num_pillars):
             tensor[slot] = 0
         self.end_len[slot] = spec.end_len
+        self.prompt_len[slot] = len(prompt)
         self.seed[slot] = spec.seed
+        self.repetition_penalty[slot] = params.repetition_penalty
+        self.presence_penalty[slot] = params.presence_penalty
+        self.frequency_penalty[slot] = params.frequency_penalty
         self.temperature[slot] = params.temperature
+        self.min_p[slot] = params.min_p
         self.top_k[slot] = params.top_k
         self.top_p[slot] = params.top_p
         self.min_len[slot] = len(prompt) + params.min_tokens if spec.stop_token_ids else 0
@@ -86,8 +96,13 @@ def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, 
         pillars=zeros(model.num_layers, size, model.num_kv_heads, build.max_budget),
         page_table=zeros(size, -(-positions // build.page_size)),
         draft_probs=zeros(size, limits.draft_len, model.vocab_size, dtype=exact),
+        prompt_len=zeros(size, dtype=torch.int64),
         seed=zeros(size, dtype=torch.int64),
+        repetition_penalty=zeros(size, dtype=exact),
+        presence_penalty=zeros(size, dtype=exact),
+        frequency_penalty=zeros(size, dtype=exact),
         temperature=zeros(size, dtype=exact),
+        min_p=zeros(size, dtype=exact),
         top_k=zeros(size, dtype=torch.int64),
         top_p=zeros(size, dtype=exact),
         min_len=zeros(size, dtype=torch.int64),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
+from math import prod
 
 import pytest
 import torch
 from torch import Tensor
 
 from chi_square import FALSE_ALARM_RATE, p_value
+from plain_sampling import plain_distribution
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device import torch_executor
@@ -27,15 +29,19 @@ SHAPE = tiny_model_config(num_layers=1, hidden_size=32, num_heads=2, num_kv_head
 MANY_SLOTS = BuildConfig(
     dtype="float64", max_batch_size=50, max_seq_len=64, max_num_tokens=200, max_draft_len=3, max_budget=64
 )
-PROMPT = (1, 2, 3, 3, 1, 0, 2, 1) * 4
+PROMPT = (1, 2, 2, 2, 1, 1, 2, 1) * 4  # tokens 0 and 3 are repeated only once the answer has them
 SPECULATION = SpeculationConfig(k=3, min_budget=6, ratio=0.1)
-
-
-@dataclass(frozen=True)
-class Cut:
-    temperature: float
-    top_k: int
-    top_p: float
+PLAIN_RULE = SamplingParams(max_tokens=LENGTH, ignore_eos=True)
+EVERYTHING = replace(  # chosen so that leaving any one out changes the distribution by far
+    PLAIN_RULE,
+    temperature=0.8,
+    top_k=3,
+    top_p=0.9,
+    min_p=0.15,
+    repetition_penalty=0.6,
+    presence_penalty=0.8,
+    frequency_penalty=0.5,
+)
 
 
 def test_chi_square_knows_right_from_wrong() -> None:
@@ -45,16 +51,36 @@ def test_chi_square_knows_right_from_wrong() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cut", [Cut(1.0, 0, 1.0), Cut(0.7, 3, 0.95)])
-@pytest.mark.parametrize("drafter", ["pillar", "window"])
-def test_distribution_is_the_plain_models(cut: Cut, drafter: str) -> None:
-    """Chi-square over all sequences of 4 tokens (two or more blocks); false-alarm rate 1e-6 per case."""
-    speculation = SpeculationConfig(drafter=drafter, k=3, min_budget=6, ratio=0.1)  # type: ignore[arg-type]
-    counts, drafts = _sample_counts(cut, speculation)
-    assert drafts.accepted > 0
-    assert drafts.rejected > 0
-    assert drafts.longest_context > speculation.min_budget
-    assert p_value(counts, _exact_distribution(cut)) > FALSE_ALARM_RATE
+@pytest.mark.parametrize(
+    "rule",
+    [
+        PLAIN_RULE,
+        replace(PLAIN_RULE, temperature=0.7),
+        replace(PLAIN_RULE, top_k=3),
+        replace(PLAIN_RULE, top_p=0.9),
+        replace(PLAIN_RULE, min_p=0.2),
+        replace(PLAIN_RULE, repetition_penalty=1.8),
+        replace(PLAIN_RULE, presence_penalty=1.2),
+        replace(PLAIN_RULE, frequency_penalty=0.9),
+    ],
+    ids=["plain", "temperature", "top_k", "top_p", "min_p", "repetition", "presence", "frequency"],
+)
+def test_distribution_is_the_plain_models(rule: SamplingParams) -> None:
+    _check_distribution(rule, SPECULATION)
+
+
+@pytest.mark.parametrize("drafter", ["pillar", pytest.param("window", marks=pytest.mark.slow)])
+def test_distribution_of_all_parameters_together(drafter: str) -> None:
+    _check_distribution(EVERYTHING, replace(SPECULATION, drafter=drafter))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_answers_of_one_request_are_independent() -> None:
+    """Chi-square over the first 2 tokens of an answer and of the next one together."""
+    rule = replace(EVERYTHING, max_tokens=2)
+    pairs, _ = _sample_counts(rule, SPECULATION, group=2)
+    single = _exact_distribution(rule)
+    assert p_value(pairs, torch.outer(single, single).flatten()) > FALSE_ALARM_RATE
 
 
 @pytest.mark.slow
@@ -93,8 +119,16 @@ def test_mutation_same_number_for_draft_and_acceptance(monkeypatch: pytest.Monke
 )
 def test_sampled_tokens_do_not_depend_on_the_batch(config: RuntimeConfig) -> None:
     """A seeded request gives the same tokens alone and in any company, under either policy."""
-    prompts = random_prompts((50, 31, 70, 12, 44))
-    params = [SamplingParams(max_tokens=40, temperature=0.8, top_p=0.9, seed=i, ignore_eos=True) for i in range(5)]
+    prompts = random_prompts((50, 31, 70, 12, 44, 25))
+    kinds = [
+        SamplingParams(temperature=0.8, top_p=0.9),
+        SamplingParams(temperature=0.8, repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.4),
+        SamplingParams(min_p=0.05, frequency_penalty=-0.2, logprobs=2),
+        SamplingParams(temperature=0.0, presence_penalty=1.0),
+        SamplingParams(temperature=0.0, logprobs=1),
+        SamplingParams(temperature=1.2, top_k=20, repetition_penalty=0.9, speculate=False),
+    ]
+    params = [replace(kind, max_tokens=40, seed=seed, ignore_eos=True) for seed, kind in enumerate(kinds)]
     speculation = SpeculationConfig(k=4, min_budget=16)
     together = LLM(tiny_engine(), speculation)
     ids = [together.add_request(prompt, own) for prompt, own in zip(prompts, params, strict=True)]
@@ -103,6 +137,15 @@ def test_sampled_tokens_do_not_depend_on_the_batch(config: RuntimeConfig) -> Non
     other = LLM(tiny_engine(), speculation, config)
     for request_id, prompt, own in zip(ids, prompts, params, strict=True):
         assert first_answers(other.generate([prompt], own)) == first_answers([together.take_output(request_id)])
+
+
+def test_an_answer_is_the_request_of_its_own_seed() -> None:
+    params = replace(EVERYTHING, max_tokens=25, top_k=60, n=4, seed=90)
+    prompt, speculation = random_prompts((30,)), SpeculationConfig(k=4, min_budget=16)
+    answers = [answer.token_ids for answer in LLM(tiny_engine(), speculation).generate(prompt, params)[0].outputs]
+    alone = LLM(tiny_engine(), speculation)
+    assert answers == [first_answers(alone.generate(prompt, replace(params, n=1, seed=90 + i)))[0] for i in range(4)]
+    assert len(dict.fromkeys(answers)) == 4
 
 
 def test_seeds() -> None:
@@ -136,46 +179,43 @@ def test_no_draft_is_drawn_with_a_number_used_before(monkeypatch: pytest.MonkeyP
     assert len(drafts) == len(dict.fromkeys(drafts))
 
 
-def _sample_counts(cut: Cut, speculation: SpeculationConfig) -> tuple[Tensor, DraftCounts]:
-    params = SamplingParams(
-        max_tokens=LENGTH,
-        temperature=cut.temperature,
-        top_k=cut.top_k,
-        top_p=cut.top_p,
-        ignore_eos=True,
-        n=SAMPLES_PER_SEED,
-    )
+def _check_distribution(rule: SamplingParams, speculation: SpeculationConfig) -> None:
+    """Chi-square over all sequences of 4 tokens (two or more blocks); false-alarm rate 1e-6 per case."""
+    counts, drafts = _sample_counts(rule, speculation)
+    assert drafts.accepted > 0
+    assert drafts.rejected > 0
+    assert drafts.longest_context > speculation.min_budget
+    assert p_value(counts, _exact_distribution(rule)) > FALSE_ALARM_RATE
+
+
+def _sample_counts(rule: SamplingParams, speculation: SpeculationConfig, group: int = 1) -> tuple[Tensor, DraftCounts]:
+    """How often every sequence came up, or every `group` of sequences that successive answers are."""
     llm = LLM(engine_of(tiny_llama(SHAPE, seed=3).double(), SHAPE, MANY_SLOTS), speculation)
-    outputs = [llm.generate([PROMPT], replace(params, seed=seed))[0] for seed in SEEDS]
-    answers = [answer.token_ids for output in outputs for answer in output.outputs]
-    place = [sum(token * VOCAB**i for i, token in enumerate(reversed(answer))) for answer in answers]
-    return torch.bincount(torch.tensor(place), minlength=VOCAB**LENGTH), DraftCounts.of(outputs)
+    outputs = [llm.generate([PROMPT], replace(rule, seed=seed, n=SAMPLES_PER_SEED))[0] for seed in SEEDS]
+    tokens = torch.tensor([answer.token_ids for output in outputs for answer in output.outputs]).reshape(
+        -1, group * rule.max_tokens
+    )
+    place = (tokens * VOCAB ** torch.arange(tokens.shape[1]).flip(0)).sum(dim=1)
+    return torch.bincount(place, minlength=VOCAB ** tokens.shape[1]), DraftCounts.of(outputs)
 
 
-def _exact_distribution(cut: Cut) -> Tensor:
+def _exact_distribution(rule: SamplingParams) -> Tensor:
     """Probability of every sequence, in the order of itertools.product, by transformers' forward pass."""
-    sequences = torch.tensor(list(product(range(VOCAB), repeat=LENGTH)))
-    tokens = torch.cat((torch.tensor(PROMPT).expand(len(sequences), -1), sequences), dim=1)
+    sequences = list(product(range(VOCAB), repeat=rule.max_tokens))
     with torch.inference_mode():
-        logits = tiny_llama(SHAPE, seed=3).double()(tokens).logits[:, len(PROMPT) - 1 : -1]
-    probabilities = torch.tensor([[_cut_row(row, cut) for row in rows] for rows in logits.tolist()])
-    return probabilities.gather(2, sequences[..., None]).squeeze(2).double().prod(dim=1)
-
-
-def _cut_row(logits: list[float], cut: Cut) -> list[float]:
-    """Temperature, top-k, top-p in plain Python."""
-    weights = {i: torch.tensor(x / cut.temperature, dtype=torch.float64).exp().item() for i, x in enumerate(logits)}
-    ranked = sorted(weights, key=lambda token: -weights[token])[: cut.top_k or None]
-    total = sum(weights[token] for token in ranked)
-    kept, mass = [], 0.0
-    for token in ranked:
-        if mass < cut.top_p:
-            kept.append(token)
-        mass += weights[token] / total
-    total = sum(weights[token] for token in kept)
-    return [weights[token] / total if token in kept else 0.0 for token in range(VOCAB)]
+        tokens = torch.tensor([PROMPT + sequence for sequence in sequences])
+        logits = tiny_llama(SHAPE, seed=3).double()(tokens).logits[:, len(PROMPT) - 1 : -1].tolist()
+    return torch.tensor(
+        [
+            prod(
+                plain_distribution(row, rule, PROMPT, sequence[:index])[sequence[index]]
+                for index, row in enumerate(rows)
+            )
+            for sequence, rows in zip(sequences, logits, strict=True)
+        ],
+        dtype=torch.float64,
+    )
 
 
 def _mutant_p_value() -> float:
-    cut = Cut(1.0, 0, 1.0)
-    return p_value(_sample_counts(cut, SPECULATION)[0], _exact_distribution(cut))
+    return p_value(_sample_counts(PLAIN_RULE, SPECULATION)[0], _exact_distribution(PLAIN_RULE))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from sparsespec.builder.errors import RequestError
-from sparsespec.runtime.sampling_params import MAX_LOGPROBS, MAX_STOP_TOKEN_IDS, SamplingParams
+from sparsespec.runtime.sampling_params import MAX_LOGPROBS, MAX_STOP_TOKEN_IDS, SamplingNeeds, SamplingParams
 
 
 @pytest.mark.parametrize(
@@ -18,12 +18,17 @@ from sparsespec.runtime.sampling_params import MAX_LOGPROBS, MAX_STOP_TOKEN_IDS,
         (lambda: SamplingParams(min_tokens=-1), "min_tokens must be in 0..max_tokens, found -1"),
         (lambda: SamplingParams(max_tokens=4, min_tokens=5), "min_tokens must be in 0..max_tokens, found 5"),
         (lambda: SamplingParams(temperature=-0.1), "temperature must be in 0..1000, found -0.1"),
-        (lambda: SamplingParams(temperature=math.nan), "temperature must be in 0..1000, found nan"),
-        (lambda: SamplingParams(temperature=math.inf), "temperature must be in 0..1000, found inf"),
         (lambda: SamplingParams(top_k=-1), "top_k must be in 0..2147483647 (0: all), found -1"),
         (lambda: SamplingParams(top_p=0.0), "top_p must be in (0, 1], found 0.0"),
         (lambda: SamplingParams(top_p=1.1), "top_p must be in (0, 1], found 1.1"),
-        (lambda: SamplingParams(top_p=math.nan), "top_p must be in (0, 1], found nan"),
+        (lambda: SamplingParams(min_p=-0.1), "min_p must be in [0, 1], found -0.1"),
+        (lambda: SamplingParams(min_p=1.1), "min_p must be in [0, 1], found 1.1"),
+        (lambda: SamplingParams(repetition_penalty=0.0), "repetition_penalty must be in (0, 2], found 0.0"),
+        (lambda: SamplingParams(repetition_penalty=2.1), "repetition_penalty must be in (0, 2], found 2.1"),
+        (lambda: SamplingParams(presence_penalty=-2.1), "presence_penalty must be in [-2, 2], found -2.1"),
+        (lambda: SamplingParams(presence_penalty=2.1), "presence_penalty must be in [-2, 2], found 2.1"),
+        (lambda: SamplingParams(frequency_penalty=-2.1), "frequency_penalty must be in [-2, 2], found -2.1"),
+        (lambda: SamplingParams(frequency_penalty=2.1), "frequency_penalty must be in [-2, 2], found 2.1"),
         (lambda: SamplingParams(n=0), "n must be in 1..1024, found 0"),
         (lambda: SamplingParams(stop=("a", "")), "stop must be non-empty texts, found ('a', '')"),
         (lambda: SamplingParams(logprobs=-1), "logprobs must be in 0..20, found -1"),
@@ -36,6 +41,15 @@ def test_errors_name_value_and_limit(make: Callable[[], SamplingParams], message
     with pytest.raises(RequestError) as error:
         make()
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "name", ["temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"]
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_refused(name: str, value: float) -> None:
+    with pytest.raises(RequestError, match=f"{name} must be in .*, found {value!r}"):
+        SamplingParams(**{name: value})  # type: ignore[arg-type]
 
 
 def test_too_many_stop_tokens() -> None:
@@ -76,7 +90,31 @@ def test_the_limits_themselves_are_allowed() -> None:
         min_tokens=1,
         temperature=0.0,
         top_p=1.0,
+        min_p=1.0,
+        repetition_penalty=2.0,
+        presence_penalty=2.0,
+        frequency_penalty=2.0,
         seed=2**63 - 1,
         logprobs=MAX_LOGPROBS,
     )
     SamplingParams(top_k=1, top_p=1e-9, seed=0, logprobs=0)
+    SamplingParams(min_p=0.0, repetition_penalty=1e-9, presence_penalty=-2.0, frequency_penalty=-2.0)
+
+
+@pytest.mark.parametrize(
+    ("params", "needs"),
+    [
+        (SamplingParams(temperature=0.0), SamplingNeeds(False, False, False, False, False)),
+        (
+            SamplingParams(temperature=0.0, top_k=3, top_p=0.5, min_p=0.5),
+            SamplingNeeds(False, False, False, False, False),
+        ),
+        (SamplingParams(temperature=0.0, presence_penalty=-1.0), SamplingNeeds(True, False, False, False, False)),
+        (SamplingParams(temperature=0.0, frequency_penalty=1.0), SamplingNeeds(True, False, False, False, False)),
+        (SamplingParams(repetition_penalty=0.5), SamplingNeeds(True, True, False, False, False)),
+        (SamplingParams(min_p=0.1), SamplingNeeds(False, True, True, False, False)),
+        (SamplingParams(top_k=1, logprobs=0), SamplingNeeds(False, True, False, True, True)),
+    ],
+)
+def test_only_what_changes_the_answer_is_computed(params: SamplingParams, needs: SamplingNeeds) -> None:
+    assert params.needs == needs

@@ -1,104 +1,108 @@
-"""Distributions against plain numpy, and draws against distributions."""
+"""Distributions against plain Python, and draws against distributions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from torch import Tensor
 
 from chi_square import FALSE_ALARM_RATE, p_value
-from sparsespec.runtime.device.sampling import RowSampling, draw, probabilities
-from sparsespec.runtime.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
+from plain_sampling import plain_distribution
+from sparsespec.builder.build_config import BuildConfig, DType
+from sparsespec.runtime.device.sampling import RowSampling, TokenHistory, count_tokens, draw, probabilities
+from sparsespec.runtime.device.slot_state import SlotLimits, make_slot_state
+from sparsespec.runtime.request import NO_DRAFTS, RequestSpec
+from sparsespec.runtime.sampling_params import SamplingParams
+from tiny_models import tiny_model_config
 
 VOCAB = 12
+LEFT_OVER = 5  # a token that stands, uncounted, wherever a slot's buffer holds nothing of its request
 
 
 @dataclass(frozen=True)
 class Row:
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    position: int = 10
-    min_len: int = 0
-    stop_token_ids: tuple[int, ...] = (0,)
+    """The row that decides the token after prompt and output."""
+
+    params: SamplingParams = SamplingParams()
+    prompt: tuple[int, ...] = (0, 1)
+    output: tuple[int, ...] = ()
 
 
-def row_sampling(rows: list[Row], dtype: torch.dtype = torch.float64) -> RowSampling:
-    stops = [[row.stop_token_ids[i % len(row.stop_token_ids)] for i in range(MAX_STOP_TOKEN_IDS)] for row in rows]
-    return RowSampling(
-        position=torch.tensor([row.position for row in rows]),
-        seed=torch.zeros(len(rows), dtype=torch.int64),
-        temperature=torch.tensor([row.temperature for row in rows], dtype=dtype),
-        top_k=torch.tensor([row.top_k for row in rows]),
-        top_p=torch.tensor([row.top_p for row in rows], dtype=dtype),
-        min_len=torch.tensor([row.min_len for row in rows]),
-        stop_token_ids=torch.tensor(stops),
+def row_sampling(rows: list[Row], dtype: DType = "float64") -> RowSampling:
+    """Each row in a slot of its own."""
+    build = BuildConfig(
+        dtype=dtype, max_batch_size=len(rows), max_seq_len=32, max_num_tokens=32, max_draft_len=3, max_budget=32
+    )
+    state = make_slot_state(tiny_model_config(), build, SlotLimits(len(rows), 3), torch.device("cpu"))
+    state.token_ids.fill_(LEFT_OVER)
+    for slot, row in enumerate(rows):
+        state.admit(slot, spec_of(row))
+        place = slice(len(row.prompt), len(row.prompt + row.output))
+        state.token_ids[slot, place] = torch.tensor(row.output, dtype=torch.int64)
+    position = torch.tensor([len(row.prompt + row.output) for row in rows])
+    return RowSampling.of(state, torch.arange(len(rows)), position)
+
+
+def spec_of(row: Row) -> RequestSpec:
+    return RequestSpec(
+        request_id=0,
+        prompt_token_ids=row.prompt,
+        params=row.params,
+        seed=0,
+        stop_token_ids=row.params.stop_token_ids,
+        max_tokens=16,
+        drafts=NO_DRAFTS,
     )
 
 
-def distribution(logits: Tensor, rows: list[Row], dtype: torch.dtype = torch.float64) -> Tensor:
-    needs = [SamplingParams(temperature=row.temperature, top_k=row.top_k, top_p=row.top_p).needs for row in rows]
-    return probabilities(logits, row_sampling(rows, dtype), needs)
+def distribution(logits: Tensor, rows: list[Row], dtype: DType = "float64") -> Tensor:
+    return probabilities(logits, row_sampling(rows, dtype), [row.params.needs for row in rows])
 
 
-def reference(logits: NDArray[np.float64], row: Row) -> NDArray[np.float64]:
-    """One row, token by token."""
-    banned = row.stop_token_ids if row.position < row.min_len else ()
-    candidates = [token for token in range(len(logits)) if token not in banned]
-    candidates.sort(key=lambda token: (-logits[token], token))
-    result = np.zeros(len(logits))
-    if row.temperature == 0:
-        result[candidates[0]] = 1.0
-        return result
-    if row.top_k:
-        candidates = candidates[: row.top_k]
-    weights = np.exp((logits[candidates] - logits[candidates[0]]) / row.temperature)
-    weights /= weights.sum()
-    mass = 0.0
-    for token, weight in zip(candidates, weights, strict=True):
-        if mass < row.top_p:
-            result[token] = weight
-        mass += weight
-    result /= result.sum()
-    return result
-
-
-row_strategy = st.builds(
-    Row,
+params_strategy = st.builds(
+    SamplingParams,
     temperature=st.sampled_from((0.0, 0.3, 0.7, 1.0, 1.7, 20.0)),
     top_k=st.integers(0, VOCAB + 2),
     top_p=st.sampled_from((1.0, 0.97, 0.83, 0.41, 0.05)),
-    position=st.integers(0, 4),
-    min_len=st.integers(0, 4),
-    stop_token_ids=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3, unique=True).map(tuple),
+    min_p=st.sampled_from((0.0, 0.0, 0.02, 0.3, 1.0)),
+    repetition_penalty=st.sampled_from((1.0, 1.0, 0.4, 1.7)),
+    presence_penalty=st.sampled_from((0.0, 0.0, -1.5, 2.0)),
+    frequency_penalty=st.sampled_from((0.0, 0.0, -0.7, 1.1)),
+    min_tokens=st.integers(0, 6),
+    stop_token_ids=st.lists(st.integers(0, VOCAB - 1), max_size=3, unique=True).map(tuple),
 )
+few_tokens = st.lists(st.integers(0, 6), max_size=6).map(tuple)
+row_strategy = st.builds(Row, params_strategy, prompt=few_tokens.filter(any), output=few_tokens)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(row_strategy, min_size=1, max_size=6), st.integers(0, 10_000))
-@example([Row(temperature=0.0), Row(), Row(top_k=2), Row(top_p=0.4)], 1)
-def test_probabilities_agree_with_numpy(rows: list[Row], seed: int) -> None:
-    logits = np.random.default_rng(seed).normal(0, 3, (len(rows), VOCAB))
-    found = distribution(torch.from_numpy(logits), rows).numpy()
-    expected = np.stack([reference(values, row) for values, row in zip(logits, rows, strict=True)])
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-    assert ((found > 0) == (expected > 0)).all()
+@example([Row(SamplingParams(temperature=0.0)), Row(), Row(SamplingParams(top_k=2))], 1)
+def test_probabilities_agree_with_plain_python(rows: list[Row], seed: int) -> None:
+    logits = torch.randn(len(rows), VOCAB, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
+    found = distribution(logits, rows)
+    plain = [
+        plain_distribution(values, row.params, row.prompt, row.output)
+        for values, row in zip(logits.tolist(), rows, strict=True)
+    ]
+    expected = torch.tensor(plain, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert torch.equal(found > 0, expected > 0)
 
 
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        (Row(temperature=0.0), [0, 1, 0, 0, 0]),
-        (Row(top_k=2), [0, 0.5, 0, 0.5, 0]),
-        (Row(top_p=0.6), [0, 0.5, 0, 0.5, 0]),
-        (Row(top_k=3, top_p=0.99), [0, 1 / 3, 0, 1 / 3, 1 / 3]),
-        (Row(temperature=0.0, min_len=11, stop_token_ids=(1, 3)), [0, 0, 0, 0, 1]),
+        (Row(SamplingParams(temperature=0.0)), [0, 1, 0, 0, 0]),
+        (Row(SamplingParams(top_k=2)), [0, 0.5, 0, 0.5, 0]),
+        (Row(SamplingParams(top_p=0.6)), [0, 0.5, 0, 0.5, 0]),
+        (Row(SamplingParams(top_k=3, top_p=0.99)), [0, 1 / 3, 0, 1 / 3, 1 / 3]),
+        (Row(SamplingParams(min_p=1.0, top_p=0.6)), [0, 0.5, 0, 0.5, 0]),
+        (Row(SamplingParams(temperature=0.0, min_tokens=1, stop_token_ids=(1, 3))), [0, 0, 0, 0, 1]),
     ],
 )
 def test_of_equal_logits_the_lowest_tokens_stay(row: Row, expected: list[float]) -> None:
@@ -109,8 +113,8 @@ def test_of_equal_logits_the_lowest_tokens_stay(row: Row, expected: list[float])
 
 
 def test_stop_tokens_are_masked_before_min_len_and_not_from_it_on() -> None:
-    rows = [Row(position=position, min_len=5, stop_token_ids=(2, 3)) for position in (4, 5)]
-    early, due = distribution(torch.zeros(2, 4), rows, torch.float32)
+    rows = [Row(SamplingParams(min_tokens=3, stop_token_ids=(2, 3)), output=output) for output in ((2, 1), (2, 1, 1))]
+    early, due = distribution(torch.zeros(2, 4), rows, "float32")
     assert early.tolist() == [0.5, 0.5, 0, 0]
     assert due.tolist() == [0.25] * 4
 
@@ -118,7 +122,9 @@ def test_stop_tokens_are_masked_before_min_len_and_not_from_it_on() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_give_fp32_distributions(dtype: torch.dtype) -> None:
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
-    found = distribution(logits, [Row(), Row(top_p=0.5), Row(temperature=0.0)], torch.float32)
+    found = distribution(
+        logits, [Row(), Row(SamplingParams(top_p=0.5)), Row(SamplingParams(temperature=0.0))], "float32"
+    )
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.sum(dim=1), torch.ones(3))
 
@@ -126,18 +132,59 @@ def test_half_precision_logits_give_fp32_distributions(dtype: torch.dtype) -> No
 @pytest.mark.parametrize("temperature", [1e-3, 1e-20, 1e-38, 1e-44])
 def test_a_temperature_near_zero_is_nearly_greedy(temperature: float) -> None:
     """1e-38 is a legal temperature, and logits divided by it overflow fp32."""
-    found = distribution(torch.tensor([[5.0, 20.0, -3.0]]), [Row(temperature)], torch.float32)
+    found = distribution(torch.tensor([[5.0, 20.0, -3.0]]), [Row(SamplingParams(temperature=temperature))], "float32")
     assert found.tolist() == [[0, 1, 0]]
 
 
 def test_a_row_keeps_its_distribution_whoever_shares_its_step() -> None:
-    """Bit for bit: a sampled answer may not depend on the batch. Neighbours with cuts, greedy ones, and none."""
+    """Bit for bit: a sampled answer may not depend on the batch."""
     logits = 6 * torch.randn(3, 20_000, generator=torch.Generator().manual_seed(0))
-    for row in (Row(), Row(temperature=0.7), Row(top_p=0.9), Row(top_k=50)):
-        alone = distribution(logits[:1], [row], torch.float32)[0]
-        for other in (Row(top_k=1), Row(temperature=0.0), Row()):
-            together = distribution(logits, [row, other, other], torch.float32)[0]
+    said = (5, 3, 5)
+    kinds = [
+        Row(output=said),
+        Row(SamplingParams(temperature=0.0), output=said),
+        Row(SamplingParams(temperature=0.7), output=said),
+        Row(SamplingParams(top_p=0.9), output=said),
+        Row(SamplingParams(top_k=50), output=said),
+        Row(SamplingParams(min_p=0.05), output=said),
+        Row(SamplingParams(presence_penalty=1.0), output=said),
+        Row(SamplingParams(repetition_penalty=1.3, frequency_penalty=-0.4, min_p=0.01, top_p=0.9), output=said),
+    ]
+    for row in kinds:
+        alone = distribution(logits[:1], [row], "float32")[0]
+        for other in kinds:
+            together = distribution(logits, [row, other, other], "float32")[0]
             assert torch.equal(alone, together), (row, other)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_tokens_are_counted_up_to_the_position_of_their_row(device: str) -> None:
+    """Rows of one slot count the drafts before them; nothing counts rejected drafts or what a former owner left."""
+    prompts = [(1, 1, 2), (3,)]
+    text = [[1, 1, 2, 4, 6, 6, 4, 0, 7, 7], [3, 2, 3, 3, 7, 7, 7, 7, 7, 7]]
+    slot, position = [0, 1, 0, 0, 1, 0], [5, 4, 6, 8, 3, 7]
+    one_row = row_sampling([Row()])
+    rows = replace(
+        one_row,
+        history=TokenHistory(
+            token_ids=torch.tensor(text, device=device),
+            prompt_len=torch.tensor([len(prompt) for prompt in prompts], device=device),
+            draft_len=3,
+        ),
+        slot=torch.tensor(slot, device=device),
+        position=torch.tensor(position, device=device),
+    )
+    in_prompt, in_output = count_tokens(rows, 8)
+    for row, (owner, end) in enumerate(zip(slot, position, strict=True)):
+        assert in_prompt[row].tolist() == [prompts[owner].count(token) for token in range(8)]
+        assert in_output[row].tolist() == [text[owner][len(prompts[owner]) : end].count(token) for token in range(8)]
+
+
+def test_the_smallest_penalty_leaves_a_distribution() -> None:
+    """Positive logits divided by it overflow fp32."""
+    row = Row(SamplingParams(repetition_penalty=1e-44), output=(2,))
+    found = distribution(torch.tensor([[-3.0, 0.0, 20.0, 1.0, 2.0, 3.0]]), [row], "float32")
+    assert found.tolist() == [[0, 0, 1, 0, 0, 0]]
 
 
 def even_grid(size: int) -> Tensor:
