@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.prompt_input import Prompt, PromptInput, read_prompt
-from sparsespec.runtime.request import RequestSpec
+from sparsespec.runtime.request import NO_DRAFTS, DraftShape, RequestSpec
 from sparsespec.runtime.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
 from sparsespec.runtime.text import TextCodec
 
@@ -19,7 +19,7 @@ class AdmissionRules:
 
     engine: EngineConfig
     codec: TextCodec
-    draft_len: int
+    drafts: DraftShape  # of every request that does not decline speculation
     kv_cache_tokens: int
 
     def specs(self, first_id: int, prompt: tuple[int, ...], params: SamplingParams) -> tuple[RequestSpec, ...]:
@@ -36,7 +36,7 @@ class AdmissionRules:
             seed=seed,
             stop_token_ids=stops,
             max_tokens=min(params.max_tokens, self.engine.build.max_seq_len - len(prompt)),
-            draft_len=self.draft_len if params.speculate else 0,
+            drafts=self.drafts if params.speculate else NO_DRAFTS,
         )
         if spec.max_kv_len > self.kv_cache_tokens:
             raise RequestError(

@@ -22,6 +22,7 @@ from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.loading import LoadedEngine, load_engine
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
 from sparsespec.runtime.prompt_input import Prompt, PromptInput, list_prompts
+from sparsespec.runtime.request import DraftShape
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import Progress, Scheduler, SchedulerLimits
 
@@ -55,7 +56,8 @@ class LLM:
             self.engine.config, self.engine.weights, speculation, limits
         )
         kv_cache_tokens = limits.num_pages * self.kv_cache.page_size
-        self._rules = AdmissionRules(self.engine.config, self.engine.codec, speculation.draft_len, kv_cache_tokens)
+        drafts = DraftShape(speculation.draft_len, speculation.draft_len)
+        self._rules = AdmissionRules(self.engine.config, self.engine.codec, drafts, kv_cache_tokens)
         self._in_flight: deque[PendingResults] = deque()
         self._requests: dict[int, SubmittedRequest] = {}  # by the id that the caller holds
         self._answer_of: dict[int, Answer] = {}  # by the id of the answer's own request

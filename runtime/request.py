@@ -19,6 +19,20 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True)
+class DraftShape:
+    """How a request's cycles are made."""
+
+    draft_len: int  # drafts per cycle: the rows of a verification less one; 0 for plain decoding
+    num_draft_steps: int  # steps that draft them, one each: draft_len, or 0 where they are found without the model
+
+    def __post_init__(self) -> None:
+        assert self.num_draft_steps in (0, self.draft_len)
+
+
+NO_DRAFTS = DraftShape(0, 0)
+
+
+@dataclass(frozen=True)
 class RequestSpec:
     """What a request asks for, checked and completed: everything that does not change while it runs."""
 
@@ -28,12 +42,22 @@ class RequestSpec:
     seed: int
     stop_token_ids: tuple[int, ...]  # end-of-sequence tokens and the caller's own
     max_tokens: int  # as asked, within the engine's max_seq_len
-    draft_len: int  # drafts per cycle, 0 for plain decoding
+    drafts: DraftShape
 
     @cached_property
     def needs(self) -> SamplingNeeds:
         """What sampling has to compute for it."""
         return self.params.needs
+
+    @property
+    def draft_len(self) -> int:
+        """Drafts per cycle."""
+        return self.drafts.draft_len
+
+    @property
+    def num_draft_steps(self) -> int:
+        """Draft steps per cycle."""
+        return self.drafts.num_draft_steps
 
     @property
     def end_len(self) -> int:
@@ -57,17 +81,21 @@ class Verification:
 
     first_output: int  # index in output_token_ids of the block's first token
     num_tokens: int  # tokens it added to the output
-    num_drafts: int
+    num_drafts: int  # at most draft_len: drafts found without the model may be fewer, or none
     num_accepted: int
     draft_kv_tokens: int  # read by the block's draft steps
-    verify_kv_tokens: int  # read by its verification
+    verify_kv_tokens: int  # read by its verification, which has rows for draft_len drafts however many there are
     plain_kv_tokens: int  # what plain decoding reads for the same tokens
+
+    @property
+    def context(self) -> int:
+        """Verified tokens before the block; plain decoding's first row reads one more, each later row another."""
+        return self.plain_kv_tokens // self.num_tokens - (self.num_tokens + 1) // 2
 
     def shortened(self, num_tokens: int) -> Verification:
         """This block, of which at most num_tokens tokens joined the output."""
         kept = min(num_tokens, self.num_tokens)
-        start = self.verify_kv_tokens - self.num_drafts - 1
-        return replace(self, num_tokens=kept, plain_kv_tokens=_plain_kv_tokens(start, kept))
+        return replace(self, num_tokens=kept, plain_kv_tokens=_plain_kv_tokens(self.context, kept))
 
 
 @dataclass(frozen=True)
@@ -82,8 +110,8 @@ class Request:
     def __init__(self, spec: RequestSpec) -> None:
         self.spec = spec
         self.num_prefilled = 0  # prompt tokens scheduled
-        self.start_delay = 0  # idle steps before the first draft
-        self.draft_index = 0  # drafts scheduled in this cycle
+        self.start_delay = 0  # idle steps before the first cycle
+        self.draft_index = 0  # draft steps scheduled in this cycle
         self.kv_len = 0  # verified tokens, as of the last result read
         self.recent_start = 0
         self.num_pillars = 0
@@ -128,11 +156,11 @@ class Request:
             return Phase.PREFILL
         if self.start_delay > 0 or self.num_certain_tokens >= self.spec.max_tokens:
             return Phase.IDLE
-        return Phase.DRAFT if self.draft_index < self.spec.draft_len else Phase.VERIFY
+        return Phase.DRAFT if self.draft_index < self.spec.num_draft_steps else Phase.VERIFY
 
     def next_verify_step(self, next_step: int) -> int:
         """Step of the next verification if the request takes part in every step from next_step on."""
-        return next_step + self.start_delay + self.spec.draft_len - self.draft_index
+        return next_step + self.start_delay + self.spec.num_draft_steps - self.draft_index
 
     def next_chunk(self, room: int) -> int:
         """Prompt tokens to prefill in a step with room for so many rows; the scored last rows stay together."""
@@ -140,7 +168,7 @@ class Request:
         return remaining if remaining <= room else max(0, min(room, remaining - self.spec.prompt_block))
 
     def delay_start(self, steps: int) -> None:
-        """Let so many steps pass before the first draft."""
+        """Let so many steps pass before the first cycle."""
         self.start_delay = steps
 
     def pass_step(self) -> None:
@@ -219,15 +247,15 @@ class Request:
                 return
 
     def _verification(self, result: SlotResult, first_output: int, num_tokens: int) -> Verification:
-        start, drafts = self.kv_len, self.spec.draft_len
-        recent = sum(start + index + 1 - self.recent_start for index in range(drafts))
+        start, draft_steps = self.kv_len, self.spec.num_draft_steps
+        recent = sum(start + index + 1 - self.recent_start for index in range(draft_steps))
         return Verification(
             first_output=first_output,
             num_tokens=num_tokens,
-            num_drafts=drafts,
+            num_drafts=result.num_drafts,
             num_accepted=result.num_accepted,
-            draft_kv_tokens=drafts * self.num_pillars + recent,
-            verify_kv_tokens=start + drafts + 1,
+            draft_kv_tokens=draft_steps * self.num_pillars + recent,
+            verify_kv_tokens=start + self.spec.draft_len + 1,
             plain_kv_tokens=_plain_kv_tokens(start, num_tokens),
         )
 

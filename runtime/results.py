@@ -22,7 +22,8 @@ class SlotResult:
 
     phase: Phase
     tokens: tuple[int, ...]  # new output tokens: accepted drafts and one more; none past end_len
-    num_accepted: int  # drafts that agreed with the model
+    num_drafts: int  # drafts that were verified: rows beyond them are padding
+    num_accepted: int  # of them, those that agreed with the model
     kv_len: int
     recent_start: int
     num_pillars: int

@@ -3,6 +3,7 @@
 Unified policy (SparseSpec, arXiv 2512.01278, section 4.2): each request repeats k drafts and one verification, and the
 cycles are staggered so that every step verifies an even share of the batch. A request waits at most k steps, once, for
 its place in the stagger; a shortened first cycle would not wait, but would make sampled output depend on the batch.
+Requests without draft steps, plain ones and those whose drafts are found without the model, verify in every step.
 """
 
 from __future__ import annotations
@@ -190,12 +191,12 @@ class Scheduler:
     def _verifications_from(self, first: int, joining: Request) -> list[int]:
         """Running requests that verify in each of the steps among which joining may choose its first verification.
 
-        Plain requests verify in every step and count nowhere.
+        A request without draft steps verifies in all of them, which favours none.
         """
-        load = [0] * (joining.spec.draft_len + 1)
+        load = [0] * (joining.spec.num_draft_steps + 1)
         for request in (running.request for running in self._running.values()):
-            if request.in_cycle and request.spec.draft_len and request is not joining:
-                period = request.spec.draft_len + 1
+            if request.in_cycle and request is not joining:
+                period = request.spec.num_draft_steps + 1
                 for delay in range((request.next_verify_step(self.next_step + 1) - first) % period, len(load), period):
                     load[delay] += 1
         return load

@@ -1,7 +1,8 @@
 """A device without a model: follows ScheduledSteps as an executor does, checks each against the contract, and answers.
 
 Tokens are a fixed function of (seed, place in the output), so the right output of a request is known beforehand; how
-many drafts are accepted is random. What the host only bounds - lengths, the pages written - is kept here exactly.
+many drafts are accepted is random, and how many there are where no step drafts them. What the host only bounds -
+lengths, the pages written - is kept here exactly.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ class _Slot:
     @property
     def prompt_len(self) -> int:
         return len(self.spec.prompt_token_ids)
+
+
+@dataclass(frozen=True)
+class _Drafts:
+    num_drafts: int
+    num_accepted: int
 
 
 @dataclass(frozen=True)
@@ -161,23 +168,31 @@ class FakeDevice:
             slot.kv_len += rows.num_rows
             if slot.kv_len < slot.prompt_len:
                 return None
-            return self._result(rows, slot, num_accepted=0, first=0)
-        slot.drafted = 0
-        draft_len, accepted = slot.spec.draft_len, 0
-        while accepted < draft_len and self._random.random() < self._acceptance:
-            accepted += 1
+            return self._result(rows, slot, _Drafts(0, 0), first=0)
+        drafts = self._drafts(slot)
         first = slot.kv_len - slot.prompt_len + 1
-        slot.kv_len = min(slot.kv_len + accepted + 1, slot.prompt_len + slot.spec.max_tokens - 1)
-        return self._result(rows, slot, accepted, first)
+        slot.kv_len = min(slot.kv_len + drafts.num_accepted + 1, slot.prompt_len + slot.spec.max_tokens - 1)
+        slot.drafted = 0
+        return self._result(rows, slot, drafts, first)
 
-    def _result(self, rows: ScheduledRows, slot: _Slot, num_accepted: int, first: int) -> SlotResult:
+    def _drafts(self, slot: _Slot) -> _Drafts:
+        """What a verification finds: as many drafts as were drafted, or any number where they need no steps."""
+        found, accepted = slot.drafted, 0
+        if slot.spec.num_draft_steps == 0:
+            found = self._random.randint(0, slot.spec.draft_len)
+        while accepted < found and self._random.random() < self._acceptance:
+            accepted += 1
+        return _Drafts(found, accepted)
+
+    def _result(self, rows: ScheduledRows, slot: _Slot, drafts: _Drafts, first: int) -> SlotResult:
         end = slot.kv_len - slot.prompt_len + 1
         tokens = tuple(answer_token(slot.spec.seed, index) for index in range(first, end))
         logprobs = tuple(TokenLogprobs(token, -1.0, ()) for token in tokens) if rows.needs.logprobs else ()
         return SlotResult(
             phase=rows.phase,
             tokens=tokens,
-            num_accepted=num_accepted,
+            num_drafts=drafts.num_drafts,
+            num_accepted=drafts.num_accepted,
             kv_len=slot.kv_len,
             recent_start=slot.kv_len // 2,
             num_pillars=slot.kv_len // 4,
@@ -251,7 +266,7 @@ def _check_prefill(rows: ScheduledRows, slot: _Slot) -> None:
 
 def _check_draft(rows: ScheduledRows, slot: _Slot) -> None:
     _check(slot.kv_len >= slot.prompt_len, "draft before the prompt is in")
-    _check(slot.drafted < slot.spec.draft_len, "more drafts than there may be")
+    _check(slot.drafted < slot.spec.num_draft_steps, "more draft steps than there may be")
     _check((rows.num_rows, rows.num_logits, rows.draft_index) == (1, 1, slot.drafted), "wrong draft row")
     _check((rows.block_rows, rows.scored) == (0, False), "a draft row is no block")
 
@@ -259,7 +274,7 @@ def _check_draft(rows: ScheduledRows, slot: _Slot) -> None:
 def _check_verify(rows: ScheduledRows, slot: _Slot) -> None:
     size = slot.spec.draft_len + 1
     _check(slot.kv_len >= slot.prompt_len, "verification before the prompt is in")
-    _check(slot.drafted == slot.spec.draft_len, f"verification after {slot.drafted} drafts")
+    _check(slot.drafted == slot.spec.num_draft_steps, f"verification after {slot.drafted} draft steps")
     _check((rows.num_rows, rows.num_logits, rows.block_rows) == (size, size, size), "wrong rows of a verification")
     _check((rows.draft_index, rows.scored) == (0, size > 1), "a verification is scored and starts at its block")
 

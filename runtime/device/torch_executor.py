@@ -127,7 +127,7 @@ class TorchExecutor:
         tokens = state.token_ids[blocks.slot[:, None], blocks.first_position[:, None] + index]
         logprobs, top_ids = block_logprobs(logits, blocks, tokens)
         lengths = [length[blocks.slot] for length in (state.kv_len, state.recent_start, state.num_pillars)]
-        counts = torch.stack([num_tokens, num_accepted, *lengths], dim=1)
+        counts = torch.stack([num_tokens, blocks.num_drafts, num_accepted, *lengths], dim=1)
         return BlockOutcome(counts, tokens, logprobs, top_ids)
 
 
@@ -152,7 +152,7 @@ def make_memory(
         ) from error
     return StepMemory(
         state=state,
-        rope_table=rope_table(model.head_dim, model.rope_theta, positions, exact).to(device),
+        rope_table=rope_table(model, positions, exact).to(device),
         kv_pool=kv_pool,
         scores=scores,
         layers=tuple(LayerInputs(*parts) for parts in zip(kv_pool, state.pillars, scores, strict=True)),

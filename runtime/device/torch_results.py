@@ -17,7 +17,7 @@ from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
 class BlockOutcome:
     """What S blocks produced, on the device or on its way to the host."""
 
-    counts: Tensor  # [S, 5]: tokens that join the output, drafts accepted, then kv_len, recent_start, num_pillars
+    counts: Tensor  # [S, 6]: tokens that join the output, drafts verified, drafts accepted, then the three lengths
     tokens: Tensor  # [S, K + 1]
     logprobs: Tensor  # [S, K + 1, 1 + MAX_LOGPROBS] of the token, then of the most likely ones; [0] where unasked
     top_ids: Tensor  # [S, K + 1, MAX_LOGPROBS], or [0]
@@ -50,11 +50,12 @@ class TorchResults:
 
     def _slot_result(self, index: int, counts: list[int], tokens: list[int]) -> SlotResult:
         row, host = self._rows[index], self._host
-        num_tokens, num_accepted, kv_len, recent_start, num_pillars = counts
+        num_tokens, num_drafts, num_accepted, kv_len, recent_start, num_pillars = counts
         kept = tokens[:num_tokens]
         return SlotResult(
             phase=row.phase,
             tokens=tuple(kept),
+            num_drafts=num_drafts,
             num_accepted=num_accepted,
             kv_len=kv_len,
             recent_start=recent_start,
@@ -64,7 +65,10 @@ class TorchResults:
 
 
 def block_logprobs(logits: Tensor, blocks: BlockRows, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """BlockOutcome.logprobs and top_ids; both empty where no block asks for them."""
+    """BlockOutcome.logprobs and top_ids; both empty where no block asks for them.
+
+    Of the model's logits as they are, before penalties, masks, temperature and cuts: vLLM's default.
+    """
     if not any(row.needs.logprobs for row in blocks.rows):
         return tokens.new_empty(0), tokens.new_empty(0)
     everything = logits[blocks.logits].double().log_softmax(dim=-1)

@@ -8,17 +8,20 @@ from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.admission import AdmissionRules
+from sparsespec.runtime.request import DraftShape
 from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_llm import tiny_engine
 from tiny_models import tiny_model_config
 
+THREE_STEPS = DraftShape(draft_len=3, num_draft_steps=3)
+
 
 def make_rules(
-    draft_len: int = 3, kv_cache_tokens: int = 1000, eos_token_ids: tuple[int, ...] = (0, 9)
+    drafts: DraftShape = THREE_STEPS, kv_cache_tokens: int = 1000, eos_token_ids: tuple[int, ...] = (0, 9)
 ) -> AdmissionRules:
     build = BuildConfig(dtype="float32", max_seq_len=100, max_draft_len=3)
     model = tiny_model_config(vocab_size=64, eos_token_ids=eos_token_ids)
-    return AdmissionRules(EngineConfig(model, build), tiny_engine().codec, draft_len, kv_cache_tokens)
+    return AdmissionRules(EngineConfig(model, build), tiny_engine().codec, drafts, kv_cache_tokens)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +99,12 @@ def test_stop_tokens_are_the_models_and_the_callers(params: SamplingParams, stop
     assert spec.stop_token_ids == stops
 
 
-def test_a_caller_may_decline_speculation() -> None:
-    (spec,) = make_rules().specs(0, (1,), SamplingParams(speculate=False))
-    assert spec.draft_len == 0
-    (spec,) = make_rules().specs(0, (1,), SamplingParams())
-    assert spec.draft_len == 3
+@pytest.mark.parametrize("drafts", [DraftShape(3, 3), DraftShape(3, 0)])
+def test_a_caller_may_decline_speculation(drafts: DraftShape) -> None:
+    (spec,) = make_rules(drafts).specs(0, (1,), SamplingParams(speculate=False))
+    assert (spec.draft_len, spec.num_draft_steps) == (0, 0)
+    (spec,) = make_rules(drafts).specs(0, (1,), SamplingParams())
+    assert (spec.draft_len, spec.num_draft_steps) == (3, drafts.num_draft_steps)
 
 
 def test_stop_tokens_in_a_list_are_served_or_refused() -> None:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsespec.plugins.phase import Phase
-from sparsespec.runtime.request import Request, RequestSpec
+from sparsespec.runtime.request import DraftShape, Request, RequestSpec, Verification
 from sparsespec.runtime.results import SlotResult, TokenLogprobs
 from sparsespec.runtime.sampling_params import SamplingParams
+
+THREE_STEPS = DraftShape(draft_len=3, num_draft_steps=3)
 
 
 def make_request(
     prompt: int = 6,
     max_tokens: int = 10,
-    draft_len: int = 3,
+    drafts: DraftShape = THREE_STEPS,
     params: SamplingParams = SamplingParams(),
     stop_token_ids: tuple[int, ...] = (),
 ) -> Request:
-    return Request(RequestSpec(0, tuple(range(1, prompt + 1)), params, 0, stop_token_ids, max_tokens, draft_len))
+    return Request(RequestSpec(0, tuple(range(1, prompt + 1)), params, 0, stop_token_ids, max_tokens, drafts))
 
 
 def started(request: Request) -> Request:
@@ -32,14 +36,15 @@ def started(request: Request) -> Request:
 def result(
     phase: Phase, tokens: tuple[int, ...], kv_len: int, recent_start: int = 0, num_pillars: int = 0, top: int = 0
 ) -> SlotResult:
+    """Three drafts were verified, and all that the new tokens hold were accepted."""
     ranked = tuple((token, -float(token)) for token in range(top))
     logprobs = tuple(TokenLogprobs(token, -0.5, ranked) for token in tokens) if top else ()
-    return SlotResult(phase, tokens, max(0, len(tokens) - 1), kv_len, recent_start, num_pillars, logprobs)
+    return SlotResult(phase, tokens, 3, max(0, len(tokens) - 1), kv_len, recent_start, num_pillars, logprobs)
 
 
 def run_cycle(request: Request, tokens: tuple[int, ...]) -> tuple[int, ...]:
     """Draft and verify once, reading every result at once."""
-    for _ in range(request.spec.draft_len):
+    for _ in range(request.spec.num_draft_steps):
         request.schedule_draft()
         request.receive_nothing()
     request.schedule_verify()
@@ -51,7 +56,7 @@ def run_cycle(request: Request, tokens: tuple[int, ...]) -> tuple[int, ...]:
 def test_chunks_cover_the_prompt_and_keep_its_scored_end_together(
     prompt: int, draft_len: int, rooms: list[int]
 ) -> None:
-    request = make_request(prompt=prompt, draft_len=draft_len)
+    request = make_request(prompt=prompt, drafts=DraftShape(draft_len, 0))
     end = min(draft_len + 1, prompt)
     chunks = []
     for room in [*rooms, *(end for _ in range(prompt))]:
@@ -69,7 +74,7 @@ def test_chunks_cover_the_prompt_and_keep_its_scored_end_together(
 
 
 def test_phases_follow_from_what_was_scheduled_not_from_results() -> None:
-    request = make_request(prompt=4, max_tokens=3, draft_len=2)
+    request = make_request(prompt=4, max_tokens=3, drafts=DraftShape(2, 2))
     phases = [request.next_phase]
     request.schedule_prefill(4)
     request.delay_start(2)
@@ -85,8 +90,26 @@ def test_phases_follow_from_what_was_scheduled_not_from_results() -> None:
     assert phases == [Phase.PREFILL, Phase.IDLE, Phase.IDLE, *cycle, *cycle, Phase.IDLE]
 
 
+def test_without_draft_steps_every_step_verifies() -> None:
+    request = make_request(prompt=1, max_tokens=4, drafts=DraftShape(3, 0))
+    request.schedule_prefill(1)
+    phases = []
+    for step in range(5, 8):
+        phases.append(request.next_phase)
+        assert request.next_verify_step(step) == step
+        request.schedule_verify()
+    assert [*phases, request.next_phase] == [Phase.VERIFY] * 3 + [Phase.IDLE]
+
+
+def test_a_verification_without_draft_steps_may_fill_all_its_rows() -> None:
+    """The host does not know how many drafts there are: the bounds are those of all accepted."""
+    request = started(make_request(prompt=6, max_tokens=20, drafts=DraftShape(3, 0)))
+    request.schedule_verify()
+    assert (request.kv_len_upper, request.write_bound) == (6 + 4, 6 + 4 + 4)
+
+
 def test_the_length_bound_follows_results_and_stops_at_the_end() -> None:
-    request = make_request(prompt=6, max_tokens=10, draft_len=3)
+    request = make_request(prompt=6, max_tokens=10)
     bounds = [request.kv_len_upper]
     request.schedule_prefill(6)
     bounds.append(request.kv_len_upper)
@@ -131,7 +154,7 @@ def test_the_first_token_may_be_the_last() -> None:
 
 
 def test_a_block_past_the_end_leaves_no_verification() -> None:
-    request = started(make_request(max_tokens=3, draft_len=1))
+    request = started(make_request(max_tokens=3, drafts=DraftShape(1, 1)))
     for _ in range(2):
         request.schedule_draft()
         request.schedule_verify()
@@ -145,7 +168,7 @@ def test_a_block_past_the_end_leaves_no_verification() -> None:
 
 def test_a_verification_counts_every_token_read() -> None:
     """Positions are listed one by one: pillars and recent ones for drafts, everything for verification and plain."""
-    request = make_request(prompt=40, max_tokens=20, draft_len=3)
+    request = make_request(prompt=40, max_tokens=20)
     request.schedule_prefill(40)
     request.receive(result(Phase.PREFILL, (50,), kv_len=40, recent_start=31, num_pillars=5))
     run_cycle(request, (51, 52))
@@ -158,9 +181,32 @@ def test_a_verification_counts_every_token_read() -> None:
     assert (check.first_output, check.num_tokens, check.num_drafts, check.num_accepted) == (1, 2, 3, 1)
 
 
+@pytest.mark.parametrize(("num_drafts", "tokens"), [(0, (51,)), (1, (51,)), (2, (51, 52, 53)), (3, (51, 52, 53, 54))])
+def test_drafts_that_need_no_steps_read_nothing_and_may_be_few(num_drafts: int, tokens: tuple[int, ...]) -> None:
+    """Verification reads for all its rows, padded ones too."""
+    request = make_request(prompt=40, max_tokens=20, drafts=DraftShape(3, 0))
+    request.schedule_prefill(40)
+    request.receive(result(Phase.PREFILL, (50,), kv_len=40, recent_start=31, num_pillars=5))
+    request.schedule_verify()
+    request.receive(replace(result(Phase.VERIFY, tokens, 40 + len(tokens)), num_drafts=num_drafts))
+    (check,) = request.verifications
+    assert (check.num_drafts, check.num_accepted, check.num_tokens) == (num_drafts, len(tokens) - 1, len(tokens))
+    assert (check.draft_kv_tokens, check.verify_kv_tokens) == (0, 40 + 4)
+
+
+@given(start=st.integers(1, 300), num_drafts=st.integers(0, 8), num_tokens=st.integers(1, 9), kept=st.integers(1, 12))
+@settings(deadline=None, derandomize=True)
+def test_a_shortened_block_counts_its_own_tokens(start: int, num_drafts: int, num_tokens: int, kept: int) -> None:
+    reads = [start + index + 1 for index in range(num_tokens)]
+    check = Verification(1, num_tokens, num_drafts, 0, 0, start + 9, plain_kv_tokens=sum(reads))
+    shorter = check.shortened(kept)
+    assert (shorter.num_tokens, shorter.plain_kv_tokens) == (len(reads[:kept]), sum(reads[:kept]))
+    assert check.context == shorter.context == start
+
+
 def test_a_verification_counts_with_the_selection_that_its_drafts_used() -> None:
     """A result that arrives while later drafts run changes the counts of the block after it, not its own."""
-    request = started(make_request(prompt=20, draft_len=1))
+    request = started(make_request(prompt=20, drafts=DraftShape(1, 1)))
     reads = []
     for recent_start, num_pillars in ((18, 7), (0, 0)):
         run_cycle_with(request, recent_start, num_pillars)

@@ -13,9 +13,11 @@ from fake_device import NUM_TOKENS, Arrival, ContractError, FakeDevice, FakeHost
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import Policy
 from sparsespec.runtime.kv_cache import KvCacheManager
-from sparsespec.runtime.request import Request, RequestSpec
+from sparsespec.runtime.request import NO_DRAFTS, DraftShape, Request, RequestSpec, Verification
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import ScheduledStep, Scheduler, SchedulerLimits
+
+THREE_STEPS = DraftShape(draft_len=3, num_draft_steps=3)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def make_spec(
     request_id: int,
     prompt: int = 4,
     max_tokens: int = 8,
-    draft_len: int = 3,
+    drafts: DraftShape = THREE_STEPS,
     stop_token_ids: tuple[int, ...] = (),
     logprobs: int | None = None,
 ) -> RequestSpec:
@@ -45,20 +47,21 @@ def make_spec(
         seed=request_id,
         stop_token_ids=stop_token_ids,
         max_tokens=max_tokens,
-        draft_len=draft_len,
+        drafts=drafts,
     )
 
 
 @st.composite
 def specs(draw: st.DrawFn, draft_len: int, count: int) -> list[RequestSpec]:
     stops = st.lists(st.integers(0, NUM_TOKENS - 1), max_size=2, unique=True).map(tuple)
+    drafts = st.sampled_from((DraftShape(draft_len, draft_len), DraftShape(draft_len, 0), NO_DRAFTS))
     lengths = st.one_of(st.integers(1, 20), st.integers(1, 200))
     return [
         make_spec(
             request_id,
             prompt=draw(lengths),
             max_tokens=draw(st.integers(1, 20)),
-            draft_len=draw(st.sampled_from((draft_len, draft_len, draft_len, 0))),
+            drafts=draw(drafts),
             stop_token_ids=draw(stops),
             logprobs=draw(st.sampled_from((None, 1))),
         )
@@ -101,7 +104,7 @@ def make_host(work: Workload) -> FakeHost:
 
 def most_steps(work: Workload) -> int:
     """Steps that the requests take one after the other at one prompt row a turn, with every draft rejected."""
-    longest_cycle = max(arrival.spec.draft_len for arrival in work.arrivals) + 1
+    longest_cycle = max(arrival.spec.num_draft_steps for arrival in work.arrivals) + 1
     turns = sum(len(arrival.spec.prompt_token_ids) + arrival.spec.max_tokens for arrival in work.arrivals)
     return 200 + (turns + len(work.arrivals) * (work.lag + 2)) * longest_cycle
 
@@ -155,15 +158,40 @@ def test_a_request_once_started_takes_part_in_every_step_until_it_is_done(work: 
         request = host.requests[request_id]
         prefills = [trace for trace in traces if trace.rows.phase == Phase.PREFILL]
         decodes = traces[len(prefills) :]
-        draft_len = request.spec.draft_len
-        cycle = [Phase.DRAFT] * draft_len + [Phase.VERIFY]
+        draft_steps = request.spec.num_draft_steps
+        cycle = [Phase.DRAFT] * draft_steps + [Phase.VERIFY]
         assert [trace.rows.phase for trace in decodes] == [cycle[i % len(cycle)] for i in range(len(decodes))]
         assert all(later.step == trace.step + 1 for trace, later in pairwise(decodes))
         if decodes:
-            assert decodes[0].step - prefills[-1].step - 1 <= draft_len
+            assert decodes[0].step - prefills[-1].step - 1 <= draft_steps
         if request.finish_reason in ("stop", "length"):
             done = next(trace.step for trace in traces if trace.num_output >= len(request.output_token_ids))
             assert traces[-1].step <= done + work.lag
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(workloads())
+def test_verifications_cover_the_output_in_order(work: Workload) -> None:
+    """All tokens but the first, which the prompt gives; nothing is read that no step reads."""
+    host = served(work)
+    for arrival in work.arrivals:
+        request, spec = host.requests[arrival.spec.request_id], arrival.spec
+        tokens = [index for check in request.verifications for index in outputs_of(check)]
+        assert tokens == list(range(1, len(request.output_token_ids)))
+        for check in request.verifications:
+            assert check.context == len(spec.prompt_token_ids) + check.first_output - 1
+            assert check.verify_kv_tokens == check.context + spec.draft_len + 1
+            assert check.num_accepted <= check.num_drafts <= spec.draft_len
+            assert check.num_tokens <= check.num_accepted + 1
+            assert (check.draft_kv_tokens > 0) == (spec.num_draft_steps > 0)
+            if spec.num_draft_steps:
+                assert check.num_drafts == spec.draft_len
+            elif spec.draft_len:
+                event(f"all rows used: {check.num_drafts == spec.draft_len}")
+
+
+def outputs_of(check: Verification) -> range:
+    return range(check.first_output, check.first_output + check.num_tokens)
 
 
 def prefill_rows(step: ScheduledStep) -> int:
@@ -188,7 +216,8 @@ def roomy(arrivals: list[Arrival], policy: Policy, lag: int = 1) -> Workload:
 def test_unified_spreads_verifications_evenly(draft_len: int, joins: list[int], lag: int) -> None:
     """However requests join: each step verifies the mean number of them, rounded down or up."""
     arrivals = [
-        Arrival(make_spec(i, prompt=5, max_tokens=400, draft_len=draft_len), step) for i, step in enumerate(joins)
+        Arrival(make_spec(i, prompt=5, max_tokens=400, drafts=DraftShape(draft_len, draft_len)), step)
+        for i, step in enumerate(joins)
     ]
     host = make_host(roomy(arrivals, "unified", lag))
     mean = len(joins) / (draft_len + 1)
@@ -204,7 +233,7 @@ def test_unified_spreads_verifications_evenly(draft_len: int, joins: list[int], 
 @given(st.integers(1, 8), st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(0, 3))
 def test_lockstep_drafts_and_verifies_together(draft_len: int, joins: list[int], lag: int) -> None:
     arrivals = [
-        Arrival(make_spec(i, prompt=5 + i, max_tokens=20 + 3 * i, draft_len=draft_len), step)
+        Arrival(make_spec(i, prompt=5 + i, max_tokens=20 + 3 * i, drafts=DraftShape(draft_len, draft_len)), step)
         for i, step in enumerate(joins)
     ]
     host = served(roomy(arrivals, "lockstep", lag))
@@ -214,11 +243,50 @@ def test_lockstep_drafts_and_verifies_together(draft_len: int, joins: list[int],
 
 @pytest.mark.parametrize("policy", ["unified", "lockstep"])
 def test_a_plain_request_decodes_in_every_step_beside_speculating_ones(policy: Policy) -> None:
-    plain, other = make_spec(0, max_tokens=12, draft_len=0), make_spec(1, max_tokens=30, draft_len=5)
+    plain = make_spec(0, max_tokens=12, drafts=NO_DRAFTS)
+    other = make_spec(1, max_tokens=30, drafts=DraftShape(5, 5))
     host = served(roomy([Arrival(plain), Arrival(other)], policy))
     decodes = host.device.traces[0][1:]
     assert [trace.rows.phase for trace in decodes] == [Phase.VERIFY] * 11
     assert not any(trace.rows.scored for trace in host.device.traces[0])
+
+
+@pytest.mark.parametrize("policy", ["unified", "lockstep"])
+@pytest.mark.parametrize(("prompt", "max_tokens"), [(1, 1), (1, 2), (4, 30)])
+def test_without_draft_steps_a_request_verifies_in_every_step(policy: Policy, prompt: int, max_tokens: int) -> None:
+    """From the step after its prompt on, however others are staggered."""
+    others = [Arrival(make_spec(i, max_tokens=60)) for i in (1, 2)]
+    spec = make_spec(0, prompt, max_tokens, drafts=DraftShape(5, 0))
+    host = served(roomy([*others, Arrival(spec, step=3)], policy, lag=0))
+    prefill, *decodes = host.device.traces[0]
+    assert [(trace.step, trace.rows.phase) for trace in decodes] == [
+        (prefill.step + 1 + index, Phase.VERIFY) for index in range(len(decodes))
+    ]
+    assert len(decodes) == len(host.requests[0].verifications)
+    assert host.requests[0].output_token_ids == right_answer(spec)[0]
+
+
+@pytest.mark.parametrize("policy", ["unified", "lockstep"])
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(draft_len=st.integers(1, 8), joins=st.lists(st.integers(0, 30), min_size=1, max_size=6))
+def test_requests_without_draft_steps_leave_the_stagger_alone(policy: Policy, draft_len: int, joins: list[int]) -> None:
+    drafting = [
+        Arrival(make_spec(i, max_tokens=900, drafts=DraftShape(draft_len, draft_len)), step)
+        for i, step in enumerate(joins)
+    ]
+    others = [
+        Arrival(make_spec(i, max_tokens=900, drafts=drafts), step=i)
+        for i, drafts in enumerate((NO_DRAFTS, DraftShape(draft_len, 0), DraftShape(draft_len, 0)), start=len(joins))
+    ]
+    assert verify_steps(drafting, len(joins), policy) == verify_steps(drafting + others, len(joins), policy)
+
+
+def verify_steps(arrivals: list[Arrival], count: int, policy: Policy) -> list[list[int]]:
+    """In which of the first 60 steps each of the first `count` requests verifies."""
+    host = make_host(roomy(arrivals, policy))
+    with pytest.raises(ContractError, match="not done"):
+        host.serve(arrivals, max_steps=60)
+    return [[trace.step for trace in host.device.traces[i] if trace.rows.phase == Phase.VERIFY] for i in range(count)]
 
 
 def test_a_late_result_does_not_reach_the_next_request_in_the_slot() -> None:
@@ -253,7 +321,7 @@ def test_pages_of_a_cancelled_request_stay_taken_until_its_last_step_has_passed(
 
 def test_pages_for_rejected_drafts_are_taken_back() -> None:
     """With all drafts rejected and every result read, a request holds pages for its tokens and one more block."""
-    arrivals = [Arrival(make_spec(0, prompt=6, max_tokens=30, draft_len=7))]
+    arrivals = [Arrival(make_spec(0, prompt=6, max_tokens=30, drafts=DraftShape(7, 7)))]
     host = make_host(replace(roomy(arrivals, "unified", lag=0), page_size=1, acceptance=0.0))
     host.requests[0] = host.scheduler.add(arrivals[0].spec)
     for num_output in (1, 2, 3):
