@@ -1,0 +1,194 @@
+"""How many drafts are accepted, by rule, budget, context and kind of text. Tables: acceptance_report.py.
+
+python benchmarks/acceptance.py --engine_dir build/smollm2 --study branches --output branches.json
+python benchmarks/acceptance.py --engine_dir build/smollm2 --study loops --contexts 2048 --output loops.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+import torch
+from acceptance_study.branches import expected_accepted, prefill
+from acceptance_study.loops import LoopResult, run_loops
+from acceptance_study.observations import Cell, Observation, write_observations
+from acceptance_study.rules import RULES, SHIPPED, rule
+from acceptance_study.texts import collect_texts
+
+from sparsespec.builder.config_io import add_flags, from_flags, option, required
+from sparsespec.builder.errors import InputError
+from sparsespec.builder.report import this_machine
+from sparsespec.builder.terminal import run_tool
+from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.loading import LoadedEngine, load_engine
+
+# 4.4 characters a token are the most that SmolLM2's tokenizer makes of these texts.
+_CHARS_PER_TOKEN = 4.6
+_MAX_TEXTS_PER_SOURCE = 14
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What is measured. On a CPU, take few contexts, rules and texts: a GPU needs ten minutes for all."""
+
+    engine_dir: Path = required("engine directory of build_engine.py, in float32")
+    output: Path = required("JSON file to write")
+    study: Literal["branches", "loops"] = option("branches", "some cycles from real texts, or whole answers")
+    half: Literal["tune", "confirm"] = option("tune", "which half of the texts")
+    contexts: tuple[int, ...] = option((1024, 2048, 4096, 7168), "tokens before the first draft")
+    ratios: tuple[float, ...] = option((0.05, 0.1), "budgets as shares of the context")
+    temperatures: tuple[float, ...] = option((0.0, 0.6), "0 is greedy")
+    rules: tuple[str, ...] = option(("default", *RULES), "ways to draft")
+    max_prompts: int = option(48, "positions per context, over all texts")
+    num_cycles: int = option(4, "cycles of a branch")
+    num_tokens: int = option(192, "new tokens of a loop")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+
+    def __post_init__(self) -> None:
+        for name in self.rules:
+            if name not in ("default", *RULES):
+                raise InputError(f"rules: expected some of {', '.join(('default', *RULES))}, found {name!r}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A position in a text: all tokens before it."""
+
+    source: str
+    text: str
+    position: int
+    token_ids: tuple[int, ...]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns 0 or an exit code of `run_tool`."""
+    parser = argparse.ArgumentParser(
+        prog="acceptance", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_flags(parser, StudyConfig)
+    flags = parser.parse_args(argv)
+    return run_tool(lambda: _run(from_flags(StudyConfig, flags)))
+
+
+def _run(config: StudyConfig) -> int:
+    engine = load_engine(config.engine_dir, config.device)
+    observations: list[Observation] = []
+    start = perf_counter()
+    for context in config.contexts:
+        prompts = _prompts(engine, context, config)
+        measure = _branch_cells if config.study == "branches" else _loop_cells
+        for cell, seen in measure(engine, prompts, context, config):
+            observations += seen
+            accepted, cycles = sum(one.num_accepted for one in seen), sum(one.num_cycles for one in seen)
+            print(
+                f"{perf_counter() - start:6.0f} s  {_name(cell)}: {accepted / cycles:.2f}", file=sys.stderr, flush=True
+            )
+            write_observations(config.output, _setup(config, engine), observations)
+    return 0
+
+
+def _branch_cells(
+    engine: LoadedEngine, prompts: list[Prompt], context: int, config: StudyConfig
+) -> Iterator[tuple[Cell, list[Observation]]]:
+    branches = prefill(engine, [prompt.token_ids for prompt in prompts], config.num_cycles)
+    for cell, speculation in _cells(context, config):
+        accepted = expected_accepted(branches, speculation, cell.temperature, config.num_cycles)
+        cycles = config.num_cycles
+        yield (
+            cell,
+            [
+                Observation(cell, at.source, at.text, at.position, cycles, round(total, 4), cycles, round(total, 4))
+                for at, total in zip(prompts, accepted, strict=True)
+            ],
+        )
+
+
+def _loop_cells(
+    engine: LoadedEngine, prompts: list[Prompt], context: int, config: StudyConfig
+) -> Iterator[tuple[Cell, list[Observation]]]:
+    plain = SpeculationConfig(drafter="none")
+    token_ids = [prompt.token_ids for prompt in prompts]
+    expected = run_loops(engine, token_ids, plain, 0.0, config.num_tokens) if 0.0 in config.temperatures else []
+    for cell, speculation in _cells(context, config):
+        results = run_loops(engine, token_ids, speculation, cell.temperature, config.num_tokens)
+        if cell.temperature == 0:
+            same = sum(one.token_ids == other.token_ids for one, other in zip(results, expected, strict=True))
+            print(f"  {same} of {len(results)} answers equal plain decoding's", file=sys.stderr)
+        yield cell, [_loop_observation(cell, at, result) for at, result in zip(prompts, results, strict=True)]
+
+
+def _loop_observation(cell: Cell, at: Prompt, result: LoopResult) -> Observation:
+    return Observation(
+        cell,
+        at.source,
+        at.text,
+        at.position,
+        result.num_cycles,
+        result.num_accepted,
+        result.fresh_cycles,
+        result.fresh_accepted,
+    )
+
+
+def _cells(context: int, config: StudyConfig) -> Iterator[tuple[Cell, SpeculationConfig]]:
+    """Every rule at every budget; the default once, at its own. An n-gram drafter has no budget: once as well."""
+    for name in config.rules:
+        for ratio in config.ratios[:1] if name in ("default", "ngram") else config.ratios:
+            speculation = rule(name, ratio, min_budget=1)
+            own = SHIPPED if name == "default" else speculation
+            for temperature in config.temperatures:
+                yield (
+                    Cell(config.study, name, own.ratio, own.min_budget, temperature, context, config.half),
+                    speculation,
+                )
+
+
+def _prompts(engine: LoadedEngine, context: int, config: StudyConfig) -> list[Prompt]:
+    """Both ends of each text of the half, if the text is long enough for two; else its beginning."""
+    longest = max((*config.contexts, 7168))
+    found: list[Prompt] = []
+    texts = collect_texts(int((longest + 300) * _CHARS_PER_TOKEN), _MAX_TEXTS_PER_SOURCE)
+    for text in texts[0 if config.half == "tune" else 1 :: 2]:
+        token_ids = engine.codec.encode(text.content)
+        starts = (0, len(token_ids) - context) if len(token_ids) > 2 * context else (0,)
+        found += [
+            Prompt(text.source, text.name, index, tuple(token_ids[start : start + context]))
+            for index, start in enumerate(starts)
+            if len(token_ids) >= context
+        ]
+    return _spread(found, config.max_prompts)
+
+
+def _spread(prompts: list[Prompt], count: int) -> list[Prompt]:
+    """`count` of them, evenly over the texts."""
+    if len(prompts) <= count:
+        return prompts
+    return [prompts[index * len(prompts) // count] for index in range(count)]
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.study} {cell.half} {cell.context} {cell.ratio:.0%} T={cell.temperature:g} {cell.rule}"
+
+
+def _setup(config: StudyConfig, engine: LoadedEngine) -> dict[str, object]:
+    device = engine.weights["embedding"].device.type
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
+    del values["engine_dir"], values["output"]
+    return {
+        "command": "benchmarks/acceptance.py",
+        "config": values,
+        "machine": dataclasses.asdict(this_machine(device)),
+        "torch": torch.__version__,
+        "dtype": engine.config.build.dtype,
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
