@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 from acceptance_study.branches import expected_accepted, prefill
 from acceptance_study.loops import LoopResult, run_loops
-from acceptance_study.observations import Cell, Observation, write_observations
-from acceptance_study.rules import RULES, SHIPPED, rule
+from acceptance_study.observations import Cell, Half, Observation, Study, write_observations
+from acceptance_study.rules import RULES, rule
 from acceptance_study.texts import collect_texts
 
 from sparsespec.builder.config_io import add_flags, from_flags, option, required
@@ -41,12 +41,11 @@ class StudyConfig:
     engine_dir: Path = required("engine directory of build_engine.py, in float32")
     output: Path = required("JSON file to write")
     study: Literal["branches", "loops"] = option("branches", "some cycles from real texts, or whole answers")
-    half: Literal["tune", "confirm"] = option("tune", "which half of the texts")
     contexts: tuple[int, ...] = option((1024, 2048, 4096, 7168), "tokens before the first draft")
     ratios: tuple[float, ...] = option((0.05, 0.1), "budgets as shares of the context")
     temperatures: tuple[float, ...] = option((0.0, 0.6), "0 is greedy")
     rules: tuple[str, ...] = option(("default", *RULES), "ways to draft")
-    max_prompts: int = option(48, "positions per context, over all texts")
+    max_prompts: int = option(64, "positions per context, over all texts")
     num_cycles: int = option(4, "cycles of a branch")
     num_tokens: int = option(192, "new tokens of a loop")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
@@ -61,6 +60,7 @@ class StudyConfig:
 class Prompt:
     """A position in a text: all tokens before it."""
 
+    half: Half
     source: str
     text: str
     position: int
@@ -83,50 +83,47 @@ def _run(config: StudyConfig) -> int:
     start = perf_counter()
     for context in config.contexts:
         prompts = _prompts(engine, context, config)
-        measure = _branch_cells if config.study == "branches" else _loop_cells
-        for cell, seen in measure(engine, prompts, context, config):
+        measure = _branches if config.study == "branches" else _loops
+        for seen in measure(engine, prompts, context, config):
             observations += seen
-            accepted, cycles = sum(one.num_accepted for one in seen), sum(one.num_cycles for one in seen)
-            print(
-                f"{perf_counter() - start:6.0f} s  {_name(cell)}: {accepted / cycles:.2f}", file=sys.stderr, flush=True
-            )
+            print(f"{perf_counter() - start:6.0f} s  {_summary(seen)}", file=sys.stderr, flush=True)
             write_observations(config.output, _setup(config, engine), observations)
     return 0
 
 
-def _branch_cells(
+def _branches(
     engine: LoadedEngine, prompts: list[Prompt], context: int, config: StudyConfig
-) -> Iterator[tuple[Cell, list[Observation]]]:
+) -> Iterator[list[Observation]]:
     branches = prefill(engine, [prompt.token_ids for prompt in prompts], config.num_cycles)
-    for cell, speculation in _cells(context, config):
-        accepted = expected_accepted(branches, speculation, cell.temperature, config.num_cycles)
-        cycles = config.num_cycles
-        yield (
-            cell,
-            [
-                Observation(cell, at.source, at.text, at.position, cycles, round(total, 4), cycles, round(total, 4))
-                for at, total in zip(prompts, accepted, strict=True)
-            ],
-        )
+    for run in _runs(context, config):
+        accepted = expected_accepted(branches, run.speculation, run.temperature, config.num_cycles)
+        yield [
+            _branch_observation(run, at, config.num_cycles, total) for at, total in zip(prompts, accepted, strict=True)
+        ]
 
 
-def _loop_cells(
+def _loops(
     engine: LoadedEngine, prompts: list[Prompt], context: int, config: StudyConfig
-) -> Iterator[tuple[Cell, list[Observation]]]:
+) -> Iterator[list[Observation]]:
     plain = SpeculationConfig(drafter="none")
     token_ids = [prompt.token_ids for prompt in prompts]
     expected = run_loops(engine, token_ids, plain, 0.0, config.num_tokens) if 0.0 in config.temperatures else []
-    for cell, speculation in _cells(context, config):
-        results = run_loops(engine, token_ids, speculation, cell.temperature, config.num_tokens)
-        if cell.temperature == 0:
+    for run in _runs(context, config):
+        results = run_loops(engine, token_ids, run.speculation, run.temperature, config.num_tokens)
+        if run.temperature == 0:
             same = sum(one.token_ids == other.token_ids for one, other in zip(results, expected, strict=True))
             print(f"  {same} of {len(results)} answers equal plain decoding's", file=sys.stderr)
-        yield cell, [_loop_observation(cell, at, result) for at, result in zip(prompts, results, strict=True)]
+        yield [_loop_observation(run, at, result) for at, result in zip(prompts, results, strict=True)]
 
 
-def _loop_observation(cell: Cell, at: Prompt, result: LoopResult) -> Observation:
+def _branch_observation(run: Run, at: Prompt, num_cycles: int, accepted: float) -> Observation:
+    total = round(accepted, 4)
+    return Observation(run.cell(at.half), at.source, at.text, at.position, num_cycles, total, num_cycles, total)
+
+
+def _loop_observation(run: Run, at: Prompt, result: LoopResult) -> Observation:
     return Observation(
-        cell,
+        run.cell(at.half),
         at.source,
         at.text,
         at.position,
@@ -137,29 +134,46 @@ def _loop_observation(cell: Cell, at: Prompt, result: LoopResult) -> Observation
     )
 
 
-def _cells(context: int, config: StudyConfig) -> Iterator[tuple[Cell, SpeculationConfig]]:
+@dataclass(frozen=True)
+class Run:
+    """One rule at one budget, context and temperature, over all prompts at once."""
+
+    study: Study
+    rule: str
+    speculation: SpeculationConfig
+    temperature: float
+    context: int
+
+    def cell(self, half: Half) -> Cell:
+        """Where one half's observations belong."""
+        own = self.speculation
+        return Cell(self.study, self.rule, own.ratio, own.min_budget, self.temperature, self.context, half)
+
+
+def _runs(context: int, config: StudyConfig) -> Iterator[Run]:
     """Every rule at every budget; the default once, at its own. An n-gram drafter has no budget: once as well."""
     for name in config.rules:
         for ratio in config.ratios[:1] if name in ("default", "ngram") else config.ratios:
-            speculation = rule(name, ratio, min_budget=1)
-            own = SHIPPED if name == "default" else speculation
             for temperature in config.temperatures:
-                yield (
-                    Cell(config.study, name, own.ratio, own.min_budget, temperature, context, config.half),
-                    speculation,
-                )
+                yield Run(config.study, name, rule(name, ratio, min_budget=1), temperature, context)
 
 
 def _prompts(engine: LoadedEngine, context: int, config: StudyConfig) -> list[Prompt]:
-    """Both ends of each text of the half, if the text is long enough for two; else its beginning."""
+    """Both ends of each text, if it is long enough for two; else its beginning. Halves take turns."""
     longest = max((*config.contexts, 7168))
     found: list[Prompt] = []
     texts = collect_texts(int((longest + 300) * _CHARS_PER_TOKEN), _MAX_TEXTS_PER_SOURCE)
-    for text in texts[0 if config.half == "tune" else 1 :: 2]:
+    for number, text in enumerate(texts):
         token_ids = engine.codec.encode(text.content)
         starts = (0, len(token_ids) - context) if len(token_ids) > 2 * context else (0,)
         found += [
-            Prompt(text.source, text.name, index, tuple(token_ids[start : start + context]))
+            Prompt(
+                "confirm" if number % 2 else "tune",
+                text.source,
+                text.name,
+                index,
+                tuple(token_ids[start : start + context]),
+            )
             for index, start in enumerate(starts)
             if len(token_ids) >= context
         ]
@@ -173,8 +187,10 @@ def _spread(prompts: list[Prompt], count: int) -> list[Prompt]:
     return [prompts[index * len(prompts) // count] for index in range(count)]
 
 
-def _name(cell: Cell) -> str:
-    return f"{cell.study} {cell.half} {cell.context} {cell.ratio:.0%} T={cell.temperature:g} {cell.rule}"
+def _summary(seen: list[Observation]) -> str:
+    cell = seen[0].cell
+    accepted = sum(one.num_accepted for one in seen) / sum(one.num_cycles for one in seen)
+    return f"{cell.study} {cell.context} {cell.ratio:.0%} T={cell.temperature:g} {cell.rule}: {accepted:.2f}"
 
 
 def _setup(config: StudyConfig, engine: LoadedEngine) -> dict[str, object]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class BuildJob:
     """What to build and where to put it."""
 
-    checkpoint_dir: str = required("Hugging Face directory, hub id such as org/name, or .gguf file")
+    checkpoint_dir: str = required("Hugging Face or TensorRT-LLM directory, hub id such as org/name, or .gguf file")
     output_dir: Path = required("engine directory to write")
     force: bool = option(False, "replace the engine that output_dir holds")
     json: Path | None = option(None, "write a machine-readable report to this file")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -13,6 +14,7 @@ from sparsespec.builder.errors import InputError
 ConfigT = TypeVar("ConfigT")
 
 MAX_INT = 2**31 - 1
+_MOST_SHOWN = 200
 
 
 def option(default: Any, help: str) -> Any:
@@ -34,7 +36,7 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], where: s
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     unknown = [key for key in values if key not in fields]
     if unknown:
-        raise InputError(f"{where}: unknown key {unknown[0]!r}; expected one of {', '.join(fields)}")
+        raise InputError(f"{where}: unknown key {shown(unknown[0])}; expected one of {', '.join(fields)}")
     missing = [name for name, field in fields.items() if name not in values and _has_no_default(field)]
     if missing:
         raise InputError(f"{where}: missing key {missing[0]!r}")
@@ -69,9 +71,9 @@ def from_flags(config_type: type[ConfigT], namespace: argparse.Namespace) -> Con
 def check_range(name: str, value: int, least: int, most: int = MAX_INT) -> None:
     """Raises InputError naming the limit that `value` is beyond."""
     if value < least:
-        raise InputError(f"{name} must be at least {least}, found {value}")
+        raise InputError(f"{name} must be at least {least}, found {shown(value)}")
     if value > most:
-        raise InputError(f"{name} must be at most {most}, found {value}")
+        raise InputError(f"{name} must be at most {most}, found {shown(value)}")
 
 
 def to_float(value: int) -> float:
@@ -79,7 +81,22 @@ def to_float(value: int) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise InputError(f"expected a number below 1e308, found one of {len(str(value))} digits") from None
+        raise InputError(f"expected a number below 1e308, found one of {_num_digits(value)} digits") from None
+
+
+def shown(value: object) -> str:
+    """What an error says of a value from outside: how Python writes it, but never more than a line."""
+    if isinstance(value, int) and abs(value) >= 10**100:  # Python refuses to write those of thousands of digits
+        return f"an integer of {_num_digits(value)} digits"
+    try:
+        text = repr(value)
+    except ValueError:  # such an integer within
+        return f"a {type(value).__name__} that cannot be written"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def _num_digits(value: int) -> int:
+    return int(math.log10(abs(value))) + 1
 
 
 def _has_no_default(field: dataclasses.Field[Any]) -> bool:
@@ -101,7 +118,9 @@ def _flag_arguments(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     if get_origin(base) is tuple:
         if "default" in arguments:
             arguments["default"] = list(arguments["default"])
-        return arguments | {"nargs": "+", "action": "extend", "type": get_args(base)[0], "metavar": "X"}
+        # Repeated flags add up, but not to a default that they are meant to replace.
+        action = "store" if arguments.get("default") else "extend"
+        return arguments | {"nargs": "+", "action": action, "type": get_args(base)[0], "metavar": "X"}
     return arguments | {"type": base, "metavar": {int: "N", float: "F"}.get(base, "S")}
 
 
@@ -120,12 +139,12 @@ def _parse_config(value: Any, configs: Sequence[type[Any]], where: str) -> Any:
     if type(value) in configs:
         return value
     if not isinstance(value, dict):
-        raise InputError(f"{where}: expected an object, found {value!r:.200}")
+        raise InputError(f"{where}: expected an object, found {shown(value)}")
     tag = dataclasses.fields(configs[0])[0].name
     fitting = [config for config in configs if value.get(tag) in get_args(get_type_hints(config)[tag])]
     if len(configs) > 1 and not fitting:
         expected = [name for config in configs for name in get_args(get_type_hints(config)[tag])]
-        raise InputError(f"{where}: {tag}: expected one of {', '.join(expected)}, found {value.get(tag)!r:.200}")
+        raise InputError(f"{where}: {tag}: expected one of {', '.join(expected)}, found {shown(value.get(tag))}")
     return from_mapping((fitting or configs)[0], value, where)
 
 
@@ -137,12 +156,12 @@ def _parse(value: Any, hint: Any, where: str) -> Any:
     if configs:
         return _parse_config(value, configs, where)
     if get_origin(base) is Literal:
-        if value not in get_args(base):
-            raise InputError(f"{where}: expected one of {', '.join(map(str, get_args(base)))}, found {value!r}")
+        if not any(type(value) is type(choice) and value == choice for choice in get_args(base)):
+            raise InputError(f"{where}: expected one of {', '.join(map(str, get_args(base)))}, found {shown(value)}")
         return value
     if get_origin(base) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise InputError(f"{where}: expected a list, found {value!r}")
+            raise InputError(f"{where}: expected a list, found {shown(value)}")
         return tuple(_parse(item, get_args(base)[0], where) for item in value)
     if base is float and type(value) is int:
         try:
@@ -150,5 +169,5 @@ def _parse(value: Any, hint: Any, where: str) -> Any:
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
     if type(value) is not base:
-        raise InputError(f"{where}: expected {base.__name__}, found {value!r}")
+        raise InputError(f"{where}: expected {base.__name__}, found {shown(value)}")
     return value

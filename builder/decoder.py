@@ -8,7 +8,13 @@ from typing import Generic, TypeVar
 
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.ops import Ops
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import (
+    LayerInputs,
+    PillarAttentionParams,
+    QkNorm,
+    ScorePlanes,
+    StepInputs,
+)
 
 TensorT = TypeVar("TensorT")
 
@@ -31,6 +37,7 @@ class Decoder(Generic[TensorT]):
     model: ModelConfig
     page_size: int
     weights: Mapping[str, TensorT]
+    score_planes: ScorePlanes = "mean"
 
     def __call__(self, inputs: DecoderInputs[TensorT]) -> TensorT:
         """Logits [num_logits, vocab_size] of inputs.logit_rows."""
@@ -68,4 +75,5 @@ class Decoder(Generic[TensorT]):
             head_dim=model.head_dim,
             page_size=self.page_size,
             rms_norm_eps=model.rms_norm_eps,
+            score_planes=self.score_planes,
         )

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sparsespec.builder.build_config import BuildConfig, DType
-from sparsespec.builder.config_io import from_mapping
+from sparsespec.builder.config_io import from_mapping, shown
 from sparsespec.builder.errors import EngineError, InputError, one_line
 from sparsespec.builder.fused_weights import fused_shapes
 from sparsespec.builder.input_files import check_readable, read_json_object
@@ -93,10 +93,10 @@ def read_engine_config(engine_dir: Path) -> EngineConfig:
     path = engine_dir / CONFIG_FILE
     document = _read_document(path)
     if document.get("format") != FORMAT:
-        raise EngineError(f"{path}: not an engine: expected format {FORMAT!r}, found {document.get('format')!r}")
+        raise EngineError(f"{path}: not an engine: expected format {FORMAT!r}, found {shown(document.get('format'))}")
     if type(document.get("version")) is not int or document["version"] != VERSION:
         raise EngineError(
-            f"{path}: expected engine version {VERSION}, found {document.get('version')!r}; "
+            f"{path}: expected engine version {VERSION}, found {shown(document.get('version'))}; "
             "rebuild the engine or use the sparsespec that built it"
         )
     try:
@@ -120,7 +120,7 @@ def load_weights(engine_dir: Path, config: EngineConfig, device: str) -> dict[st
     try:
         check_readable(path)
         with safe_open(path, framework="pt", device=torch_device) as reader:
-            _check_names(path, list(reader.keys()), shapes)
+            _check_names(path, dict.fromkeys(reader.keys()), shapes)
             weights = {name: reader.get_tensor(name) for name in shapes}
     except OSError as error:
         raise EngineError(f"{path}: cannot be read: {error}") from error
@@ -128,7 +128,7 @@ def load_weights(engine_dir: Path, config: EngineConfig, device: str) -> dict[st
         payload = sum(math.prod(shape) for shape in shapes.values()) * config.build.element_size
         raise EngineError(
             f"{path}: damaged weights: expected a header and {payload} bytes of tensors, "
-            f"found a file of {path.stat().st_size} bytes ({error})"
+            f"found a file of {path.stat().st_size} bytes ({error!s:.200})"
         ) from error
     for name, shape in shapes.items():
         _check_tensor(path, name, weights[name], shape, dtype)
@@ -187,22 +187,22 @@ def _parse_config(document: Mapping[str, Any]) -> EngineConfig:
     expected = ("format", "version", "model", "build")
     for key in document:
         if key not in expected:
-            raise InputError(f"unknown key {key!r}; expected one of {', '.join(expected)}")
+            raise InputError(f"unknown key {shown(key)}; expected one of {', '.join(expected)}")
     for section in ("model", "build"):
         if not isinstance(document.get(section), dict):
-            raise InputError(f"{section}: expected an object, found {document.get(section)!r}")
+            raise InputError(f"{section}: expected an object, found {shown(document.get(section))}")
     return EngineConfig(
         from_mapping(ModelConfig, document["model"], "model"), from_mapping(BuildConfig, document["build"], "build")
     )
 
 
-def _check_names(path: Path, found: list[str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_names(path: Path, found: Mapping[str, None], shapes: Mapping[str, tuple[int, ...]]) -> None:
     for name in shapes:
         if name not in found:
             raise EngineError(f"{path}: {name}: expected a tensor of shape {list(shapes[name])}, found none")
     for name in found:
         if name not in shapes:
-            raise EngineError(f"{path}: {name}: unknown tensor; config.json describes a model without it")
+            raise EngineError(f"{path}: {name:.200}: unknown tensor; config.json describes a model without it")
 
 
 def _check_tensor(path: Path, name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsespec.builder.config_io import check_range
+from sparsespec.builder.config_io import check_range, shown
 from sparsespec.builder.errors import InputError
-from sparsespec.builder.rope import RopeScaling, check_positive
+from sparsespec.builder.rope import RopeScaling, check_divisor, check_positive
 
 Family = Literal["llama", "qwen2", "qwen3"]
 
@@ -33,8 +33,6 @@ class ModelConfig:
     max_position_embeddings: int
     tie_word_embeddings: bool
     eos_token_ids: tuple[int, ...]
-    qkv_bias: bool = False  # Qwen2
-    qk_norm: bool = False  # Qwen3: RMSNorm over head_dim of every query and key head, before RoPE
     rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
@@ -47,14 +45,24 @@ class ModelConfig:
         if self.num_heads % self.num_kv_heads:
             raise InputError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         check_positive("rms_norm_eps", self.rms_norm_eps)
-        check_positive("rope_theta", self.rope_theta)
+        check_divisor("rope_theta", self.rope_theta)
         if self.rope_theta <= 1 and self.rope_scaling is not None:
             raise InputError(f"rope_theta must be above 1 to be scaled, found {self.rope_theta}")
         if len(self.eos_token_ids) > MAX_EOS_TOKEN_IDS:
             raise InputError(f"eos_token_ids: at most {MAX_EOS_TOKEN_IDS}, found {len(self.eos_token_ids)}")
         bad = [token for token in self.eos_token_ids if not 0 <= token < self.vocab_size]
         if bad:
-            raise InputError(f"eos_token_ids: {bad[0]} is outside the vocabulary of {self.vocab_size}")
+            raise InputError(f"eos_token_ids: {shown(bad[0])} is outside the vocabulary of {self.vocab_size}")
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether queries, keys and values have biases."""
+        return self.family == "qwen2"
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether every query and key head has an RMSNorm over head_dim, before RoPE."""
+        return self.family == "qwen3"
 
     @property
     def qkv_size(self) -> int:

@@ -12,6 +12,8 @@ from typing import Literal
 from sparsespec.builder.config_io import check_range
 from sparsespec.builder.errors import InputError
 
+_LEAST_DIVISOR = 1e-6
+
 
 @dataclass(frozen=True)
 class LinearScaling:
@@ -110,7 +112,7 @@ class FrequencyDivisors:
 
     def __post_init__(self) -> None:
         for divisor in self.divisors:
-            check_positive("divisors", divisor)
+            check_divisor("divisors", divisor)
 
     def frequencies(self, head_dim: int, theta: float) -> list[float]:
         """Raises InputError when there is not one divisor for each."""
@@ -137,6 +139,13 @@ def check_positive(name: str, value: float) -> None:
     """Raises InputError for what is no finite number above 0."""
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"{name} must be finite and above 0, found {value}")
+
+
+def check_divisor(name: str, value: float) -> None:
+    """Raises InputError for what no frequency may be divided by; below a millionth, angles lose all their digits."""
+    check_positive(name, value)
+    if value < _LEAST_DIVISOR:
+        raise InputError(f"{name} must be at least {_LEAST_DIVISOR}, found {value}")
 
 
 def _check_factor(factor: float) -> None:

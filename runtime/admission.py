@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, replace
 
+from sparsespec.builder.config_io import shown
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.prompt_input import Prompt, PromptInput, read_prompt
@@ -25,7 +26,7 @@ class AdmissionRules:
     def specs(self, first_id: int, prompt: tuple[int, ...], params: SamplingParams) -> tuple[RequestSpec, ...]:
         """One spec per answer asked for. Raises RequestError with the value and the limit."""
         if not isinstance(params, SamplingParams):
-            raise RequestError(f"sampling_params must be SamplingParams, found {params!r:.80}")
+            raise RequestError(f"sampling_params must be SamplingParams, found {shown(params)}")
         self._check_prompt(prompt)
         stops = self._stop_token_ids(params)
         seed = secrets.randbits(62) if params.seed is None else params.seed
@@ -49,6 +50,8 @@ class AdmissionRules:
         """A text or token ids as tokens. Raises RequestError for anything else, and for a text that is far too long."""
         if isinstance(given, str):
             self.check_text(given)
+        if isinstance(given, range):  # which may be endless without taking any memory
+            given = given[: self.engine.build.max_seq_len]
         return read_prompt(self.codec, given)
 
     def check_text(self, text: str) -> None:
@@ -71,7 +74,7 @@ class AdmissionRules:
         vocab_size = self.engine.model.vocab_size
         for token in (min(token_ids, default=0), max(token_ids, default=0)):
             if not 0 <= token < vocab_size:
-                raise RequestError(f"{name}: token {token} is outside the vocabulary of {vocab_size}")
+                raise RequestError(f"{name}: token {shown(token)} is outside the vocabulary of {vocab_size}")
 
     def _stop_token_ids(self, params: SamplingParams) -> tuple[int, ...]:
         self._check_tokens("stop_token_ids", params.stop_token_ids)

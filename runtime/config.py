@@ -9,21 +9,40 @@ from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.config_io import check_types, option
 from sparsespec.builder.errors import InputError
 
-DrafterName = Literal["pillar", "window", "none"]
+DrafterName = Literal["pillar", "window", "ngram", "oracle", "none"]
+RankingName = Literal["mean", "accepted", "average"]
+MovingName = Literal["diagonal", "last"]
 Policy = Literal["unified", "lockstep"]
 MAX_RESULT_LAG = 64
+MAX_LOOKUPS = 256
+MAX_NGRAM = 16
 
 
 @dataclass(frozen=True)
 class SpeculationConfig:
     """How tokens are drafted; verification makes the output independent of every choice here."""
 
-    drafter: DrafterName = option("pillar", "who drafts: sparse attention, a sliding window, or nobody")
+    drafter: DrafterName = option(
+        "pillar",
+        "who drafts: sparse attention, a sliding window, the text itself, pillars chosen anew by every draft row (for "
+        "studies: slow), or nobody",
+    )
     k: int = option(8, "tokens drafted before each verification")
     ratio: float = option(0.05, "share of its own KV cache that a draft step reads")
     min_budget: int = option(192, "fewest tokens per KV head that a draft step reads")
-    recent_share: float = option(0.5, "share of the budget kept for the newest verified tokens; 0 is the paper's rule")
+    recent_share: float = option(0.25, "share of the budget kept for the newest verified tokens; 0 is the paper's rule")
+    moving_share: float = option(0.25, "share of the budget for pillars that move on with every draft; 0: the paper's")
+    num_lookups: int = option(16, "tokens of the budget after earlier occurrences of the newest one; 0: the paper's")
+    ranking: RankingName = option(
+        "mean", "pillars go by the mean over all verified rows, over those accepted, or a moving average"
+    )
+    decay: float = option(0.6, "weight of the past in ranking average")
+    moving_from: MovingName = option(
+        "diagonal", "what moves: where all verified rows moved along, or where the last one looked"
+    )
     num_sinks: int = option(4, "first tokens that the window drafter keeps")
+    max_ngram: int = option(4, "most newest tokens that the ngram drafter looks for")
+    min_ngram: int = option(2, "fewest newest tokens that the ngram drafter looks for")
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -31,12 +50,23 @@ class SpeculationConfig:
         _require(0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
         _require(self.min_budget >= 1, "min_budget", self.min_budget, "at least 1")
         _require(0 <= self.recent_share <= 1, "recent_share", self.recent_share, "in [0, 1]")
+        _require(0 <= self.moving_share <= 1, "moving_share", self.moving_share, "in [0, 1]")
+        _require(0 <= self.num_lookups <= MAX_LOOKUPS, "num_lookups", self.num_lookups, f"in 0..{MAX_LOOKUPS}")
+        _require(0 <= self.decay < 1, "decay", self.decay, "in [0, 1)")
         _require(self.num_sinks >= 0, "num_sinks", self.num_sinks, "at least 0")
+        _require(1 <= self.max_ngram <= MAX_NGRAM, "max_ngram", self.max_ngram, f"in 1..{MAX_NGRAM}")
+        limit = f"in 1..max_ngram {self.max_ngram}"
+        _require(1 <= self.min_ngram <= self.max_ngram, "min_ngram", self.min_ngram, limit)
 
     @property
     def draft_len(self) -> int:
         """Drafts per cycle: k, or 0 without a drafter."""
         return 0 if self.drafter == "none" else self.k
+
+    @property
+    def num_draft_steps(self) -> int:
+        """Steps of drafting per cycle: k, or 0 where drafts are not the model's."""
+        return 0 if self.drafter == "ngram" else self.draft_len
 
     def check_engine(self, build: BuildConfig) -> None:
         """Raise InputError where the engine was built for less; plain decoding needs nothing of it."""
@@ -45,6 +75,8 @@ class SpeculationConfig:
         _require(
             self.k <= build.max_draft_len, "k", self.k, f"at most the engine's max_draft_len {build.max_draft_len}"
         )
+        if self.num_draft_steps == 0:
+            return
         budget = max(self.min_budget, int(self.ratio * build.max_seq_len))
         limit = f"such that max(min_budget, ratio * max_seq_len) is at most the engine's max_budget {build.max_budget}"
         name = "min_budget" if budget == self.min_budget else "ratio"

@@ -56,7 +56,7 @@ class LLM:
             self.engine.config, self.engine.weights, speculation, limits
         )
         kv_cache_tokens = limits.num_pages * self.kv_cache.page_size
-        drafts = DraftShape(speculation.draft_len, speculation.draft_len)
+        drafts = DraftShape(speculation.draft_len, speculation.num_draft_steps)
         self._rules = AdmissionRules(self.engine.config, self.engine.codec, drafts, kv_cache_tokens)
         self._in_flight: deque[PendingResults] = deque()
         self._requests: dict[int, SubmittedRequest] = {}  # by the id that the caller holds

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+from sparsespec.builder.config_io import shown
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.text import TextCodec
 
@@ -30,7 +31,7 @@ def read_prompt(codec: TextCodec, given: PromptInput) -> Prompt:
 
 def list_prompts(given: PromptInput | Sequence[PromptInput]) -> list[PromptInput]:
     """One prompt or several, as a list. A list of integers is one prompt."""
-    if isinstance(given, str):
+    if isinstance(given, str | range):
         return [given]
     prompts: list[Any] = list(_elements(given))
     if prompts and all(isinstance(prompt, Integral) for prompt in prompts):
@@ -39,12 +40,17 @@ def list_prompts(given: PromptInput | Sequence[PromptInput]) -> list[PromptInput
 
 
 def _elements(given: object) -> Iterable[object]:
-    if isinstance(given, bytes | dict) or not isinstance(given, Iterable):
-        raise RequestError(f"a prompt must be a text or a list of token ids, found {given!r:.80}")
-    return given
+    # What has no order of its own is no list, and an iterator may be endless.
+    kinds = (bytes, bytearray, memoryview, Mapping, Set, Iterator)
+    try:
+        if not isinstance(given, kinds):
+            return iter(given)  # type: ignore[call-overload, no-any-return]
+    except TypeError:  # no list, or an array without a dimension
+        pass
+    raise RequestError(f"a prompt must be a text or a list of token ids, found {shown(given)}")
 
 
 def _token_id(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise RequestError(f"a token id must be an integer, found {value!r:.80}")
+        raise RequestError(f"a token id must be an integer, found {shown(value)}")
     return int(value)

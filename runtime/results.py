@@ -9,7 +9,7 @@ from sparsespec.plugins.phase import Phase
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """Log-probabilities at one output token, of the model's own distribution before temperature and cuts."""
+    """Log-probabilities at one output token: the model's own, before penalties, masks, temperature and cuts."""
 
     token_id: int
     logprob: float

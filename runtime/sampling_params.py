@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparsespec.builder.config_io import MAX_INT, check_types
+from sparsespec.builder.config_io import MAX_INT, check_types, shown
 from sparsespec.builder.errors import InputError, RequestError
 from sparsespec.builder.model_config import MAX_EOS_TOKEN_IDS
 
@@ -113,9 +113,9 @@ class SamplingNeeds:
 
 def _as_tuple(value: object) -> object:
     """Callers of vLLM pass lists and None; anything else is for the type check to refuse."""
-    return tuple(value) if isinstance(value, list) else value or ()
+    return () if value is None else tuple(value) if isinstance(value, list) else value
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
-        raise RequestError(f"{name} must be {expected}, found {value!r}")
+        raise RequestError(f"{name} must be {expected}, found {shown(value)}")

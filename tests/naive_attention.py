@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsespec.plugins.phase import Phase
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import (
+    LayerInputs,
+    PillarAttentionParams,
+    QkNorm,
+    ScorePlanes,
+    StepInputs,
+)
 
 Array = NDArray[np.float64]
 Attention = Callable[
@@ -40,6 +46,8 @@ class NaiveSlot:
     recent_start: int = 0
     num_pillars: int = 0
     score_rows: int = 0
+    num_moving: int = 0
+    num_lookups: int = 0
 
     @property
     def positions(self) -> range:
@@ -63,6 +71,8 @@ class NaiveStep:
     qkv: Array  # [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]
     cache: Cache
     pillars: dict[tuple[int, int], list[int]]  # (slot, KV head) -> positions
+    moving: dict[tuple[int, int], list[int]]  # (slot, KV head) -> positions in the first draft row
+    lookups: dict[int, list[int]]  # slot -> positions
     qk_norm: QkNorm[Array] | None
 
 
@@ -72,7 +82,7 @@ class NaiveAnswer:
 
     output: Array  # [num_rows, num_heads * head_dim]
     written: Cache  # K and V of the step's rows
-    scores: dict[int, Array]  # slot -> [num_kv_heads, tokens]
+    scores: dict[int, Array]  # slot -> [score_rows, num_kv_heads, tokens]
 
 
 @dataclass(frozen=True)
@@ -108,13 +118,22 @@ def random_step(
             for slot, part in enumerate(slots)
             for p in part.cached
         },
-        pillars={
-            (slot, head): sorted(rng.choice(part.recent_start, part.num_pillars, replace=False).tolist())
-            for slot, part in enumerate(slots)
-            for head in range(heads)
-        },
+        pillars=_chosen(rng, slots, heads, [part.num_pillars for part in slots]),
+        moving=_chosen(rng, slots, heads, [part.num_moving for part in slots]),
+        lookups={slot: rng.integers(0, part.kv_len + 1, part.num_lookups).tolist() for slot, part in enumerate(slots)},
         qk_norm=QkNorm(norm(), norm()) if qk_norm else None,
     )
+
+
+def _chosen(
+    rng: np.random.Generator, slots: tuple[NaiveSlot, ...], heads: int, counts: list[int]
+) -> dict[tuple[int, int], list[int]]:
+    """So many distinct positions before recent_start, for every slot and head."""
+    return {
+        (slot, head): sorted(rng.choice(part.recent_start, count, replace=False).tolist())
+        for slot, (part, count) in enumerate(zip(slots, counts, strict=True))
+        for head in range(heads)
+    }
 
 
 def naive_attention(step: NaiveStep) -> NaiveAnswer:
@@ -128,7 +147,7 @@ def naive_attention(step: NaiveStep) -> NaiveAnswer:
     cache = step.cache | written
     output = []
     scores = {
-        slot: np.zeros((params.num_kv_heads, part.positions.stop))
+        slot: np.zeros((part.score_rows, params.num_kv_heads, part.positions.stop))
         for slot, part in enumerate(step.slots)
         if part.score_rows
     }
@@ -140,8 +159,9 @@ def naive_attention(step: NaiveStep) -> NaiveAnswer:
             entries = [(cache[slot, p][0][head // group], cache[slot, p][1][head // group]) for p in read]
             attended, probabilities = _attend(_rotated(heads[head], position), entries)
             output.append(attended)
-            if position >= part.positions.stop - part.score_rows:
-                scores[slot][head // group, read] += probabilities / (part.score_rows * group)
+            row = position - (part.positions.stop - part.score_rows)
+            if row >= 0:
+                scores[slot][row, head // group, read] += probabilities / group
     return NaiveAnswer(np.array(output).reshape(len(step.qkv), params.num_heads * params.head_dim), written, scores)
 
 
@@ -154,16 +174,21 @@ def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> Paged:
     pool = torch.full(
         (int(pages.max()) + 2, 2, params.num_kv_heads, params.page_size, params.head_dim), torch.nan, dtype=dtype
     )
-    pillars = torch.full((len(slots), params.num_kv_heads, max(part.num_pillars for part in slots) + 1), -1)
+    width = max(part.num_pillars + part.num_moving for part in slots) + 1
+    pillars = torch.full((len(slots), params.num_kv_heads, width), -1)
+    lookups = np.full((len(slots), max(part.num_lookups for part in slots) + 1), -1)
     for slot, part in enumerate(slots):
+        lookups[slot, : part.num_lookups] = step.lookups[slot]
         for head in range(params.num_kv_heads):
-            pillars[slot, head, : part.num_pillars] = torch.tensor(step.pillars[slot, head])
+            chosen = [*step.pillars[slot, head], *step.moving[slot, head]]
+            pillars[slot, head, : len(chosen)] = torch.tensor(chosen)
             for position in _positions_readable(step, slot, head):
                 page, offset = pages[slot, position // params.page_size], position % params.page_size
                 for index, vector in enumerate(step.cache[slot, position]):
                     pool[page, index, head, offset] = torch.from_numpy(vector[head])
     longest = max(part.positions.stop for part in slots)
-    scores = torch.full((len(slots) + 2, params.num_kv_heads, longest), torch.nan, dtype=exact)
+    planes = {"mean": 1, "diagonal": 2, "rows": max(part.score_rows for part in slots)}[params.score_planes]
+    scores = torch.full((len(slots) + 2, planes, params.num_kv_heads, longest), torch.nan, dtype=exact)
 
     def ints(values: object) -> Tensor:
         return torch.as_tensor(np.asarray(values), dtype=torch.int32, device=device)
@@ -185,6 +210,9 @@ def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> Paged:
             kv_len=ints([part.kv_len for part in slots]),
             recent_start=ints([part.recent_start for part in slots]),
             num_pillars=ints([part.num_pillars for part in slots]),
+            num_moving=ints([part.num_moving for part in slots]),
+            lookups=ints(lookups),
+            num_lookups=ints([part.num_lookups for part in slots]),
             page_table=ints(pages),
             rope_table=_rope_table(params.head_dim, longest).to(device, exact),
         ),
@@ -202,8 +230,9 @@ def check_attention(attention: Attention, step: NaiveStep, dtype: torch.dtype, d
     _check_pool(step, given, pool_before, TOLERANCES[dtype])
     scores = torch.full_like(given.layer.scores, torch.nan).cpu().double()
     places = given.step.score_index.tolist()
-    for slot, expected in answer.scores.items():
-        scores[places[slot], :, : expected.shape[1]] = torch.from_numpy(expected)
+    for slot, rows in answer.scores.items():
+        expected = _planes(step.params.score_planes, rows)
+        scores[places[slot], : len(expected), :, : expected.shape[2]] = torch.from_numpy(expected)
     found = given.layer.scores.cpu().double()
     torch.testing.assert_close(found, scores, rtol=TOLERANCES[dtype], atol=0, equal_nan=True)
 
@@ -258,12 +287,28 @@ def _rope_table(head_dim: int, num_positions: int) -> Tensor:
     return torch.from_numpy(np.concatenate((np.cos(angles), np.sin(angles)), axis=1))
 
 
+def _planes(kind: ScorePlanes, rows: Array) -> Array:
+    """What `scores` holds of [score_rows, num_kv_heads, tokens]."""
+    if kind == "rows":
+        return rows
+    mean = rows.sum(axis=0) / len(rows)
+    if kind == "mean":
+        return mean[None]
+    diagonal = np.zeros_like(mean)
+    for row, head, token in np.ndindex(*rows.shape):
+        if token >= row:
+            diagonal[head, token - row] += rows[row, head, token] / len(rows)
+    return np.array([mean, diagonal])
+
+
 def _positions_read(step: NaiveStep, slot: int, kv_head: int, position: int) -> list[int]:
     """What the row at `position` attends to."""
     part = step.slots[slot]
-    if part.phase == Phase.DRAFT:
-        return [*step.pillars[slot, kv_head], *range(part.recent_start, position + 1)]
-    return list(range(position + 1))
+    if part.phase != Phase.DRAFT:
+        return list(range(position + 1))
+    moved = [p + part.draft_index for p in step.moving[slot, kv_head]]
+    older = [p for p in (*step.pillars[slot, kv_head], *moved, *step.lookups[slot]) if p < part.recent_start]
+    return [*sorted(dict.fromkeys(older)), *range(part.recent_start, position + 1)]
 
 
 def _positions_readable(step: NaiveStep, slot: int, kv_head: int) -> list[int]:

@@ -61,8 +61,6 @@ def tiny_model_config(
         max_position_embeddings=8192,
         tie_word_embeddings=tie_word_embeddings,
         eos_token_ids=eos_token_ids,
-        qkv_bias=family == "qwen2",
-        qk_norm=family == "qwen3",
         rope_scaling=rope_scaling,
     )
 

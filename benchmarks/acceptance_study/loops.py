@@ -12,6 +12,8 @@ from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.outputs import CompletionOutput
 from sparsespec.runtime.sampling_params import SamplingParams
 
+_CHUNK = 4096
+
 
 @dataclass(frozen=True)
 class LoopResult:
@@ -33,7 +35,7 @@ def run_loops(
 ) -> list[LoopResult]:
     """num_tokens new tokens for each prompt; prompt i is sampled with seed i."""
     longest = max(map(len, prompts)) + num_tokens
-    rows = max(2048, len(prompts) * (speculation.k + 1))
+    rows = max(_CHUNK, len(prompts) * (speculation.k + 1))
     build = replace(
         engine.config.build,
         max_batch_size=len(prompts),
@@ -42,7 +44,7 @@ def run_loops(
         max_budget=longest,
     )
     loaded = replace(engine, config=replace(engine.config, build=build))
-    llm = LLM(loaded, speculation, RuntimeConfig(policy="lockstep", chunk_size=1024))
+    llm = LLM(loaded, speculation, RuntimeConfig(chunk_size=_CHUNK))
     ids = [
         llm.add_request(
             list(prompt), SamplingParams(max_tokens=num_tokens, temperature=temperature, seed=seed, ignore_eos=True)

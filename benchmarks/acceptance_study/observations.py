@@ -39,9 +39,9 @@ class Observation:
     fresh_accepted: float
 
     @property
-    def cluster(self) -> tuple[str, str, int]:
-        """Observations of one text at one context are not independent."""
-        return self.source, self.text, self.cell.context
+    def cluster(self) -> tuple[str, str]:
+        """Observations of one text are not independent, at whatever context: prompts share their beginnings."""
+        return self.source, self.text
 
 
 def write_observations(path: Path, setup: dict[str, Any], observations: Sequence[Observation]) -> None:

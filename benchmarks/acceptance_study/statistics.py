@@ -22,7 +22,7 @@ _SEED = 2512
 _WITHOUT_BUDGET = "ngram"
 
 Floats = NDArray[np.float64]
-Cluster = tuple[str, str, int]
+Cluster = tuple[str, str]
 Place = tuple[Study, Half, str, str, int, int, float, float]
 
 

@@ -78,23 +78,29 @@ def _program_source() -> Iterator[tuple[str, str]]:
 
 
 def _licences() -> Iterator[tuple[str, str]]:
-    seen: dict[str, str] = {}
-    for path in [*sorted(_LICENCE_DIRECTORY.glob("*")), *_licence_files()]:
-        if path.is_file() and not path.is_symlink():
-            content = path.read_text(encoding="utf-8", errors="replace")
-            seen.setdefault(content[:2000], f"{path.parent.name}/{path.name}")
-            if seen[content[:2000]] == f"{path.parent.name}/{path.name}":
-                yield path.name, content
+    """Each licence once: one that begins like another is its copy with another holder or year."""
+    seen: list[str] = []
+    for name, path in [*_common_licences(), *_licence_files()]:
+        content = path.read_text(encoding="utf-8", errors="replace")
+        opening = "".join(character for character in content[:3000].lower() if character.isalpha())[300:900]
+        if opening not in seen:
+            seen.append(opening)
+            yield name, content
 
 
-def _licence_files() -> list[Path]:
+def _common_licences() -> list[tuple[str, Path]]:
+    files = [path for path in sorted(_LICENCE_DIRECTORY.glob("*")) if path.is_file() and not path.is_symlink()]
+    return [(path.name, path) for path in files]
+
+
+def _licence_files() -> list[tuple[str, Path]]:
     files = []
     for package in _sorted_distributions():
         for file in package.files or ():
             path = Path(str(file.locate()))
             if "dist-info" in str(file) and path.name.upper().startswith(("LICEN", "COPYING", "NOTICE", "AUTHORS")):
-                files.append(path)
-    return sorted(files, key=str)
+                files.append((f"{package.metadata['Name']}/{file}", path))
+    return sorted(files)
 
 
 def _docstrings() -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Readers of model checkpoints: one interface over Hugging Face directories, hub ids and GGUF files."""
+"""Readers of model checkpoints: one interface over Hugging Face, TensorRT-LLM and GGUF."""
 
 from sparsespec.builder.checkpoint.base import Checkpoint
 from sparsespec.builder.checkpoint.opening import open_checkpoint

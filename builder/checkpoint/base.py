@@ -1,4 +1,4 @@
-"""What every checkpoint reader offers, and the check that they share."""
+"""What every checkpoint reader offers, and the checks that they share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Protocol
 import torch
 
 from sparsespec.builder.build_config import DType
+from sparsespec.builder.config_io import shown
 from sparsespec.builder.errors import CheckpointError
 from sparsespec.builder.model_config import ModelConfig
 
+EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
 
 class Checkpoint(Protocol):
-    """A model as published: shapes, weights under Hugging Face's Llama names, and the tokenizer."""
+    """A model as published: shapes, weights under the names that Hugging Face gives them, and the tokenizer."""
 
     @property
     def model(self) -> ModelConfig:
@@ -41,7 +44,17 @@ class Checkpoint(Protocol):
         ...
 
 
+def check_tied(checkpoint: Checkpoint, config: Path) -> None:
+    """The files of a tied model may hold the embedding a second time, but no other projection.
+
+    For checkpoints that have the second tensor. Raises CheckpointError naming `config`, which says that it is tied.
+    """
+    shape = (checkpoint.model.vocab_size, checkpoint.model.hidden_size)
+    if not torch.equal(checkpoint.tensor(LM_HEAD, shape), checkpoint.tensor(EMBEDDING, shape)):
+        raise CheckpointError(f"{config}: tied embeddings: expected {LM_HEAD} to be the embedding, found another")
+
+
 def check_shape(file: Path, name: str, expected: tuple[int, ...], found: Sequence[int]) -> None:
     """Raises CheckpointError naming file and tensor when the shapes differ."""
     if tuple(found) != expected:
-        raise CheckpointError(f"{file}: {name}: expected shape {list(expected)}, found {list(found)}")
+        raise CheckpointError(f"{file}: {name}: expected shape {list(expected)}, found {shown(list(found))}")

@@ -74,7 +74,7 @@ def _kind(file: GgufMetadata) -> _PreTokenizer:
     name = file.get("tokenizer.ggml.pre", "default")
     if name not in _PRE_TOKENIZERS:
         expected = ", ".join(_PRE_TOKENIZERS)
-        raise CheckpointError(f"{file.path}: tokenizer.ggml.pre: expected one of {expected}, found {name!r}")
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.pre: expected one of {expected}, found {name!r:.200}")
     return _PRE_TOKENIZERS[name]
 
 
@@ -91,5 +91,5 @@ def _model(file: GgufMetadata, tokens: list[str], ignore_merges: bool) -> models
         )
     except Exception as error:  # tokenizers raises a bare Exception for a merge of unknown tokens
         raise CheckpointError(
-            f"{file.path}: tokenizer.ggml.merges: expected merges of known tokens: {error}"
+            f"{file.path}: tokenizer.ggml.merges: expected merges of known tokens: {error!s:.200}"
         ) from error

@@ -6,6 +6,7 @@ from typing import get_args
 
 from sparsespec.builder.checkpoint.gguf_reader import GgufMetadata
 from sparsespec.builder.checkpoint.gguf_rope import read_rope_scaling
+from sparsespec.builder.config_io import shown
 from sparsespec.builder.errors import CheckpointError, InputError
 from sparsespec.builder.model_config import Family, ModelConfig
 
@@ -32,8 +33,6 @@ def read_model_config(file: GgufMetadata) -> ModelConfig:
             max_position_embeddings=file.require_int(f"{family}.context_length"),
             tie_word_embeddings="output.weight" not in file.tensors,
             eos_token_ids=_eos_token_ids(file),
-            qkv_bias=family == "qwen2",
-            qk_norm=family == "qwen3",
             rope_scaling=read_rope_scaling(file, family, head_dim),
         )
     except CheckpointError:
@@ -49,7 +48,7 @@ def _family(file: GgufMetadata) -> Family:
             found: Family = family
             return found
     expected = ", ".join(get_args(Family))
-    raise CheckpointError(f"{file.path}: general.architecture: expected one of {expected}, found {architecture!r}")
+    raise CheckpointError(f"{file.path}: general.architecture: expected one of {expected}, found {shown(architecture)}")
 
 
 def _refuse_unsupported(file: GgufMetadata, family: Family) -> None:
@@ -60,7 +59,7 @@ def _refuse_unsupported(file: GgufMetadata, family: Family) -> None:
     )
     for key, found, expected in expectations:
         if found != expected:
-            raise CheckpointError(f"{file.path}: {key}: only {expected!r} is supported, found {found!r}")
+            raise CheckpointError(f"{file.path}: {key}: only {expected!r} is supported, found {shown(found)}")
 
 
 def _head_dim(file: GgufMetadata, family: Family, usual: int) -> int:

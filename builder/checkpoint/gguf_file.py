@@ -61,7 +61,7 @@ class GgufCheckpoint:
         for name in self._file.tensors:
             if name not in known:
                 raise CheckpointError(
-                    f"{self._file.path}: {name}: not a tensor of a {self.model.family} model of "
+                    f"{self._file.path}: {name:.200}: not a tensor of a {self.model.family} model of "
                     f"{self.model.num_layers} layers; it is not supported"
                 )
 

@@ -11,12 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsespec.builder.checkpoint.base import check_shape
+from sparsespec.builder.config_io import shown
 from sparsespec.builder.errors import CheckpointError
 
 ValueT = TypeVar("ValueT", int, float, bool, str)
 
-# The library makes an object per element; the largest real array is a tokenizer's merges, half a million.
+# The library makes objects for every text; the most that a real file has are a tokenizer's merges, half a million.
+_MAX_TEXTS = 2_000_000
 _MAX_ARRAY = 4_000_000
+_MAX_COUNT = 100_000  # of keys, and of tensors
+_MOST_DIMS = 4
 
 
 class GgufMetadata:
@@ -44,7 +48,10 @@ class GgufMetadata:
 
     def decimal(self, key: str, default: float) -> float:
         """A float32: its shortest decimal is what the converter was given (1e-05, not 9.9999997e-06)."""
-        return float(str(np.float32(self.get(key, default)))) if self._contents(key) is not None else default
+        if self._contents(key) is None:
+            return default
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which no constant may be
+            return float(str(np.float32(self.get(key, default))))
 
     def keys(self, prefix: str) -> list[str]:
         """The keys that begin so."""
@@ -101,8 +108,8 @@ def _open(path: Path) -> _CheckedReader:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     except (ValueError, LookupError, ArithmeticError, TypeError, RecursionError) as error:
-        size = path.stat().st_size
-        raise CheckpointError(f"{path}: expected a GGUF file, found {size} bytes that are not one: {error}") from error
+        found = f"{path.stat().st_size} bytes that are not one: {error!s:.200}"
+        raise CheckpointError(f"{path}: expected a GGUF file, found {found}") from error
     if reader.byte_order != "I":
         raise CheckpointError(f"{path}: expected this machine's byte order, found the other one")
     return reader
@@ -110,6 +117,8 @@ def _open(path: Path) -> _CheckedReader:
 
 class _CheckedReader(gguf.GGUFReader):
     """The library slices past the end of a short file without noticing, and so loops for as long as a header says."""
+
+    _num_texts = 0  # in arrays
 
     def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
         kind = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
@@ -121,27 +130,52 @@ class _CheckedReader(gguf.GGUFReader):
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
         if raw_type == gguf.GGUFValueType.ARRAY:
-            length = int(self._get(orig_offs + 4, np.uint64)[0])
-            if length > _MAX_ARRAY:
-                raise ValueError(f"an array of {length} elements; expected at most {_MAX_ARRAY}")
+            kind, length = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+            if int(length[0]) > _MAX_ARRAY:
+                raise ValueError(f"an array of {length[0]} elements; expected at most {_MAX_ARRAY}")
+            dtype = self.gguf_scalar_to_np.get(gguf.GGUFValueType(int(kind[0])))
+            if dtype is not None:  # the library makes an object for every number
+                numbers = self._get(orig_offs + 12, dtype, length[0])
+                types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(int(kind[0]))]
+                return 12 + numbers.nbytes, [kind, length, numbers], [2], types
+            self._num_texts += int(length[0])
+            if self._num_texts > _MAX_TEXTS:
+                raise ValueError(f"arrays of {self._num_texts} texts; expected at most {_MAX_TEXTS}")
         return super()._get_field_parts(orig_offs, raw_type)
+
+    def _build_fields(self, offs: int, count: int) -> int:
+        _check_count("keys", count)
+        return super()._build_fields(offs, count)
+
+    def _build_tensor_info(self, offs: int, count: int) -> tuple[int, list[gguf.ReaderField]]:
+        _check_count("tensors", count)
+        return super()._build_tensor_info(offs, count)
 
     def _build_tensors(self, start_offs: int, fields: list[gguf.ReaderField]) -> None:
         for field in fields:
             _, name, _, dims, kind, offset = field.parts
-            self._check_extent(bytes(name).decode(), dims.tolist(), int(kind[0]), int(start_offs) + int(offset[0]))
+            few = dims[
+                : _MOST_DIMS + 1
+            ].tolist()  # one too many is as wrong as a million, which would not fit in memory
+            self._check_extent(bytes(name).decode(), few, int(kind[0]), int(start_offs) + int(offset[0]))
         super()._build_tensors(start_offs, fields)
 
     def _check_extent(self, name: str, dims: list[int], kind: int, start: int) -> None:
-        path = self.data.filename
+        path, name = self.data.filename, name[:200]
         try:
             block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
         except (ValueError, KeyError):
             raise CheckpointError(f"{path}: {name}: expected a known tensor type, found {kind}") from None
-        if not dims or dims[0] % block:
-            raise CheckpointError(f"{path}: {name}: expected rows of whole {block}-element blocks, found shape {dims}")
+        if not 1 <= len(dims) <= _MOST_DIMS or dims[0] % block:
+            expected = f"rows of whole {block}-element blocks"
+            raise CheckpointError(f"{path}: {name}: expected {expected}, found shape {shown(dims)}")
         end = start + math.prod(dims) // block * block_bytes
         if end > len(self.data):
             raise CheckpointError(
                 f"{path}: {name}: expected {end - start} bytes of data at {start}, found a file of {len(self.data)}"
             )
+
+
+def _check_count(what: str, count: int) -> None:
+    if count > _MAX_COUNT:
+        raise ValueError(f"{count} {what}; expected at most {_MAX_COUNT}")

@@ -38,7 +38,7 @@ def read_rope_scaling(file: GgufMetadata, family: Family, head_dim: int) -> Rope
         return _divided(file, head_dim, 1.0)
     if kind == "linear":
         return _divided(file, head_dim, _factor(file, family, prefix))
-    raise CheckpointError(f"{file.path}: {prefix}type: expected one of none, linear, yarn, found {kind!r}")
+    raise CheckpointError(f"{file.path}: {prefix}type: expected one of none, linear, yarn, found {kind!r:.200}")
 
 
 def _factor(file: GgufMetadata, family: Family, prefix: str) -> float:
@@ -80,7 +80,7 @@ def _yarn(file: GgufMetadata, family: Family, prefix: str) -> YarnScaling:
 def _refuse_unknown(file: GgufMetadata, prefix: str) -> None:
     unknown = [key for key in file.keys(prefix) if key.removeprefix(prefix) not in _KNOWN]
     if unknown:
-        raise CheckpointError(f"{file.path}: {unknown[0]}: not supported; expected one of {', '.join(_KNOWN)}")
+        raise CheckpointError(f"{file.path}: {unknown[0]:.200}: not supported; expected one of {', '.join(_KNOWN)}")
 
 
 def _refuse_amplitude(file: GgufMetadata, prefix: str) -> None:

@@ -9,6 +9,8 @@ from sparsespec.builder.errors import CheckpointError
 
 _SPACE = "▁"
 _UNKNOWN, _BYTE = 2, 6
+# A token is cut everywhere to find its merges, which takes the square of its length.
+_LONGEST_TOKEN = 1000
 
 
 def build_sentencepiece(file: GgufMetadata, tokens: list[str], kinds: list[int]) -> Tokenizer:
@@ -18,6 +20,10 @@ def build_sentencepiece(file: GgufMetadata, tokens: list[str], kinds: list[int])
     scores = file.floats("tokenizer.ggml.scores")
     if len(scores) != len(tokens):
         raise CheckpointError(f"{file.path}: tokenizer.ggml.scores: expected {len(tokens)}, found {len(scores)}")
+    longest = max(map(len, tokens), default=0)
+    if longest > _LONGEST_TOKEN:
+        expected = f"tokens of at most {_LONGEST_TOKEN} characters"
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.tokens: expected {expected}, found one of {longest}")
     tokenizer = Tokenizer(
         models.BPE(
             vocab={token: i for i, token in enumerate(tokens)},

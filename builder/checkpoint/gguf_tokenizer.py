@@ -45,7 +45,7 @@ def _bare(file: GgufMetadata, tokens: list[str], kinds: list[int]) -> tuple[Toke
         return build_bpe(file, tokens), adds_bos(file)
     if model == "llama":
         return build_sentencepiece(file, tokens, kinds), file.get("tokenizer.ggml.add_bos_token", True)
-    raise CheckpointError(f"{file.path}: tokenizer.ggml.model: expected one of gpt2, llama, found {model!r}")
+    raise CheckpointError(f"{file.path}: tokenizer.ggml.model: expected one of gpt2, llama, found {model!r:.200}")
 
 
 def _bos_first(file: GgufMetadata, tokenizer: Tokenizer, bos: str | None) -> processors.TemplateProcessing:

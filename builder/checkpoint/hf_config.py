@@ -12,6 +12,7 @@ from typing import get_args
 from sparsespec.builder.build_config import DType
 from sparsespec.builder.checkpoint.hf_json import JsonFile
 from sparsespec.builder.checkpoint.hf_rope import read_rope
+from sparsespec.builder.config_io import shown
 from sparsespec.builder.model_config import Family, ModelConfig
 
 
@@ -24,8 +25,6 @@ class _FamilyTraits:
     max_position_embeddings: int
     num_kv_heads: int | None
     head_dim: int | None
-    qkv_bias: bool = False
-    qk_norm: bool = False
     sliding_window: bool = False
 
 
@@ -33,12 +32,8 @@ _FAMILIES = {
     traits.family: traits
     for traits in (
         _FamilyTraits("llama", "LlamaForCausalLM", 2048, num_kv_heads=None, head_dim=None),
-        _FamilyTraits(
-            "qwen2", "Qwen2ForCausalLM", 32768, num_kv_heads=32, head_dim=None, qkv_bias=True, sliding_window=True
-        ),
-        _FamilyTraits(
-            "qwen3", "Qwen3ForCausalLM", 32768, num_kv_heads=32, head_dim=128, qk_norm=True, sliding_window=True
-        ),
+        _FamilyTraits("qwen2", "Qwen2ForCausalLM", 32768, num_kv_heads=32, head_dim=None, sliding_window=True),
+        _FamilyTraits("qwen3", "Qwen3ForCausalLM", 32768, num_kv_heads=32, head_dim=128, sliding_window=True),
     )
 }
 # Of Qwen2 and Qwen3.
@@ -69,9 +64,7 @@ def read_model_config(directory: Path) -> ModelConfig:
             rope_theta=rope.theta,
             max_position_embeddings=max_position_embeddings,
             tie_word_embeddings=config.get("tie_word_embeddings", False),
-            eos_token_ids=_eos_token_ids(directory, config),
-            qkv_bias=traits.qkv_bias,
-            qk_norm=traits.qk_norm,
+            eos_token_ids=read_eos_token_ids(directory, config),
             rope_scaling=rope.scaling,
         )
 
@@ -85,6 +78,16 @@ def read_dtype(directory: Path, stored: DType) -> DType:
             found: DType = dtype
             return found
     raise config.error(f"dtype: expected a floating-point type, found {name!r:.200}")
+
+
+def read_eos_token_ids(directory: Path, config: JsonFile) -> tuple[int, ...]:
+    """The tokens that end a text: those of generation_config.json, else those of config.json."""
+    tokens = _own_eos_token_ids(config)
+    generation = directory / "generation_config.json"
+    if not generation.exists():
+        return tokens
+    overriding = JsonFile.read(generation)
+    return tokens if overriding.values.get("eos_token_id") is None else _own_eos_token_ids(overriding)
 
 
 def _family_traits(config: JsonFile) -> _FamilyTraits:
@@ -103,7 +106,7 @@ def _refuse_unsupported(config: JsonFile, traits: _FamilyTraits) -> None:
     expectations: tuple[tuple[str, object, object], ...] = (
         ("hidden_act", config.get("hidden_act", "silu"), "silu"),
         # Gives Llama and Qwen3 biases on the output projection too. Qwen2 has its own whatever this says.
-        ("attention_bias", config.get("attention_bias", False) and not traits.qkv_bias, False),
+        ("attention_bias", config.get("attention_bias", False) and traits.family != "qwen2", False),
         ("mlp_bias", config.get("mlp_bias", False), False),
         ("quantization_config", config.values.get("quantization_config"), None),
     )
@@ -129,7 +132,7 @@ def _refuse_windows(config: JsonFile, traits: _FamilyTraits) -> None:
     if window is not None and full_layers < config.require_int("num_hidden_layers"):
         raise config.error(
             f"use_sliding_window: only False is supported, found True and a window of {window!r:.200} "
-            f"from layer {full_layers} on"
+            f"from layer {shown(full_layers)} on"
         )
 
 
@@ -142,15 +145,6 @@ def _num_kv_heads(config: JsonFile, traits: _FamilyTraits, num_heads: int) -> in
 def _head_dim(config: JsonFile, traits: _FamilyTraits, num_heads: int) -> int:
     absent = traits.head_dim or config.require_int("hidden_size") // max(num_heads, 1)
     return config.get("head_dim", absent)
-
-
-def _eos_token_ids(directory: Path, config: JsonFile) -> tuple[int, ...]:
-    tokens = _own_eos_token_ids(config)
-    generation = directory / "generation_config.json"
-    if not generation.exists():
-        return tokens
-    overriding = JsonFile.read(generation)
-    return tokens if overriding.values.get("eos_token_id") is None else _own_eos_token_ids(overriding)
 
 
 def _own_eos_token_ids(config: JsonFile) -> tuple[int, ...]:

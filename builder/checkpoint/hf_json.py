@@ -1,4 +1,4 @@
-"""JSON files of a Hugging Face directory, whose errors name file and key."""
+"""JSON files of a checkpoint directory, whose errors name file and key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class JsonFile:
     @staticmethod
     def read(path: Path) -> JsonFile:
         """Raises CheckpointError when the file is missing or not a JSON object."""
-        return JsonFile(path, read_json_object(path, CheckpointError, "a Hugging Face model directory"))
+        return JsonFile(
+            path, read_json_object(path, CheckpointError, "a Hugging Face or TensorRT-LLM checkpoint directory")
+        )
 
     def section(self, key: str) -> JsonFile:
         """The object under `key`, empty when it is absent; errors name this file and `key`."""

@@ -48,25 +48,36 @@ class Rope:
 
 
 def read_rope(config: JsonFile, max_position_embeddings: int) -> Rope:
-    """Raises CheckpointError for a kind that is not supported, and for a key that its kind does not have."""
+    """Raises CheckpointError for what `parse_rope` refuses."""
+    _refuse_partial(config)
     rope = _rope_section(config)
-    for place in (config, rope):
-        part = place.get("partial_rotary_factor", 1.0)
-        if part != 1:
-            raise place.error(f"partial_rotary_factor: only 1.0 is supported, found {part}")
+    original = rope.get("original_max_position_embeddings", max_position_embeddings)
+    # Beside the section it has precedence.
+    original = config.get("original_max_position_embeddings", original)
+    return parse_rope(rope, config.get("rope_theta", _DEFAULT_THETA), original)
+
+
+def parse_rope(rope: JsonFile, theta: float, original: int) -> Rope:
+    """The section that describes a scaling; `theta` counts where it has none, `original` is the context before it.
+
+    Raises CheckpointError for a kind that is not supported, and for a key that its kind does not have.
+    """
+    _refuse_partial(rope)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in _KEYS:
         raise rope.error(f"rope_type: expected one of {', '.join(_KEYS)}, found {kind!r:.200}")
     known = (*_COMMON_KEYS, *_KEYS[kind])
     for key, value in rope.values.items():
         if key not in known and value is not None:
-            raise rope.error(f"{key}: expected one of {', '.join(known)} for {kind!r}, found {value!r:.200}")
-    theta = rope.get("rope_theta", config.get("rope_theta", _DEFAULT_THETA))
-    original = rope.get("original_max_position_embeddings", max_position_embeddings)
-    # Beside the section it has precedence.
-    original = config.get("original_max_position_embeddings", original)
+            raise rope.error(f"{key:.200}: expected one of {', '.join(known)} for {kind!r}, found {value!r:.200}")
     with rope.naming():
-        return Rope(theta, _scaling(kind, rope, original))
+        return Rope(rope.get("rope_theta", theta), _scaling(kind, rope, original))
+
+
+def _refuse_partial(place: JsonFile) -> None:
+    part = place.get("partial_rotary_factor", 1.0)
+    if part != 1:
+        raise place.error(f"partial_rotary_factor: only 1.0 is supported, found {part}")
 
 
 def _rope_section(config: JsonFile) -> JsonFile:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from sparsespec.builder.build_config import DType
-from sparsespec.builder.checkpoint.base import check_shape
+from sparsespec.builder.checkpoint.base import LM_HEAD, check_tied
 from sparsespec.builder.checkpoint.hf_config import read_dtype, read_model_config
 from sparsespec.builder.checkpoint.hf_json import JsonFile
+from sparsespec.builder.checkpoint.safetensors_file import SafetensorsFile
+from sparsespec.builder.config_io import shown
 from sparsespec.builder.engine_dir import TORCH_DTYPES
 from sparsespec.builder.errors import CheckpointError
-from sparsespec.builder.input_files import check_readable
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.tokenizer_files import copy_tokenizer
 
 _SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
+_LONGEST_FILE_NAME = 255
 
 
 class HuggingFaceCheckpoint:
@@ -29,30 +29,15 @@ class HuggingFaceCheckpoint:
         self._directory = directory
         self.model: ModelConfig = read_model_config(directory)
         self._index = _read_index(directory)
-        self._readers: dict[str, Any] = {}
+        self._files: dict[str, SafetensorsFile] = {}
         self.dtype: DType = read_dtype(directory, self._stored_dtype())
+        # transformers decodes with another projection where there is one, whatever the config says.
+        if self.model.tie_word_embeddings and self._holds(LM_HEAD):
+            check_tied(self, directory / "config.json")
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """See Checkpoint."""
-        path = self._directory / self._file_of(name)
-        try:
-            reader = self._reader(path)
-            if name not in list(reader.keys()):
-                raise CheckpointError(f"{path}: {name}: expected a tensor of shape {list(shape)}, found none")
-            check_shape(path, name, shape, reader.get_slice(name).get_shape())
-            tensor: torch.Tensor = reader.get_tensor(name)
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: {name}: expected a tensor of shape {list(shape)}, found no file") from None
-        except OSError as error:
-            raise CheckpointError(f"{path}: {name}: cannot be read: {error}") from error
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{path}: {name}: expected a tensor of shape {list(shape)}, "
-                f"found a damaged file of {path.stat().st_size} bytes ({error})"
-            ) from error
-        if tensor.dtype not in TORCH_DTYPES.values():
-            raise CheckpointError(f"{path}: {name}: expected one of {', '.join(TORCH_DTYPES)}, found {tensor.dtype}")
-        return tensor
+        return self._open(self._file_of(name)).tensor(name, shape)
 
     def save_tokenizer(self, directory: Path) -> None:
         """See Checkpoint."""
@@ -66,15 +51,17 @@ class HuggingFaceCheckpoint:
         if file is None:
             raise CheckpointError(f"{index}: {name}: expected the name of a safetensors file, found nothing")
         # A name with a folder in it could point anywhere on this machine.
-        if not isinstance(file, str) or Path(file).name != file:
-            raise CheckpointError(f"{index}: {name}: expected the name of a file beside the index, found {file!r}")
+        if not isinstance(file, str) or Path(file).name != file or len(file) > _LONGEST_FILE_NAME:
+            raise CheckpointError(f"{index}: {name}: expected the name of a file beside the index, found {shown(file)}")
         return file
 
-    def _reader(self, path: Path) -> Any:
-        if path.name not in self._readers:
-            check_readable(path)
-            self._readers[path.name] = safe_open(path, framework="pt")
-        return self._readers[path.name]
+    def _open(self, name: str) -> SafetensorsFile:
+        if name not in self._files:
+            self._files[name] = SafetensorsFile(self._directory / name)
+        return self._files[name]
+
+    def _holds(self, name: str) -> bool:
+        return name in (self._open(_SINGLE_FILE).names if self._index is None else self._index.values)
 
     def _stored_dtype(self) -> DType:
         norm = self.tensor("model.norm.weight", (self.model.hidden_size,))

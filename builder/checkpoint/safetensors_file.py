@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ class SafetensorsFile:
         self.path = path
         with _naming(str(path)):
             self._reader = _open(path)
-            self.names: tuple[str, ...] = tuple(self._reader.keys())
+            # A header may name a million.
+            self.names: Mapping[str, None] = dict.fromkeys(self._reader.keys())
 
     def tensor(self, name: str, shape: tuple[int, ...], rows: slice = _ALL_ROWS) -> torch.Tensor:
         """The `rows` of a floating-point tensor of that shape, as stored."""
@@ -63,6 +64,6 @@ def _naming(place: str) -> Iterator[None]:
     except FileNotFoundError:
         raise CheckpointError(f"{place}: missing; expected a safetensors file") from None
     except OSError as error:
-        raise CheckpointError(f"{place}: cannot be read: {error}") from error
+        raise CheckpointError(f"{place}: cannot be read: {error!s:.200}") from error
     except SafetensorError as error:
-        raise CheckpointError(f"{place}: damaged; expected a safetensors file: {error}") from error
+        raise CheckpointError(f"{place}: damaged; expected a safetensors file: {error!s:.200}") from error

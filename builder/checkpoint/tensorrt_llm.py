@@ -10,12 +10,13 @@ from tempfile import TemporaryDirectory
 import torch
 
 from sparsespec.builder.build_config import DType
-from sparsespec.builder.checkpoint.hf_config import _eos_token_ids, read_dtype
+from sparsespec.builder.checkpoint.base import LM_HEAD, check_tied
+from sparsespec.builder.checkpoint.hf_config import read_dtype, read_eos_token_ids
 from sparsespec.builder.checkpoint.hf_json import JsonFile
 from sparsespec.builder.checkpoint.safetensors_file import SafetensorsFile
 from sparsespec.builder.checkpoint.trtllm_config import TrtllmConfig, read_trtllm_config
 from sparsespec.builder.checkpoint.trtllm_layout import RankLayout
-from sparsespec.builder.checkpoint.trtllm_tensors import EMBEDDING, LM_HEAD, StoredTensor, find_tensor
+from sparsespec.builder.checkpoint.trtllm_tensors import StoredTensor, find_tensor
 from sparsespec.builder.errors import CheckpointError
 from sparsespec.builder.fused_weights import fused_sources
 from sparsespec.builder.model_config import ModelConfig
@@ -34,14 +35,14 @@ class TensorRtLlmCheckpoint:
         self._config: TrtllmConfig = read_trtllm_config(config)
         self.dtype: DType = read_dtype(directory, "auto")
         self._files = _open_ranks(directory, self._config.layout)
-        eos_token_ids = _eos_token_ids(directory, config) or self._tokenizer_eos()
+        eos_token_ids = read_eos_token_ids(directory, config) or self._tokenizer_eos()
         with config.naming():
             self.model: ModelConfig = replace(
                 self._config.model, tie_word_embeddings=self._is_tied(), eos_token_ids=eos_token_ids
             )
         self._refuse_unknown_tensors()
         if self.model.tie_word_embeddings and self._has_lm_head():
-            self._check_tied(config)
+            check_tied(self, config.path)
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """See Checkpoint."""
@@ -71,12 +72,6 @@ class TensorRtLlmCheckpoint:
 
     def _has_lm_head(self) -> bool:
         return LM_HEAD in self._files[-1].names
-
-    def _check_tied(self, config: JsonFile) -> None:
-        """The files of a tied model may hold the embedding a second time, but no other projection."""
-        shape = (self.model.vocab_size, self.model.hidden_size)
-        if not torch.equal(self.tensor(LM_HEAD, shape), self.tensor(EMBEDDING, shape)):
-            raise config.error(f"tied embeddings: expected {LM_HEAD} to be the embedding, found another")
 
     def _tokenizer_eos(self) -> tuple[int, ...]:
         """TensorRT-LLM's own tools stop where the tokenizer says; a generation_config.json may say more."""
@@ -116,7 +111,8 @@ def _read_copies(files: Sequence[SafetensorsFile], stored: StoredTensor) -> torc
 def _refuse_others(file: SafetensorsFile, known: Collection[str]) -> None:
     for name in file.names:
         if name not in known and name.rpartition(".")[2] not in _POSITION_TABLES:
-            raise CheckpointError(f"{file.path}: {name}: not a tensor of a plain model of this kind; not supported")
+            found = f"{file.path}: {name:.200}"
+            raise CheckpointError(f"{found}: not a tensor of a plain model of this kind; not supported")
 
 
 def _open_ranks(directory: Path, layout: RankLayout) -> list[SafetensorsFile]:

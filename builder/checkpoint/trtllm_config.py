@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparsespec.builder.checkpoint.hf_json import JsonFile
-from sparsespec.builder.checkpoint.hf_rope import read_rope
+from sparsespec.builder.checkpoint.hf_rope import parse_rope
 from sparsespec.builder.checkpoint.trtllm_layout import RankLayout
-from sparsespec.builder.config_io import check_range
+from sparsespec.builder.config_io import check_range, shown
 from sparsespec.builder.model_config import Family, ModelConfig
 
 _FAMILIES: dict[str, Family] = {
@@ -107,11 +107,12 @@ def _model_config(config: JsonFile, family: Family) -> ModelConfig:
     head_dim = config.get("head_size", hidden_size // max(num_heads, 1))
     rotary_dim = config.get("rotary_embedding_dim", head_dim)
     if rotary_dim != head_dim:
-        raise config.error(f"rotary_embedding_dim: expected head_size {head_dim}, found {rotary_dim}")
+        raise config.error(f"rotary_embedding_dim: expected head_size {shown(head_dim)}, found {shown(rotary_dim)}")
     max_position_embeddings = config.require_int("max_position_embeddings")
-    # Hugging Face's own values under other names.
-    rotary = {"rope_theta": config.get("rotary_base", 10000.0), "rope_scaling": config.values.get("rotary_scaling")}
-    rope = read_rope(JsonFile(config.path, rotary), max_position_embeddings)
+    # Hugging Face's own section under another name.
+    scaling = config.section("rotary_scaling")
+    original = scaling.get("original_max_position_embeddings", max_position_embeddings)
+    rope = parse_rope(scaling, config.get("rotary_base", 10000.0), original)
     with config.naming():
         return ModelConfig(
             family=family,
@@ -127,8 +128,6 @@ def _model_config(config: JsonFile, family: Family) -> ModelConfig:
             max_position_embeddings=max_position_embeddings,
             tie_word_embeddings=False,
             eos_token_ids=(),
-            qkv_bias=family == "qwen2",
-            qk_norm=family == "qwen3",
             rope_scaling=rope.scaling,
         )
 
@@ -144,7 +143,7 @@ def _layout(config: JsonFile, model: ModelConfig) -> RankLayout:
     product = tp_size * pp_size * cp_size
     world_size = mapping.get("world_size", product)
     if world_size != product:
-        raise mapping.error(f"world_size: expected tp_size * pp_size * cp_size = {product}, found {world_size}")
+        raise mapping.error(f"world_size: expected tp_size * pp_size * cp_size = {product}, found {shown(world_size)}")
     sizes = {"num_attention_heads": model.num_heads, "intermediate_size": model.intermediate_size}
     for key, size in sizes.items():
         if size % tp_size:
@@ -162,7 +161,7 @@ def _embedding_dim(config: JsonFile, model: ModelConfig, layout: RankLayout) -> 
         return None
     dim = config.get("embedding_sharding_dim", 0)
     if dim not in (0, 1):
-        raise config.error(f"embedding_sharding_dim: expected 0 or 1, found {dim}")
+        raise config.error(f"embedding_sharding_dim: expected 0 or 1, found {shown(dim)}")
     if dim == 1 and model.hidden_size % layout.tp_size:
         raise config.error(
             f"hidden_size: expected a multiple of mapping.tp_size {layout.tp_size}, found {model.hidden_size}"

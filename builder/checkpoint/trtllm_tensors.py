@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparsespec.builder.checkpoint.base import EMBEDDING, LM_HEAD
 from sparsespec.builder.checkpoint.trtllm_config import TrtllmConfig
 
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _GLOBAL_NAMES = {
     EMBEDDING: "transformer.vocab_embedding.weight",
     "model.norm.weight": "transformer.ln_f.weight",

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 TensorT = TypeVar("TensorT")
+
+# What the scored rows of a block leave in `scores`, all of it averaged over the query heads of the group:
+# "mean": one plane, the mean over the rows.
+# "diagonal": that plane, and a second one: at p the mean over rows i of what row i gives to position p + i. Attention
+#     that moves along with the rows stands out there, as attention that stays does in the first.
+# "rows": a plane for each row.
+ScorePlanes = Literal["mean", "diagonal", "rows"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +24,7 @@ class PillarAttentionParams:
     head_dim: int
     page_size: int
     rms_norm_eps: float = 1e-6  # of the QK-norm, where there is one
+    score_planes: ScorePlanes = "mean"
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,9 @@ class QkNorm(Generic[TensorT]):
 class StepInputs(Generic[TensorT]):
     """What is the same for every layer of one step. All int32 but rope_table; B = max_batch_size, indexed by slot.
 
+    A draft row with draft_index j reads a set of positions: the pillars, the moving pillars plus j, the lookups, all of
+    those only where they lie before recent_start, and everything from recent_start to its own position.
+
     The host sends row_start, phase, draft_index, score_rows and score_index. The rest is device state: when the host
     plans a step, it does not know these values yet.
     """
@@ -42,7 +53,10 @@ class StepInputs(Generic[TensorT]):
     score_index: TensorT  # [B] where in `scores` the slot's scores go
     kv_len: TensorT  # [B] verified tokens in the cache
     recent_start: TensorT  # [B] first token that every draft row reads
-    num_pillars: TensorT  # [B] pillars per layer and KV head, at most min(recent_start, max_budget)
+    num_pillars: TensorT  # [B] pillars per layer and KV head that stay where they are
+    num_moving: TensorT  # [B] pillars that move along with the drafts; num_pillars + num_moving <= max_budget
+    lookups: TensorT  # [B, max_lookups] more positions, for all layers and heads of a draft row
+    num_lookups: TensorT  # [B]
     page_table: TensorT  # [B, max_pages] page of each page_size tokens of the slot
     rope_table: TensorT  # [max_positions, head_dim] cosines of head_dim / 2 frequencies, then their sines; fp32 or fp64
 
@@ -52,5 +66,5 @@ class LayerInputs(Generic[TensorT]):
     """What one layer owns. The op updates kv_pool and scores in place (aliased in the TensorRT plugin)."""
 
     kv_pool: TensorT  # [num_pages, 2, num_kv_heads, page_size, head_dim] keys, then values
-    pillars: TensorT  # [B, num_kv_heads, max_budget] int32 logical positions, ascending
-    scores: TensorT  # [max_scored, num_kv_heads, max_positions] mean attention probability per token
+    pillars: TensorT  # [B, num_kv_heads, max_budget] int32 logical positions: num_pillars that stay, then num_moving
+    scores: TensorT  # [max_scored, planes, num_kv_heads, max_positions] attention probabilities, see ScorePlanes

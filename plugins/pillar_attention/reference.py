@@ -1,7 +1,8 @@
 """PillarAttention in torch: the definition that the CUDA kernels are tested against, and the op on the CPU.
 
-One slot at a time, in the order of DRAFT and VERIFY in SparseSpec (arXiv 2512.01278, section 4): rotate, append, choose
-which tokens to read, attend, score. Sums are taken in fp32, or fp64 for fp64 inputs.
+In the order of DRAFT and VERIFY in SparseSpec (arXiv 2512.01278, section 4): rotate, append, choose which tokens to
+read, attend, score. Slots with equally many rows go together, padded to the longest. Sums are taken in fp32, or in fp64
+for fp64 inputs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ import torch
 from torch import Tensor
 
 from sparsespec.plugins.phase import Phase
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import (
+    LayerInputs,
+    PillarAttentionParams,
+    QkNorm,
+    ScorePlanes,
+    StepInputs,
+)
 
 
 def pillar_attention(
@@ -29,43 +36,65 @@ def pillar_attention(
     replaces what the draft left there. Returns [num_rows, num_heads * head_dim] in the type of qkv.
     """
     output = torch.zeros(qkv.shape[0], params.num_heads * params.head_dim, dtype=qkv.dtype, device=qkv.device)
-    for work in _active_slots(step):
-        q, k, v = _rotated_qkv(params, qkv[work.rows], qk_norm, step.rope_table[work.positions])
-        pages = step.page_table[work.slot]
-        _append(params, layer.kv_pool, pages, work.positions, k, v)
-        read = _positions_read(params, work, layer, step)
-        keys, values = _gather(params, layer.kv_pool, pages, read)
-        attended, probabilities = _attend(q, keys, values, read, work.positions)
-        output[work.rows] = attended.to(qkv.dtype)
-        if work.score_rows:
-            scores = probabilities[:, :, -work.score_rows :].mean(dim=(1, 2))
-            layer.scores[work.score_index, :, : scores.shape[-1]] = scores.to(layer.scores.dtype)
+    for group in slot_groups(step):
+        q, k, v = rotated_qkv(params, qkv[group.rows], qk_norm, step.rope_table[group.positions])
+        pages = step.page_table[group.slots]
+        _append(params, layer.kv_pool, pages, group.positions, k, v)
+        read = _draft_reads(group, layer, step) if group.drafts else _everything(group)
+        keys, values = gather(params, layer.kv_pool, pages, read.positions)
+        probabilities = attention_probabilities(q, keys, read.allowed)
+        output[group.rows] = _attended(probabilities, values).to(qkv.dtype)
+        _write_scores(params.score_planes, group, probabilities, layer.scores)
     return output
 
 
 @dataclass(frozen=True)
-class _SlotWork:
-    slot: int
-    phase: int
-    rows: slice
-    positions: Tensor  # [rows] int64
-    score_rows: int
-    score_index: int
+class SlotGroup:
+    """S slots with n rows each that draft, or that do not, and equally many scored rows."""
+
+    drafts: bool
+    slots: Tensor  # [S] int64
+    rows: Tensor  # [S, n] int64 into qkv
+    positions: Tensor  # [S, n] int64
+    last: int  # the largest position
+    score_rows: int  # of each
+    score_index: Tensor  # [S] int64
 
 
-def _active_slots(step: StepInputs[Tensor]) -> list[_SlotWork]:
-    row_start, phase = step.row_start.tolist(), step.phase.tolist()
-    first = (step.kv_len + step.draft_index).tolist()
-    score_rows, score_index = step.score_rows.tolist(), step.score_index.tolist()
-    work = []
-    for slot in range(len(phase)):
-        rows = slice(row_start[slot], row_start[slot + 1])
-        if phase[slot] == Phase.IDLE or rows.start == rows.stop:
-            continue
-        last = first[slot] + rows.stop - rows.start
-        positions = torch.arange(first[slot], last, device=step.phase.device)
-        work.append(_SlotWork(slot, phase[slot], rows, positions, score_rows[slot], score_index[slot]))
-    return work
+@dataclass(frozen=True)
+class Reads:
+    """Positions whose K and V are read, m for each of S slots and heads; and which of them each row may attend to."""
+
+    positions: Tensor  # [S, num_kv_heads or 1, m] int64
+    allowed: Tensor  # [S, num_kv_heads or 1, n or 1, m] bool
+
+
+def slot_groups(step: StepInputs[Tensor]) -> list[SlotGroup]:
+    """The slots at work, those with equally many rows of the same kind together. Waits for the device, once."""
+    ends = step.row_start[1:]
+    columns = (step.phase, step.row_start[:-1], ends, step.kv_len + step.draft_index, step.score_rows, step.score_index)
+    members: dict[tuple[bool, int, int], list[tuple[int, int, int, int]]] = {}
+    for slot, (phase, start, end, first, score_rows, score_index) in enumerate(torch.stack(columns, dim=1).tolist()):
+        if phase != Phase.IDLE and end > start:
+            key = (phase == Phase.DRAFT, end - start, score_rows)
+            members.setdefault(key, []).append((slot, start, first, score_index))
+    return [_group(*key, part, step.phase.device) for key, part in members.items()]
+
+
+def _group(
+    drafts: bool, num_rows: int, score_rows: int, members: list[tuple[int, int, int, int]], device: torch.device
+) -> SlotGroup:
+    slots, starts, firsts, score_index = torch.tensor(members, dtype=torch.int64, device=device).unbind(dim=1)
+    index = torch.arange(num_rows, device=device)
+    return SlotGroup(
+        drafts=drafts,
+        slots=slots,
+        rows=starts[:, None] + index,
+        positions=firsts[:, None] + index,
+        last=max(first for _, _, first, _ in members) + num_rows - 1,
+        score_rows=score_rows,
+        score_index=score_index,
+    )
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -74,12 +103,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (exact * torch.rsqrt(exact.square().mean(dim=-1, keepdim=True) + eps)).to(x.dtype) * weight
 
 
-def _rotated_qkv(
+def rotated_qkv(
     params: PillarAttentionParams, qkv: Tensor, qk_norm: QkNorm[Tensor] | None, rope: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """[n, (num_heads + 2 * num_kv_heads) * head_dim] -> q [n, num_heads, head_dim], k and v [n, num_kv_heads, ...]."""
-    heads = qkv.unflatten(1, (-1, params.head_dim))
-    q, k, v = heads.split([params.num_heads, params.num_kv_heads, params.num_kv_heads], dim=1)
+    """q [..., num_heads, head_dim], k and v [..., num_kv_heads, head_dim] of rows [..., all heads * head_dim]."""
+    heads = qkv.unflatten(-1, (-1, params.head_dim))
+    q, k, v = heads.split([params.num_heads, params.num_kv_heads, params.num_kv_heads], dim=-2)
     if qk_norm is not None:
         q = rms_norm(q, qk_norm.q_norm, params.rms_norm_eps)
         k = rms_norm(k, qk_norm.k_norm, params.rms_norm_eps)
@@ -88,7 +117,7 @@ def _rotated_qkv(
 
 def _rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Rotate pairs (x[i], x[i + head_dim / 2]) by the position's angles; rounds once, to the type of x."""
-    cos, sin = rope[:, None, :].chunk(2, dim=-1)
+    cos, sin = rope[..., None, :].chunk(2, dim=-1)
     low, high = x.to(rope.dtype).chunk(2, dim=-1)
     return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(x.dtype)
 
@@ -96,42 +125,101 @@ def _rotate(x: Tensor, rope: Tensor) -> Tensor:
 def _append(
     params: PillarAttentionParams, kv_pool: Tensor, pages: Tensor, positions: Tensor, k: Tensor, v: Tensor
 ) -> None:
-    page, offset = pages[positions // params.page_size].long(), positions % params.page_size
+    page, offset = pages.gather(1, positions // params.page_size).long(), positions % params.page_size
     kv_pool[page, 0, :, offset] = k
     kv_pool[page, 1, :, offset] = v
 
 
-def _positions_read(
-    params: PillarAttentionParams, work: _SlotWork, layer: LayerInputs[Tensor], step: StepInputs[Tensor]
-) -> Tensor:
-    """[num_kv_heads, n] positions: everything, or for a draft row its head's pillars and everything recent."""
-    last = int(work.positions[-1])
-    if work.phase != Phase.DRAFT:
-        everything = torch.arange(last + 1, device=work.positions.device)
-        return everything.expand(params.num_kv_heads, -1)
-    recent = torch.arange(int(step.recent_start[work.slot]), last + 1, device=work.positions.device)
-    pillars = layer.pillars[work.slot, :, : int(step.num_pillars[work.slot])].long()
-    return torch.cat((pillars, recent.expand(params.num_kv_heads, -1)), dim=1)
+def _everything(group: SlotGroup) -> Reads:
+    """All positions up to the slot's last; each row sees those up to its own."""
+    index = torch.arange(group.last + 1, device=group.slots.device)
+    return Reads(
+        positions=torch.minimum(index, group.positions[:, -1:])[:, None],
+        allowed=(index <= group.positions[..., None])[:, None],
+    )
 
 
-def _gather(params: PillarAttentionParams, kv_pool: Tensor, pages: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [num_kv_heads, n, head_dim] at positions [num_kv_heads, n]."""
-    page, offset = pages[positions // params.page_size].long(), positions % params.page_size
+def _draft_reads(group: SlotGroup, layer: LayerInputs[Tensor], step: StepInputs[Tensor]) -> Reads:
+    """The union of the pillars, the moving pillars, the lookups and all that is recent; see StepInputs."""
+    own = group.positions[:, :, None]
+    recent_start = step.recent_start[group.slots][:, None, None]
+    older, distinct = _distinct(_chosen(group, layer, step, recent_start))
+    num_recent = int((own - recent_start).max()) + 1
+    recent = (recent_start + torch.arange(num_recent, device=own.device)).expand(-1, older.shape[1], -1)
+    allowed = torch.cat((distinct, recent <= own), dim=2)
+    positions = torch.cat((older, recent), dim=2)
+    return Reads(torch.where(allowed, positions, own), allowed[:, :, None])
+
+
+def _chosen(group: SlotGroup, layer: LayerInputs[Tensor], step: StepInputs[Tensor], recent_start: Tensor) -> Tensor:
+    """[S, num_kv_heads, m] positions before recent_start, -1 in places without one."""
+    num_pillars, num_moving = step.num_pillars[group.slots], step.num_moving[group.slots]
+    pillars = layer.pillars[group.slots, :, : int((num_pillars + num_moving).max())].long()
+    place = torch.arange(pillars.shape[2], device=pillars.device)
+    moves = place >= num_pillars[:, None]
+    pillars = pillars + (step.draft_index[group.slots][:, None] * moves)[:, None]
+    unused = (place >= (num_pillars + num_moving)[:, None])[:, None]
+    lookups = step.lookups[group.slots].long()
+    place = torch.arange(lookups.shape[1], device=lookups.device)
+    lookups = lookups.masked_fill(place >= step.num_lookups[group.slots][:, None], -1)
+    chosen = torch.cat((pillars.masked_fill(unused, -1), lookups[:, None].expand(-1, pillars.shape[1], -1)), dim=2)
+    return chosen.masked_fill(chosen >= recent_start, -1)
+
+
+def _distinct(positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted along the last axis, and which of them are the first of their value and not negative."""
+    ranked = positions.sort(dim=-1).values
+    before = torch.nn.functional.pad(ranked[..., :-1], (1, 0), value=-1)
+    return ranked, (ranked >= 0) & (ranked != before)
+
+
+def gather(params: PillarAttentionParams, kv_pool: Tensor, pages: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values [S, num_kv_heads, m, head_dim] at positions [S, num_kv_heads or 1, m]; pages: [S, max_pages]."""
+    pages = pages[:, None].expand(-1, positions.shape[1], -1)
+    page, offset = pages.gather(2, positions // params.page_size).long(), positions % params.page_size
     head = torch.arange(params.num_kv_heads, device=positions.device)[:, None]
     return kv_pool[page, 0, head, offset], kv_pool[page, 1, head, offset]
 
 
-def _attend(q: Tensor, keys: Tensor, values: Tensor, read: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Causal softmax attention of q [n, num_heads, head_dim] over [num_kv_heads, m, head_dim].
+def attention_probabilities(q: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:
+    """[S, num_kv_heads, group, n, m] softmax of q [S, n, num_heads, head_dim] over keys [S, num_kv_heads, m, head_dim].
 
-    Returns the output [n, num_heads * head_dim] and the probabilities [num_kv_heads, group, n, m].
+    allowed: broadcasts to [S, num_kv_heads, n, m].
     """
     exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    num_kv_heads, _, head_dim = keys.shape
-    grouped = q.to(exact).unflatten(1, (num_kv_heads, -1)).permute(1, 2, 0, 3) * head_dim**-0.5
-    group_and_rows = grouped.shape[1:3]
-    logits = (grouped.flatten(1, 2) @ keys.to(exact).transpose(1, 2)).unflatten(1, group_and_rows)
-    unseen = read[:, None, None, :] > positions[:, None]
-    probabilities = logits.masked_fill_(unseen, -torch.inf).softmax(dim=-1)
-    attended = (probabilities.flatten(1, 2) @ values.to(exact)).unflatten(1, group_and_rows)
-    return attended.permute(2, 0, 1, 3).flatten(1), probabilities
+    num_kv_heads, head_dim = keys.shape[1], keys.shape[3]
+    grouped = q.to(exact).unflatten(2, (num_kv_heads, -1)).permute(0, 2, 3, 1, 4) * head_dim**-0.5
+    logits = (grouped.flatten(2, 3) @ keys.to(exact).transpose(2, 3)).unflatten(2, grouped.shape[2:4])
+    probabilities: Tensor = logits.masked_fill_(~allowed[:, :, None], -torch.inf).softmax(dim=-1)
+    return probabilities
+
+
+def _attended(probabilities: Tensor, values: Tensor) -> Tensor:
+    """[S, n, num_heads * head_dim]."""
+    mixed = probabilities.flatten(2, 3) @ values.to(probabilities.dtype)
+    rows: Tensor = mixed.unflatten(2, probabilities.shape[2:4]).permute(0, 3, 1, 2, 4).flatten(2)
+    return rows
+
+
+def _write_scores(kind: ScorePlanes, group: SlotGroup, probabilities: Tensor, scores: Tensor) -> None:
+    if group.score_rows == 0:
+        return
+    rows = probabilities[:, :, :, -group.score_rows :].mean(dim=2).transpose(1, 2)
+    planes = score_planes(kind, rows).to(scores.dtype)
+    num_planes, num_tokens = planes.shape[1], planes.shape[3]
+    known = (torch.arange(num_tokens, device=rows.device) <= group.positions[:, -1:])[:, None, None]
+    before = scores[group.score_index, :num_planes, :, :num_tokens]
+    scores[group.score_index, :num_planes, :, :num_tokens] = torch.where(known, planes, before)
+
+
+def score_planes(kind: ScorePlanes, rows: Tensor) -> Tensor:
+    """[S, planes, num_kv_heads, tokens] from rows [S, score_rows, num_kv_heads, tokens]; see ScorePlanes."""
+    if kind == "rows":
+        return rows
+    mean = rows.mean(dim=1)
+    if kind == "mean":
+        return mean[:, None]
+    diagonal = torch.zeros_like(mean)
+    for index, row in enumerate(rows.unbind(dim=1)):
+        diagonal[..., : row.shape[-1] - index] += row[..., index:]
+    return torch.stack((mean, diagonal / rows.shape[1]), dim=1)

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from sparsespec.plugins.pillar_attention.inputs import StepInputs
 
 
-def pillar_select(scores: Tensor, pillars: Tensor, step: StepInputs[Tensor]) -> None:
-    """Write the pillars of every scored slot, in place.
+@dataclass(frozen=True)
+class PillarScores:
+    """What pillars are chosen by, each [num_layers, S, num_kv_heads, positions] for S slots."""
 
-    scores: [num_layers, max_scored, num_kv_heads, max_positions]; pillars: [num_layers, B, num_kv_heads, max_budget].
-    For each layer, scored slot s and KV head: the num_pillars[s] highest-scored positions before recent_start[s],
-    ascending. Equal scores: the lower position wins. num_pillars and recent_start are those of the coming drafts.
+    staying: Tensor
+    moving: Tensor | None  # at p: for reading position p in the first draft row, p + 1 in the next; None for none
+
+
+def pillar_select(scores: PillarScores, pillars: Tensor, step: StepInputs[Tensor], slots: list[int]) -> None:
+    """Write the pillars of `slots`, in place. pillars: [num_layers, B, num_kv_heads, max_budget].
+
+    For each layer, slot s and KV head: the num_pillars[s] best positions before recent_start[s], ascending, then the
+    num_moving[s] best ones to move from, ascending. Equal scores: the lower position wins. The lengths are those of the
+    coming drafts.
     """
-    score_rows, score_index = step.score_rows.tolist(), step.score_index.tolist()
-    num_pillars, recent_start = step.num_pillars.tolist(), step.recent_start.tolist()
-    for slot in [slot for slot, rows in enumerate(score_rows) if rows > 0]:
-        candidates = scores[:, score_index[slot], :, : recent_start[slot]]
-        ranked = torch.sort(candidates, dim=-1, descending=True, stable=True).indices
-        chosen = ranked[..., : num_pillars[slot]].sort(dim=-1).values
-        pillars[:, slot, :, : num_pillars[slot]] = chosen.to(pillars.dtype)
+    index = torch.tensor(slots, device=pillars.device)
+    columns = (step.recent_start, step.num_pillars, step.num_moving)
+    recent_start, num_pillars, num_moving = torch.stack([column[index] for column in columns]).long()
+    _write(pillars, slots, torch.zeros_like(num_pillars), num_pillars, _best(scores.staying, recent_start, num_pillars))
+    if scores.moving is not None:
+        _write(pillars, slots, num_pillars, num_moving, _best(scores.moving, recent_start, num_moving))
+
+
+def _best(scores: Tensor, recent_start: Tensor, count: Tensor) -> Tensor:
+    """[..., S, num_kv_heads, largest count] int32: the count[s] best positions of slot s, ascending, then the rest."""
+    index = torch.arange(scores.shape[-1], device=scores.device)
+    unseen = index >= recent_start[:, None, None]
+    ranked = scores.masked_fill(unseen, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
+    ranked = ranked[..., : int(count.max())]
+    beyond = index[: ranked.shape[-1]] >= count[:, None, None]
+    return ranked.masked_fill(beyond, len(index)).sort(dim=-1).values.int()
+
+
+def _write(pillars: Tensor, slots: list[int], first: Tensor, count: Tensor, best: Tensor) -> None:
+    for place, (slot, start, size) in enumerate(zip(slots, first.tolist(), count.tolist(), strict=True)):
+        pillars[:, slot, :, start : start + size] = best[:, place, :, :size]

@@ -22,6 +22,10 @@ class RunConfig:
     temperature: float = option(0.0, "0 takes the most likely token, higher values sample")
     top_k: int = option(0, "sample from so many most likely tokens; 0 is all")
     top_p: float = option(1.0, "sample from the most likely tokens that hold this probability together")
+    min_p: float = option(0.0, "sample from the tokens of at least this share of the most likely one's probability")
+    repetition_penalty: float = option(1.0, "above 1 makes tokens of prompt and answer less likely, below 1 more")
+    presence_penalty: float = option(0.0, "taken from the logits of tokens in the answer")
+    frequency_penalty: float = option(0.0, "taken from the logits of tokens in the answer, for every occurrence")
     random_seed: int | None = option(None, "seed of sampling; drawn when not given")
     num_return_sequences: int = option(1, "answers per prompt")
     stop: tuple[str, ...] = option((), "texts that end an answer and are not part of it")
@@ -67,6 +71,10 @@ class RunConfig:
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             seed=self.random_seed,
             stop=self.stop,
             stop_token_ids=self.stop_token_ids,

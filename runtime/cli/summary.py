@@ -6,12 +6,14 @@ Metrics of a report (builder.report); one is left out where there is nothing to 
   verifications                       count     verified blocks; a request's first token comes from its prompt
   verifications_repetitive            count     of them, in a repetitive stretch (see repetition.py)
   verifications_accepting_0 .. _k     count     of them, by accepted drafts
-  accepted_per_verification           tokens    mean number of accepted drafts, of k
+  drafts_per_verification             tokens    mean number of drafts: k, or fewer where they are found in the text
+  accepted_per_verification           tokens    mean number of them that were accepted
   accepted_outside_repetition         tokens    the same without repetitive stretches
   draft_context                       tokens    verified tokens before an answer's last drafts, mean over answers
   draft_budget                        tokens    max(min_budget, ratio * context) there
   draft_read_last, draft_read         tokens    read per draft step (layer and KV head): last drafts, all drafts
   draft_read_share                    ratio     draft_read to the context, over all draft steps
+                                                (these five where the model drafts)
   kv_read_per_token                   bytes     KV cache read by drafts and verifications per new token, no prefill
   kv_read_per_token_plain             bytes     what plain decoding reads for the same tokens
   kv_read_ratio                       ratio     the former to the latter
@@ -40,12 +42,14 @@ class Acceptance:
     """Verifications by the number of drafts they accepted: counts[0] .. counts[k]."""
 
     counts: tuple[int, ...]
+    num_drafts: int  # of all verifications together; drafts found without the model may be fewer than k in each
 
     @staticmethod
     def of(verifications: Sequence[Verification], draft_len: int) -> Acceptance:
         """Count them."""
         accepted = [verification.num_accepted for verification in verifications]
-        return Acceptance(tuple(accepted.count(number) for number in range(draft_len + 1)))
+        counts = tuple(accepted.count(number) for number in range(draft_len + 1))
+        return Acceptance(counts, sum(verification.num_drafts for verification in verifications))
 
     @property
     def num_verifications(self) -> int:
@@ -57,6 +61,11 @@ class Acceptance:
         """Accepted drafts per verification."""
         total = sum(number * count for number, count in enumerate(self.counts))
         return total / self.num_verifications if self.num_verifications else None
+
+    @property
+    def mean_drafts(self) -> float | None:
+        """Drafts per verification."""
+        return self.num_drafts / self.num_verifications if self.num_verifications else None
 
 
 @dataclass(frozen=True)
@@ -92,13 +101,18 @@ class Summary:
     finish_reasons: tuple[str, ...]  # one per answer
     acceptance: Acceptance
     outside_repetition: Acceptance
-    draft_reads: DraftReads | None  # None where nothing was drafted
+    draft_reads: DraftReads | None  # None where the model drafted nothing
     kv_reads: KvReads | None  # None where nothing was verified
 
     @property
     def draft_len(self) -> int:
-        """Drafts per verification, k."""
+        """Most drafts of a verification, k."""
         return len(self.acceptance.counts) - 1
+
+    @property
+    def has_drafts(self) -> bool:
+        """Whether there were verifications with room for drafts."""
+        return self.draft_len > 0 and self.acceptance.num_verifications > 0
 
 
 def summarize(outputs: Sequence[RequestOutput], speculation: SpeculationConfig, kv_bytes_per_token: int) -> Summary:
@@ -114,7 +128,7 @@ def summarize(outputs: Sequence[RequestOutput], speculation: SpeculationConfig, 
         finish_reasons=tuple(str(answer.finish_reason) for answer in answers),
         acceptance=Acceptance.of(blocks, speculation.draft_len),
         outside_repetition=Acceptance.of(fresh, speculation.draft_len),
-        draft_reads=_draft_reads(blocks, last_blocks, speculation) if blocks and speculation.draft_len else None,
+        draft_reads=_draft_reads(blocks, last_blocks, speculation) if blocks and speculation.num_draft_steps else None,
         kv_reads=_kv_reads(blocks, kv_bytes_per_token) if blocks else None,
     )
 
@@ -134,20 +148,15 @@ def speculation_metrics(summary: Summary) -> tuple[Metric, ...]:
 
 
 def _draft_reads(blocks: list[Verification], last: list[Verification], speculation: SpeculationConfig) -> DraftReads:
-    read = sum(block.draft_kv_tokens for block in blocks)
-    contexts = [_context(block) for block in last]
+    read, steps = sum(block.draft_kv_tokens for block in blocks), speculation.num_draft_steps
+    contexts = [block.context for block in last]
     return DraftReads(
         context=fmean(contexts),
         budget=fmean(max(speculation.min_budget, int(speculation.ratio * context)) for context in contexts),
-        last=fmean(block.draft_kv_tokens / block.num_drafts for block in last),
-        mean=read / sum(block.num_drafts for block in blocks),
-        share=read / sum(block.num_drafts * _context(block) for block in blocks),
+        last=fmean(block.draft_kv_tokens / steps for block in last),
+        mean=read / (steps * len(blocks)),
+        share=read / (steps * sum(block.context for block in blocks)),
     )
-
-
-def _context(block: Verification) -> int:
-    """Verified tokens before the block's first draft."""
-    return block.verify_kv_tokens - block.num_drafts - 1
 
 
 def _kv_reads(blocks: list[Verification], kv_bytes_per_token: int) -> KvReads:
@@ -161,7 +170,11 @@ def _kv_reads(blocks: list[Verification], kv_bytes_per_token: int) -> KvReads:
 def _acceptance_metrics(summary: Summary) -> tuple[Metric, ...]:
     all_of_them, outside = summary.acceptance, summary.outside_repetition
     repetitive = all_of_them.num_verifications - outside.num_verifications
-    means = (("accepted_per_verification", all_of_them.mean), ("accepted_outside_repetition", outside.mean))
+    means = (
+        ("drafts_per_verification", all_of_them.mean_drafts),
+        ("accepted_per_verification", all_of_them.mean),
+        ("accepted_outside_repetition", outside.mean),
+    )
     return (
         Metric("verifications", all_of_them.num_verifications, "count"),
         Metric("verifications_repetitive", repetitive, "count"),

@@ -42,7 +42,7 @@ def summary_table(result: RunResult, speculation: SpeculationConfig) -> Renderab
     table.add_column(style="dim")
     for row in rows:
         table.add_row(row.name, row.value, row.note)
-    if result.summary.draft_reads is None:
+    if not result.summary.has_drafts:
         return table
     histogram = _histogram(result.summary.acceptance)
     return Group(table, "", "verifications by accepted drafts", histogram, "", Text(FOOTNOTE, style="dim"))
@@ -61,16 +61,17 @@ def _token_rows(result: RunResult) -> list[_Row]:
 
 
 def _draft_rows(summary: Summary, speculation: SpeculationConfig) -> list[_Row]:
-    reads = summary.draft_reads
-    if reads is None:
+    if not summary.has_drafts:
         return []
-    return [*_acceptance_rows(summary), *_read_rows(reads, speculation), *_kv_rows(summary.kv_reads)]
+    reads = _read_rows(summary.draft_reads, speculation) if summary.draft_reads else []
+    return [*_acceptance_rows(summary), *reads, *_kv_rows(summary.kv_reads)]
 
 
 def _acceptance_rows(summary: Summary) -> list[_Row]:
     total, outside = summary.acceptance.num_verifications, summary.outside_repetition
+    fewer = summary.acceptance.num_drafts < total * summary.draft_len
     return [
-        _Row("verifications", f"{total:,}", f"{summary.draft_len} drafts before each"),
+        _Row("verifications", f"{total:,}", f"{'up to ' if fewer else ''}{summary.draft_len} drafts before each"),
         _Row("accepted drafts", _mean(summary.acceptance), "per verification, mean"),
         _Row(
             "  not repetitive",
@@ -139,8 +140,8 @@ def _finish(summary: Summary) -> str:
 
 
 def _mean(acceptance: Acceptance) -> str:
-    mean = acceptance.mean
-    return "none" if mean is None else f"{mean:.2f} of {len(acceptance.counts) - 1}"
+    mean, drafts = acceptance.mean, acceptance.mean_drafts
+    return "none" if mean is None else f"{mean:.2f} of {drafts:.3g}"
 
 
 def _several(number: int, noun: str) -> str:

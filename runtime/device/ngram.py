@@ -40,7 +40,7 @@ def propose(token_ids: Tensor, length: Tensor, rule: NgramRule) -> NgramDrafts:
     goes on with its own beginning, at the same distance d from the match: token i repeats the one d places before it.
     So a loop of any period is continued for all k drafts.
     """
-    matched = _matched(token_ids, length, rule.max_ngram)
+    matched = matched_tokens(token_ids, length, rule.max_ngram)
     index = torch.arange(token_ids.shape[1], device=token_ids.device)
     best = (matched * len(index) + index).argmax(dim=1, keepdim=True)
     missing = matched.gather(1, best) < rule.min_ngram
@@ -53,7 +53,7 @@ def propose(token_ids: Tensor, length: Tensor, rule: NgramRule) -> NgramDrafts:
     )
 
 
-def _matched(token_ids: Tensor, length: Tensor, max_ngram: int) -> Tensor:
+def matched_tokens(token_ids: Tensor, length: Tensor, max_ngram: int) -> Tensor:
     """[S, P] how many tokens, up to max_ngram, agree going back from each place and from the last known token.
 
     0 from that token on: only earlier places have something after them.

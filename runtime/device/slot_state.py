@@ -23,7 +23,13 @@ class SlotState:
     end_len: Tensor  # [B] int32: kv_len stops here
     recent_start: Tensor  # [B] int32
     num_pillars: Tensor  # [B] int32
+    num_moving: Tensor  # [B] int32
     pillars: Tensor  # [num_layers, B, num_kv_heads, max_budget] int32
+    max_lookups: Tensor  # [B] int32: the budget's part for them
+    num_lookups: Tensor  # [B] int32
+    lookups: Tensor  # [B, SpeculationConfig.num_lookups] int32
+    num_drafts: Tensor  # [B] int32: drafts to verify; fewer than were scheduled where a drafter found none
+    score_history: Tensor  # [num_layers, B, num_kv_heads, max_positions], or empty where no ranking keeps it
     page_table: Tensor  # [B, max_pages] int32
     draft_probs: Tensor  # [B, k, vocab_size]: the distribution each draft was drawn from; the largest by far
     prompt_len: Tensor  # [B] int64
@@ -42,7 +48,7 @@ class SlotState:
         """Start a slot with a request's prompt and parameters."""
         prompt, params = spec.prompt_token_ids, spec.params
         self.token_ids[slot, : len(prompt)] = torch.tensor(prompt, device=self.token_ids.device)
-        for tensor in (self.kv_len, self.recent_start, self.num_pillars):
+        for tensor in (self.kv_len, self.recent_start, self.num_pillars, self.num_moving, self.num_lookups):
             tensor[slot] = 0
         self.end_len[slot] = spec.end_len
         self.prompt_len[slot] = len(prompt)
@@ -76,6 +82,8 @@ class SlotLimits:
 
     max_batch_size: int
     draft_len: int
+    num_lookups: int
+    keeps_scores: bool
 
 
 def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, device: torch.device) -> SlotState:
@@ -93,7 +101,13 @@ def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, 
         end_len=zeros(size),
         recent_start=zeros(size),
         num_pillars=zeros(size),
+        num_moving=zeros(size),
         pillars=zeros(model.num_layers, size, model.num_kv_heads, build.max_budget),
+        max_lookups=zeros(size),
+        num_lookups=zeros(size),
+        lookups=zeros(size, limits.num_lookups),
+        num_drafts=zeros(size) + limits.draft_len,
+        score_history=zeros(model.num_layers, size * limits.keeps_scores, model.num_kv_heads, positions, dtype=exact),
         page_table=zeros(size, -(-positions // build.page_size)),
         draft_probs=zeros(size, limits.draft_len, model.vocab_size, dtype=exact),
         prompt_len=zeros(size, dtype=torch.int64),

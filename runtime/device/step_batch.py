@@ -64,7 +64,9 @@ class StepMemory:
     state: SlotState
     rope_table: Tensor  # [max_positions, head_dim]
     kv_pool: Tensor  # [num_layers, num_pages, 2, num_kv_heads, page_size, head_dim]
-    scores: Tensor  # [num_layers, max_batch_size, num_kv_heads, max_positions]; no slots for an unscored drafter
+    scores: (
+        Tensor  # [num_layers, max_batch_size, planes, num_kv_heads, max_positions]; no slots for an unscored drafter
+    )
     layers: tuple[LayerInputs[Tensor], ...]  # views of the above and of state.pillars
 
     @property
@@ -122,6 +124,9 @@ def _step_inputs(memory: StepMemory, step: ScheduledStep, scored: bool) -> StepI
         kv_len=state.kv_len,
         recent_start=state.recent_start,
         num_pillars=state.num_pillars,
+        num_moving=state.num_moving,
+        lookups=state.lookups,
+        num_lookups=state.num_lookups,
         page_table=state.page_table,
         rope_table=memory.rope_table,
     )

@@ -11,6 +11,8 @@ from sparsespec.builder.decoder import Decoder
 from sparsespec.builder.engine_dir import TORCH_DTYPES, EngineConfig
 from sparsespec.builder.errors import InputError
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs
+from sparsespec.plugins.pillar_attention.oracle import oracle_attention
+from sparsespec.plugins.pillar_attention.reference import pillar_attention
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.acceptance import Block, count_accepted, next_token
 from sparsespec.runtime.device.drafter import commit, make_drafter
@@ -43,11 +45,15 @@ class TorchExecutor:
         weights: dict[str, Tensor],
         speculation: SpeculationConfig,
         limits: ExecutorLimits,
+        kv_pool: Tensor | None = None,
     ) -> None:
+        """kv_pool: another executor's, of the same engine and limits, to share; its own when not given."""
         self._speculation = speculation
         self._drafter = make_drafter(speculation)
-        self._decoder: Decoder[Tensor] = Decoder(TorchOps(), engine.model, engine.build.page_size, weights)
-        self._memory = make_memory(engine, speculation, limits, weights["embedding"].device)
+        ops = TorchOps(oracle_attention if speculation.drafter == "oracle" else pillar_attention)
+        planes = self._drafter.score_planes or "mean"
+        self._decoder: Decoder[Tensor] = Decoder(ops, engine.model, engine.build.page_size, weights, planes)
+        self._memory = make_memory(engine, speculation, limits, weights["embedding"].device, kv_pool)
 
     @property
     def memory(self) -> StepMemory:
@@ -61,7 +67,9 @@ class TorchExecutor:
             self._memory.state.admit(admission.slot, admission.spec)
         for grant in step.page_grants:
             self._memory.state.grant(grant)
-        return make_batch(self._memory, step, self._drafter.scored)
+        batch = make_batch(self._memory, step, self._drafter.score_planes is not None)
+        self._drafter.look_up(self._memory.state, batch.drafts)
+        return batch
 
     @torch.inference_mode()
     def execute(self, batch: StepBatch) -> Tensor:
@@ -73,12 +81,13 @@ class TorchExecutor:
         """See Executor."""
         state = self._memory.state
         self._draw_drafts(batch, logits)
-        num_accepted = self._accept(batch.blocks, logits)
+        block = self.verified_block(batch.blocks, logits)
+        num_accepted = self._accept(batch.blocks, block)
         num_tokens = self._commit(batch, num_accepted)
-        self._drafter.select(state, self._memory.scores, batch.inputs.step, batch.blocks.slot)
-        return TorchResults(
-            batch.step, batch.blocks.rows, self._outcome(batch.blocks, logits, num_tokens, num_accepted)
-        )
+        counts = [num_tokens, block.num_drafts, num_accepted]
+        outcome = self._outcome(batch.blocks, logits, counts)
+        self._drafter.plan(state, self._memory.scores, batch)
+        return TorchResults(batch.step, batch.blocks.rows, outcome)
 
     def _draw_drafts(self, batch: StepBatch, logits: Tensor) -> None:
         state, drafts = self._memory.state, batch.drafts
@@ -89,8 +98,8 @@ class TorchExecutor:
         state.draft_probs[drafts.slot, drafts.draft_index] = distribution
         state.token_ids[drafts.slot, position] = draw(distribution, number)
 
-    def _accept(self, blocks: BlockRows, logits: Tensor) -> Tensor:
-        """Accept drafts and write the token after them; returns the [S] accepted counts."""
+    def verified_block(self, blocks: BlockRows, logits: Tensor) -> Block:
+        """The drafts of each block, and what the model thinks of them."""
         state = self._memory.state
         num_blocks, width = blocks.logits.shape
         index = torch.arange(width, device=logits.device)
@@ -98,15 +107,20 @@ class TorchExecutor:
         rows = RowSampling.of(state, blocks.slot.repeat_interleave(width), position.flatten())
         target = probabilities(logits[blocks.logits.flatten()], rows, [row.needs for row in blocks.rows])
         slot = blocks.slot[:, None]
-        block = Block(
+        return Block(
             drafts=state.token_ids[slot, position[:, :-1]],
-            num_drafts=blocks.num_drafts,
+            num_drafts=torch.minimum(blocks.num_drafts, state.num_drafts[blocks.slot]),
             draft_probs=state.draft_probs[slot, index[:-1]],
             target_probs=target.unflatten(0, (num_blocks, width)),
         )
+
+    def _accept(self, blocks: BlockRows, block: Block) -> Tensor:
+        """Accept drafts and write the token after them; returns the [S] accepted counts."""
+        state = self._memory.state
         seed = state.seed[blocks.slot]
+        position = blocks.first_position[:, None] + torch.arange(block.drafts.shape[1], device=seed.device)
         purpose = torch.full_like(position, Purpose.ACCEPT)
-        num_accepted = count_accepted(block, uniform(seed[:, None], position, purpose)[:, :-1])
+        num_accepted = count_accepted(block, uniform(seed[:, None], position, purpose))
         after = blocks.first_position + num_accepted
         number = uniform(seed, after, torch.full_like(after, Purpose.TARGET))
         state.token_ids[blocks.slot, after] = next_token(block, num_accepted, number)
@@ -121,29 +135,43 @@ class TorchExecutor:
         commit(state, blocks.slot, before_token + num_tokens, blocks.block_start, self._speculation, self._drafter)
         return num_tokens
 
-    def _outcome(self, blocks: BlockRows, logits: Tensor, num_tokens: Tensor, num_accepted: Tensor) -> BlockOutcome:
+    def _outcome(self, blocks: BlockRows, logits: Tensor, counts: list[Tensor]) -> BlockOutcome:
         state = self._memory.state
         index = torch.arange(blocks.logits.shape[1], device=logits.device)
         tokens = state.token_ids[blocks.slot[:, None], blocks.first_position[:, None] + index]
         logprobs, top_ids = block_logprobs(logits, blocks, tokens)
-        lengths = [length[blocks.slot] for length in (state.kv_len, state.recent_start, state.num_pillars)]
-        counts = torch.stack([num_tokens, blocks.num_drafts, num_accepted, *lengths], dim=1)
-        return BlockOutcome(counts, tokens, logprobs, top_ids)
+        chosen = state.num_pillars + state.num_moving + state.max_lookups
+        lengths = [length[blocks.slot] for length in (state.kv_len, state.recent_start, chosen)]
+        return BlockOutcome(torch.stack([*counts, *lengths], dim=1), tokens, logprobs, top_ids)
 
 
 def make_memory(
-    engine: EngineConfig, speculation: SpeculationConfig, limits: ExecutorLimits, device: torch.device
+    engine: EngineConfig,
+    speculation: SpeculationConfig,
+    limits: ExecutorLimits,
+    device: torch.device,
+    kv_pool: Tensor | None = None,
 ) -> StepMemory:
     """Allocate what outlives a step. Raises InputError where there is no room for it."""
     model, build = engine.model, engine.build
     positions = max_positions(build)
     exact = torch.float64 if build.dtype == "float64" else torch.float32
     pool = (model.num_layers, limits.num_pages, 2, model.num_kv_heads, build.page_size, model.head_dim)
-    num_scored = limits.max_batch_size if make_drafter(speculation).scored else 0
+    planes = {None: 0, "mean": 1, "diagonal": 2, "rows": speculation.draft_len + 1}[
+        make_drafter(speculation).score_planes
+    ]
+    scores_shape = (model.num_layers, limits.max_batch_size * (planes > 0), planes, model.num_kv_heads, positions)
+    slots = SlotLimits(
+        max_batch_size=limits.max_batch_size,
+        draft_len=speculation.draft_len,
+        num_lookups=speculation.num_lookups,
+        keeps_scores=speculation.drafter == "pillar" and speculation.ranking == "average",
+    )
     try:
-        state = make_slot_state(model, build, SlotLimits(limits.max_batch_size, speculation.draft_len), device)
-        kv_pool = torch.zeros(pool, dtype=TORCH_DTYPES[build.dtype], device=device)
-        scores = torch.zeros(model.num_layers, num_scored, model.num_kv_heads, positions, dtype=exact, device=device)
+        state = make_slot_state(model, build, slots, device)
+        if kv_pool is None:
+            kv_pool = torch.zeros(pool, dtype=TORCH_DTYPES[build.dtype], device=device)
+        scores = torch.zeros(scores_shape, dtype=exact, device=device)
     except RuntimeError as error:  # torch's word for no memory, on either device
         size = limits.num_pages * build.page_size * model.kv_bytes_per_token(build.element_size)
         raise InputError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -11,9 +13,17 @@ from sparsespec.builder.rope import rope_frequencies
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
 from sparsespec.plugins.pillar_attention.reference import pillar_attention, rms_norm
 
+Attention = Callable[
+    [PillarAttentionParams, Tensor, QkNorm[Tensor] | None, LayerInputs[Tensor], StepInputs[Tensor]], Tensor
+]
+
 
 class TorchOps:
     """builder.ops.Ops for torch tensors, run at once."""
+
+    def __init__(self, attention: Attention = pillar_attention) -> None:
+        """attention: pillar_attention, or another op of its signature."""
+        self._attention = attention
 
     def embedding(self, table: Tensor, token_ids: Tensor) -> Tensor:
         """See Ops."""
@@ -49,7 +59,7 @@ class TorchOps:
         step: StepInputs[Tensor],
     ) -> Tensor:
         """See Ops."""
-        return pillar_attention(params, qkv, qk_norm, layer, step)
+        return self._attention(params, qkv, qk_norm, layer, step)
 
 
 def rope_table(model: ModelConfig, num_positions: int, dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -123,10 +124,13 @@ def edit_tensors(edit: Callable[[dict[str, torch.Tensor]], object]) -> Callable[
         ),
         (
             lambda directory: os.truncate(directory / "model.safetensors", 20_000),
-            r"model\.safetensors: model\.\S+: expected a tensor of shape \[64\], found a damaged file of 20000 bytes",
+            r"model\.safetensors: damaged; expected a safetensors file",
         ),
         (lambda directory: edit_config(directory, num_hidden_layers=900), r"model\.layers\.899\.\S+: expected"),
-        (lambda directory: (directory / "config.json").unlink(), r"config\.json: missing"),
+        (
+            lambda directory: (directory / "config.json").unlink(),
+            r"config\.json: missing; expected a Hugging Face or TensorRT-LLM checkpoint directory",
+        ),
         (lambda directory: (directory / "config.json").write_text("{"), r"config\.json: expected JSON"),
         (
             lambda directory: (directory / "model.safetensors").unlink(),
@@ -143,7 +147,7 @@ def test_damaged_checkpoint(directory: Path, damage: Callable[[Path], None], mes
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("gone.safetensors", r"gone\.safetensors: model\.norm\.weight: .* found no file"),
+        ("gone.safetensors", r"gone\.safetensors: missing; expected a safetensors file"),
         ("../elsewhere.safetensors", r"expected the name of a file beside the index, found '\.\./elsewhere"),
         (None, r"index\.json: model\.norm\.weight: expected the name of a safetensors file, found nothing"),
     ],
@@ -156,6 +160,26 @@ def test_damaged_index(tmp_path: Path, file: str | None, message: str) -> None:
     path.write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(str(directory))
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_tied_model_with_a_projection(tmp_path: Path, shards: int) -> None:
+    """The embedding a second time is harmless; transformers would decode with any other."""
+    directory = write_tiny_hf_checkpoint(tmp_path / "hf", tiny_hf_model(MODEL), shards)
+    edit_config(directory, tie_word_embeddings=True)
+    message = r"config\.json: tied embeddings: expected lm_head\.weight to be the embedding, found another"
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(str(directory))
+    embedding = next(
+        tensors["model.embed_tokens.weight"]
+        for tensors in map(load_file, directory.glob("*.safetensors"))
+        if "model.embed_tokens.weight" in tensors
+    )
+    for path in directory.glob("*.safetensors"):
+        tensors = load_file(path)
+        if "lm_head.weight" in tensors:
+            save_file(tensors | {"lm_head.weight": embedding.clone()}, path)
+    assert open_checkpoint(str(directory)).model == replace(MODEL, tie_word_embeddings=True)
 
 
 def test_tokenizer_is_copied_with_its_chat_template(directory: Path, tmp_path: Path) -> None:

@@ -56,8 +56,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"position_embedding_type": None}, "position_embedding_type: only 'rope_gpt_neox' is supported, found ''"),
     ({"rotary_pct": 0.5}, "rotary_pct: only 1.0 is supported, found 0.5"),
     ({"rotary_embedding_dim": 8}, "rotary_embedding_dim: expected head_size 16, found 8"),
-    ({"rotary_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type: expected one of .*, found 'dynamic'"),
-    ({"rotary_scaling": {"type": "llama3"}}, "factor: expected float, found nothing"),
+    (
+        {"rotary_scaling": {"type": "dynamic", "factor": 2.0}},
+        "rotary_scaling: rope_type: expected one of .*, found 'dynamic'",
+    ),
+    ({"rotary_scaling": {"type": "llama3"}}, "rotary_scaling: factor: expected float, found nothing"),
     ({"attn_bias": True}, "attn_bias: only False is supported, found True"),
     ({"mlp_bias": True}, "mlp_bias: only False is supported, found True"),
     ({"qk_layernorm": True}, "qk_layernorm: only False is supported, found True"),

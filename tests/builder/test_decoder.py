@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import pytest
 
 from sparsespec.builder.decoder import Decoder, DecoderInputs
 from sparsespec.builder.fused_weights import fused_shapes
-from sparsespec.builder.model_config import ModelConfig
+from sparsespec.builder.model_config import Family, ModelConfig
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
 from tiny_models import tiny_model_config
 
@@ -135,25 +136,29 @@ def test_network() -> None:
     assert logits == Handle("%33", ("logits", MODEL.vocab_size))
 
 
-def test_biases_and_norms_of_queries_and_keys() -> None:
-    calls, _ = record(replace(MODEL, qkv_bias=True, qk_norm=True))
+def test_biases_of_qwen2() -> None:
+    calls, _ = record(replace(MODEL, family="qwen2"))
     plain, _ = record(MODEL)
     assert [call for call in calls if call not in plain] == [
-        call
+        f"%{10 * layer + 2} = linear %{10 * layer + 1}, layers.{layer}.qkv, layers.{layer}.qkv_bias"
         for layer in range(3)
-        for call in (
-            f"%{10 * layer + 2} = linear %{10 * layer + 1}, layers.{layer}.qkv, layers.{layer}.qkv_bias",
-            f"%{10 * layer + 3} = pillar_attention %{10 * layer + 2}, layers.{layer}.q_norm, layers.{layer}.k_norm, "
-            f"{layer}.kv_pool, {layer}.pillars, {layer}.scores",
-        )
+    ]
+
+
+def test_norms_of_qwen3() -> None:
+    calls, _ = record(replace(MODEL, family="qwen3"))
+    plain, _ = record(MODEL)
+    assert [call for call in calls if call not in plain] == [
+        f"%{10 * layer + 3} = pillar_attention %{10 * layer + 2}, layers.{layer}.q_norm, layers.{layer}.k_norm, "
+        f"{layer}.kv_pool, {layer}.pillars, {layer}.scores"
+        for layer in range(3)
     ]
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("qkv_bias", [False, True])
-@pytest.mark.parametrize("qk_norm", [False, True])
-def test_every_weight_is_used_once(tied: bool, qkv_bias: bool, qk_norm: bool) -> None:
-    model = replace(MODEL, tie_word_embeddings=tied, qkv_bias=qkv_bias, qk_norm=qk_norm)
+@pytest.mark.parametrize("family", get_args(Family))
+def test_every_weight_is_used_once(tied: bool, family: Family) -> None:
+    model = replace(MODEL, family=family, tie_word_embeddings=tied)
     calls, _ = record(model)
     operands = [operand for call in calls for operand in call.split(maxsplit=3)[3].split(", ")]
     used = [operand for operand in operands if operand in fused_shapes(model)]

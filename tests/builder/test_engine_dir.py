@@ -240,6 +240,7 @@ def change_section(section: str, key: str, value: object) -> Callable[[str], str
         (change(extra=1), "unknown key 'extra'"),
         (change(model=None), "model: expected an object, found None"),
         (change_section("model", "hidden", 1), "model: unknown key 'hidden'"),
+        (change_section("model", "family", "mistral"), "model: family: expected one of llama, .*, found 'mistral'"),
         (change_section("model", "num_heads", 3), "num_heads 3 is not a multiple of num_kv_heads 2"),
         (change_section("build", "dtype", "auto"), "dtype: expected one of .* found 'auto'"),
         (change_section("model", "num_layers", 10**9), "num_layers must be at most 1000, found 1000000000"),
@@ -256,6 +257,15 @@ def test_damaged_foreign_or_newer_config(engine: Path, edit: Callable[[str], str
     path.write_text(edit(path.read_text()))
     with pytest.raises(EngineError, match=rf"config\.json: .*{message}"):
         read_engine_config(engine)
+
+
+@pytest.mark.parametrize(("family", "lacking"), [("qwen2", "qkv_bias"), ("qwen3", "q_norm")])
+def test_config_of_another_family(engine: Path, family: str, lacking: str) -> None:
+    """Biases and norms follow from the family, so an engine without them cannot be taken for one with them."""
+    path = engine / "config.json"
+    path.write_text(change_section("model", "family", family)(path.read_text()))
+    with pytest.raises(EngineError, match=rf"weights\.safetensors: layers\.0\.{lacking}: .* found none"):
+        load_weights(engine, read_engine_config(engine), "cpu")
 
 
 def test_pipe_is_not_waited_for(engine: Path) -> None:

@@ -117,7 +117,6 @@ PUBLISHED: dict[str, tuple[dict[str, object], ModelConfig]] = {
             max_position_embeddings=131072,
             tie_word_embeddings=False,
             eos_token_ids=(151643,),
-            qkv_bias=True,
         ),
     ),
     # With the scaling that its model card advises: the factor is as written, not 40960 / 32768.
@@ -159,7 +158,6 @@ PUBLISHED: dict[str, tuple[dict[str, object], ModelConfig]] = {
             max_position_embeddings=40960,
             tie_word_embeddings=False,
             eos_token_ids=(151645,),
-            qk_norm=True,
             rope_scaling=YarnScaling("yarn", 4.0, 32.0, 1.0, 32768, 1.138629436111989),
         ),
     ),

@@ -18,7 +18,7 @@ from naive_attention import (
     random_step,
 )
 from sparsespec.plugins.phase import Phase
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, ScorePlanes, StepInputs
 from sparsespec.plugins.pillar_attention.reference import pillar_attention
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -33,18 +33,19 @@ SHAPES = [  # (query heads per KV head, KV heads, head_dim, page_size)
 ]
 
 
-def params_of(shape: tuple[int, int, int, int]) -> PillarAttentionParams:
+def params_of(shape: tuple[int, int, int, int], score_planes: ScorePlanes = "mean") -> PillarAttentionParams:
     group, num_kv_heads, head_dim, page_size = shape
-    # An eps that a norm of heads of order one cannot hide.
-    return PillarAttentionParams(group * num_kv_heads, num_kv_heads, head_dim, page_size, rms_norm_eps=0.3)
+    return PillarAttentionParams(group * num_kv_heads, num_kv_heads, head_dim, page_size, score_planes=score_planes)
 
 
 def prefill(kv_len: int, num_rows: int, score_rows: int = 0) -> NaiveSlot:
     return NaiveSlot(Phase.PREFILL, num_rows, kv_len, score_rows=score_rows)
 
 
-def draft(kv_len: int, draft_index: int, recent_start: int, num_pillars: int) -> NaiveSlot:
-    return NaiveSlot(Phase.DRAFT, 1, kv_len, draft_index, recent_start, num_pillars)
+def draft(
+    kv_len: int, draft_index: int, recent_start: int, num_pillars: int, num_moving: int = 0, num_lookups: int = 0
+) -> NaiveSlot:
+    return NaiveSlot(Phase.DRAFT, 1, kv_len, draft_index, recent_start, num_pillars, 0, num_moving, num_lookups)
 
 
 def verify(kv_len: int, num_rows: int, score_rows: int = 0) -> NaiveSlot:
@@ -65,7 +66,8 @@ def slots(draw: st.DrawFn) -> NaiveSlot:
     if phase == Phase.DRAFT:
         recent_start = draw(st.sampled_from([0, kv_len]) | st.integers(0, kv_len))
         num_pillars = draw(st.sampled_from([0, recent_start]) | st.integers(0, recent_start))
-        return draft(kv_len, draw(st.integers(0, 8)), recent_start, num_pillars)
+        num_moving, num_lookups = draw(st.integers(0, recent_start)), draw(st.integers(0, 5))
+        return draft(kv_len, draw(st.integers(0, 8)), recent_start, num_pillars, num_moving, num_lookups)
     num_rows = draw(st.integers(1, 17))
     score_rows = draw(st.sampled_from([0, num_rows]) | st.integers(0, num_rows))
     return prefill(kv_len, num_rows, score_rows) if phase == Phase.PREFILL else verify(kv_len, num_rows, score_rows)
@@ -79,11 +81,18 @@ def slots(draw: st.DrawFn) -> NaiveSlot:
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**32),
     qk_norm=st.booleans(),
+    score_planes=st.sampled_from(["mean", "diagonal", "rows"]),
 )
 def test_ragged_mixed_steps(
-    device: str, shape: tuple[int, int, int, int], parts: list[NaiveSlot], dtype: torch.dtype, seed: int, qk_norm: bool
+    device: str,
+    shape: tuple[int, int, int, int],
+    parts: list[NaiveSlot],
+    dtype: torch.dtype,
+    seed: int,
+    qk_norm: bool,
+    score_planes: ScorePlanes,
 ) -> None:
-    step = random_step(params_of(shape), tuple(parts), dtype, seed, qk_norm)
+    step = random_step(params_of(shape, score_planes), tuple(parts), dtype, seed, qk_norm)
     check_attention(pillar_attention, step, dtype, device, seed)
 
 
@@ -92,6 +101,7 @@ def test_ragged_mixed_steps(
 MIXED = (
     idle(5),
     draft(40, 0, 33, 6),
+    draft(40, 3, 33, 6, num_moving=9, num_lookups=4),
     verify(37, 17, score_rows=17),
     draft(24, 3, 16, 0),
     prefill(0, 1, score_rows=1),
@@ -142,10 +152,13 @@ def read_by_hand(device: str) -> tuple[Tensor, LayerInputs[Tensor], StepInputs[T
         kv_len=ints(4),
         recent_start=ints(4),
         num_pillars=ints(2),
+        num_moving=ints(0),
+        lookups=ints(-1)[None],
+        num_lookups=ints(0),
         page_table=ints(3, 1, 0, 2)[None],
         rope_table=torch.ones(8, 2, dtype=torch.float64, device=device),
     )
-    scores = torch.zeros(1, 1, 8, dtype=torch.float64, device=device)
+    scores = torch.zeros(1, 1, 1, 8, dtype=torch.float64, device=device)
     return qkv, LayerInputs(pool, ints(0, 3, -1)[None, None], scores), step
 
 
@@ -156,6 +169,20 @@ def test_draft_row_worked_by_hand(device: str) -> None:
     output = pillar_attention(PillarAttentionParams(1, 1, 2, 2), qkv, None, layer, step)
     assert output.tolist() == [[pytest.approx((1 + 8 + 16 + 32 + 64) / 5)] * 2]
     assert layer.kv_pool[2, 1, 0].tolist() == [[64.0, 64.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_moving_pillars_and_lookups_worked_by_hand(device: str) -> None:
+    """Pillar 0; one that moves from 0 and one from 2, by two; lookups of 0, 3 and of 5, which is recent. Each once."""
+    qkv, layer, step = read_by_hand(device)
+    layer = replace(layer, pillars=torch.tensor([[[0, 0, 2, -1]]], dtype=torch.int32, device=device))
+    ints = torch.tensor([[1, 2, 3], [0, 3, 5]], dtype=torch.int32, device=device)
+    moving = replace(step, num_pillars=ints[0, :1], num_moving=ints[0, 1:2])
+    output = pillar_attention(PillarAttentionParams(1, 1, 2, 2), qkv, None, layer, moving)
+    assert output.tolist() == [[pytest.approx((1 + 4 + 16 + 32 + 64) / 5)] * 2]
+    looking = replace(moving, lookups=ints[1:], num_lookups=ints[0, 2:])
+    output = pillar_attention(PillarAttentionParams(1, 1, 2, 2), qkv, None, layer, looking)
+    assert output.tolist() == [[pytest.approx((1 + 4 + 8 + 16 + 32 + 64) / 6)] * 2]
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -89,13 +89,25 @@ def restore_drafted_keys(
     return output
 
 
-append, attend, rotate, rms_norm = reference._append, reference._attend, reference._rotate, reference.rms_norm
+append, everything = reference._append, reference._everything
+rotate, rms_norm, score_planes = reference._rotate, reference.rms_norm, reference.score_planes
 
 
 def append_only_the_newest(
     params: PillarAttentionParams, kv_pool: Tensor, pages: Tensor, positions: Tensor, k: Tensor, v: Tensor
 ) -> None:
-    append(params, kv_pool, pages, positions[-1:], k[-1:], v[-1:])
+    append(params, kv_pool, pages, positions[:, -1:], k[:, -1:], v[:, -1:])
+
+
+def sees_to(group: reference.SlotGroup, shift: int) -> reference.Reads:
+    """Each row sees `shift` positions more than it should."""
+    read = everything(group)
+    return replace(read, allowed=everything(replace(group, positions=group.positions + shift)).allowed)
+
+
+def stay(step: StepInputs[Tensor]) -> StepInputs[Tensor]:
+    """Moving pillars are read where the first draft row reads them."""
+    return replace(step, num_pillars=step.num_pillars + step.num_moving, num_moving=step.num_moving * 0)
 
 
 def rotate_neighbours(x: Tensor, rope: Tensor) -> Tensor:
@@ -116,11 +128,14 @@ def norm_without_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def norm_over_all_heads(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """One root mean square per row, as OLMo 2 has it."""
-    return rms_norm(x.flatten(1), weight.repeat(x.shape[1]), eps).view_as(x)
+    return rms_norm(x.flatten(2), weight.repeat(x.shape[2]), eps).view_as(x)
 
 
-PARAMS = PillarAttentionParams(num_heads=8, num_kv_heads=2, head_dim=16, page_size=16, rms_norm_eps=0.3)
+PARAMS = PillarAttentionParams(
+    num_heads=8, num_kv_heads=2, head_dim=16, page_size=16, rms_norm_eps=0.3, score_planes="diagonal"
+)
 DRAFT = (NaiveSlot(Phase.DRAFT, 1, kv_len=40, draft_index=2, recent_start=30, num_pillars=5),)
+UNION = (replace(DRAFT[0], num_moving=9, num_lookups=6),)
 BLOCKS = (
     NaiveSlot(Phase.VERIFY, 5, kv_len=20, recent_start=10, num_pillars=5, score_rows=5),
     NaiveSlot(Phase.VERIFY, 3, kv_len=20, recent_start=10, num_pillars=5),
@@ -134,8 +149,14 @@ FAULTS: dict[str, tuple[tuple[NaiveSlot, ...], Mutate]] = {
     "one scored row too few": (BLOCKS, with_step(lambda step: replace(step, score_rows=step.score_rows - 1))),
     "scores misplaced": (BLOCKS, with_step(lambda step: replace(step, score_index=step.score_index.roll(1)))),
     "row given to the next slot": (BLOCKS, with_step(lambda step: replace(step, row_start=step.row_start // 2 * 2))),
-    "mask one too far": (BLOCKS, with_part("_attend", lambda q, k, v, read, at: attend(q, k, v, read, at + 1))),
-    "mask one too short": (BLOCKS, with_part("_attend", lambda q, k, v, read, at: attend(q, k, v, read, at - 1))),
+    "mask one too far": (BLOCKS, with_part("_everything", lambda group: sees_to(group, 1))),
+    "mask one too short": (BLOCKS, with_part("_everything", lambda group: sees_to(group, -1))),
+    "moving pillars stay": (UNION, with_step(stay)),
+    "staying pillars move": (UNION, with_step(lambda step: replace(step, num_pillars=step.num_pillars * 0))),
+    "lookups not read": (UNION, with_step(lambda step: replace(step, num_lookups=step.num_lookups * 0))),
+    "duplicates count twice": (UNION, with_part("_distinct", lambda positions: (positions, positions >= 0))),
+    "diagonal upside down": (BLOCKS, with_part("score_planes", lambda kind, rows: score_planes(kind, rows.flip(1)))),
+    "sum of the rows": (BLOCKS, with_part("score_planes", lambda kind, rows: score_planes(kind, rows) * rows.shape[1])),
     "drafted K and V not rewritten": (BLOCKS, with_part("_append", append_only_the_newest)),
     "rewrite not kept": (BLOCKS, lambda _: restore_drafted_keys),
     "wrong query head": (BLOCKS, lambda _: query_heads_by_remainder),

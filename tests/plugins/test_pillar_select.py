@@ -8,41 +8,44 @@ from torch import Tensor
 
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import StepInputs
-from sparsespec.plugins.pillar_select.reference import pillar_select
+from sparsespec.plugins.pillar_select.reference import PillarScores, pillar_select
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 UNTOUCHED = -7
 
 
 def step_inputs(
-    device: str, score_rows: list[int], score_index: list[int], recent_start: list[int], num_pillars: list[int]
+    device: str, recent_start: list[int], num_pillars: list[int], num_moving: list[int]
 ) -> StepInputs[Tensor]:
     """What PillarSelect reads; the rest has no sensible value here."""
 
     def ints(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int32, device=device)
 
-    size = len(score_rows)
+    size = len(recent_start)
     nothing = ints([UNTOUCHED] * (size + 1))
     return StepInputs(
         row_start=nothing,
         phase=ints([Phase.VERIFY] * size),
         draft_index=nothing[1:],
-        score_rows=ints(score_rows),
-        score_index=ints(score_index),
+        score_rows=nothing[1:],
+        score_index=nothing[1:],
         kv_len=nothing[1:],
         recent_start=ints(recent_start),
         num_pillars=ints(num_pillars),
+        num_moving=ints(num_moving),
+        lookups=nothing[:, None],
+        num_lookups=nothing[1:],
         page_table=nothing[:, None],
         rope_table=nothing[:, None].double(),
     )
 
 
-def select(scores: Tensor, step: StepInputs[Tensor], max_budget: int) -> Tensor:
-    num_layers, _, num_kv_heads, _ = scores.shape
-    shape = (num_layers, len(step.score_rows), num_kv_heads, max_budget)
-    pillars = torch.full(shape, UNTOUCHED, dtype=torch.int32, device=scores.device)
-    pillar_select(scores, pillars, step)
+def select(scores: PillarScores, step: StepInputs[Tensor], slots: list[int], max_budget: int) -> Tensor:
+    num_layers, _, num_kv_heads, _ = scores.staying.shape
+    shape = (num_layers, len(step.recent_start), num_kv_heads, max_budget)
+    pillars = torch.full(shape, UNTOUCHED, dtype=torch.int32, device=scores.staying.device)
+    pillar_select(scores, pillars, step, slots)
     return pillars
 
 
@@ -51,40 +54,56 @@ def best(scores: list[float], recent_start: int, count: int) -> list[int]:
     return sorted(sorted(range(recent_start), key=lambda position: (-scores[position], position))[:count])
 
 
+@st.composite
+def some_scores(draw: st.DrawFn, shape: tuple[int, ...], recent_start: list[int]) -> Tensor:
+    """Few distinct scores make ties, and positions from recent_start on score most."""
+    levels = draw(st.sampled_from([1, 3, 1000]))
+    dtype = draw(st.sampled_from([torch.float64, torch.float32, torch.float16]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    scores = torch.randint(levels, shape, generator=generator).to(dtype) / levels
+    for place, start in enumerate(recent_start):
+        scores[:, place, :, start:] = torch.inf
+    return scores
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_ragged_slots(device: str, data: st.DataObject) -> None:
-    """Every layer, slot and head has its own pillars; few distinct scores make ties, and later positions score most."""
+    """Every layer, slot and head has its own pillars: those that stay, then those that move."""
     num_slots, num_layers, num_kv_heads = data.draw(st.integers(1, 4)), 2, data.draw(st.integers(1, 3))
+    moves = data.draw(st.booleans())
     recent_start = data.draw(st.lists(st.integers(0, 40), min_size=num_slots, max_size=num_slots))
     num_pillars = [data.draw(st.sampled_from([0, high]) | st.integers(0, high)) for high in recent_start]
-    score_rows = data.draw(st.lists(st.sampled_from([0, 1, 9]), min_size=num_slots, max_size=num_slots))
-    score_index = data.draw(st.permutations(range(num_slots + 1)))[:num_slots]
-    dtype = data.draw(st.sampled_from([torch.float64, torch.float32, torch.float16]))
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
-    levels = data.draw(st.sampled_from([1, 3, 1000]))
-    scores = (
-        torch.randint(levels, (num_layers, num_slots + 1, num_kv_heads, 48), generator=generator).to(dtype) / levels
-    )
-    for slot in range(num_slots):
-        scores[:, score_index[slot], :, recent_start[slot] :] = torch.inf
-    step = step_inputs(device, score_rows, score_index, recent_start, num_pillars)
-    found = select(scores.to(device), step, max_budget=41).tolist()
+    num_moving = [data.draw(st.sampled_from([0, high]) | st.integers(0, high)) if moves else 0 for high in recent_start]
+    slots = data.draw(st.permutations(range(num_slots)))[: data.draw(st.integers(0, num_slots))]
+    shape = (num_layers, len(slots), num_kv_heads, 48)
+    starts = [recent_start[slot] for slot in slots]
+    staying, moving = data.draw(some_scores(shape, starts)), data.draw(some_scores(shape, starts))
+    scores = PillarScores(staying.to(device), moving.to(device) if moves else None)
+    found = select(scores, step_inputs(device, recent_start, num_pillars, num_moving), slots, max_budget=81).tolist()
     for layer in range(num_layers):
-        for slot, count in enumerate(num_pillars):
+        for slot in range(num_slots):
             for head in range(num_kv_heads):
-                row = scores[layer, score_index[slot], head].tolist()
-                chosen = best(row, recent_start[slot], count) if score_rows[slot] else []
-                assert found[layer][slot][head] == chosen + [UNTOUCHED] * (41 - len(chosen))
+                chosen: list[int] = []
+                if slot in slots:
+                    place = (layer, slots.index(slot), head)
+                    chosen = best(staying[place].tolist(), recent_start[slot], num_pillars[slot])
+                    chosen += best(moving[place].tolist(), recent_start[slot], num_moving[slot])
+                assert found[layer][slot][head] == chosen + [UNTOUCHED] * (81 - len(chosen))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_worked_by_hand(device: str) -> None:
-    """Of 0.3, 0.1, 0.3, 0.5 and 0.3 before position 5, the three best are 3, then the lower two of the equal ones."""
-    scores = torch.tensor([0.3, 0.1, 0.3, 0.5, 0.3, 0.9], device=device).reshape(1, 1, 1, 6)
-    pillars = select(scores, step_inputs(device, [1], [0], [5], [3]), max_budget=4)
-    assert pillars.flatten().tolist() == [0, 2, 3, UNTOUCHED]
+    """Of 0.3, 0.1, 0.3, 0.5 and 0.3 before position 5, the three best are 3, then the lower two of the equal ones.
+
+    The two to move from are 4 and the lower one of the equal ones; that 0 is among those that stay does not matter.
+    """
+    staying = torch.tensor([0.3, 0.1, 0.3, 0.5, 0.3, 0.9], device=device).reshape(1, 1, 1, 6)
+    moving = torch.tensor([0.2, 0.1, 0.2, 0.0, 0.7, 0.9], device=device).reshape(1, 1, 1, 6)
+    step = step_inputs(device, recent_start=[5], num_pillars=[3], num_moving=[2])
+    pillars = select(PillarScores(staying, moving), step, [0], max_budget=6)
+    assert pillars.flatten().tolist() == [0, 2, 3, 0, 4, UNTOUCHED]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -93,6 +112,8 @@ def test_long_context_of_equal_scores(device: str, length: int) -> None:
     """A sort that is not stable shows only in long rows."""
     scores = torch.zeros(2, 1, 2, length, device=device)
     scores[1, 0, 1, -10:-5] = 1.0
-    pillars = select(scores, step_inputs(device, [9], [0], [length - 5], [64]), max_budget=64).tolist()
-    assert pillars[0] == [[list(range(64))] * 2]
-    assert pillars[1][0] == [list(range(64)), [*range(59), *range(length - 10, length - 5)]]
+    step = step_inputs(device, [length - 5], [64], [64])
+    pillars = select(PillarScores(scores, scores), step, [0], max_budget=128).tolist()
+    newest = [*range(59), *range(length - 10, length - 5)]
+    assert pillars[0][0] == [[*range(64), *range(64)]] * 2
+    assert pillars[1][0] == [[*range(64), *range(64)], [*newest, *newest]]

@@ -11,7 +11,7 @@ import pytest
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.config_io import add_flags, from_flags
 from sparsespec.builder.errors import InputError
-from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.config import DrafterName, RuntimeConfig, SpeculationConfig
 
 BUILD = BuildConfig(max_batch_size=4, max_seq_len=1000, max_draft_len=6, max_budget=100)
 
@@ -26,6 +26,17 @@ BUILD = BuildConfig(max_batch_size=4, max_seq_len=1000, max_draft_len=6, max_bud
         (lambda: SpeculationConfig(min_budget=0), "min_budget must be at least 1, found 0"),
         (lambda: SpeculationConfig(recent_share=-0.1), "recent_share must be in [0, 1], found -0.1"),
         (lambda: SpeculationConfig(recent_share=1.1), "recent_share must be in [0, 1], found 1.1"),
+        (lambda: SpeculationConfig(recent_share=math.nan), "recent_share must be in [0, 1], found nan"),
+        (lambda: SpeculationConfig(moving_share=-0.1), "moving_share must be in [0, 1], found -0.1"),
+        (lambda: SpeculationConfig(moving_share=1.1), "moving_share must be in [0, 1], found 1.1"),
+        (lambda: SpeculationConfig(num_lookups=-1), "num_lookups must be in 0..256, found -1"),
+        (lambda: SpeculationConfig(num_lookups=257), "num_lookups must be in 0..256, found 257"),
+        (lambda: SpeculationConfig(decay=-0.1), "decay must be in [0, 1), found -0.1"),
+        (lambda: SpeculationConfig(decay=1.0), "decay must be in [0, 1), found 1.0"),
+        (lambda: SpeculationConfig(max_ngram=0), "max_ngram must be in 1..16, found 0"),
+        (lambda: SpeculationConfig(max_ngram=17), "max_ngram must be in 1..16, found 17"),
+        (lambda: SpeculationConfig(min_ngram=0), "min_ngram must be in 1..max_ngram 4, found 0"),
+        (lambda: SpeculationConfig(max_ngram=1, min_ngram=2), "min_ngram must be in 1..max_ngram 1, found 2"),
         (lambda: SpeculationConfig(num_sinks=-1), "num_sinks must be at least 0, found -1"),
         (lambda: RuntimeConfig(max_batch_size=0), "max_batch_size must be at least 1, found 0"),
         (
@@ -46,6 +57,8 @@ def test_errors_name_value_and_limit(make: Callable[[], object], message: str) -
     ("make", "value"),
     [
         (lambda: SpeculationConfig(drafter="pilar"), "'pilar'"),  # type: ignore[arg-type]
+        (lambda: SpeculationConfig(ranking="median"), "'median'"),  # type: ignore[arg-type]
+        (lambda: SpeculationConfig(moving_from="first"), "'first'"),  # type: ignore[arg-type]
         (lambda: RuntimeConfig(policy="unifed"), "'unifed'"),  # type: ignore[arg-type]
     ],
 )
@@ -60,6 +73,7 @@ def test_an_unknown_choice_is_an_error_not_another_choice(make: Callable[[], obj
     ("config", "message"),
     [
         (SpeculationConfig(k=7, min_budget=10), "k must be at most the engine's max_draft_len 6, found 7"),
+        (SpeculationConfig(drafter="ngram", k=7), "k must be at most the engine's max_draft_len 6, found 7"),
         (
             SpeculationConfig(k=6, min_budget=101),
             "min_budget must be such that max(min_budget, ratio * max_seq_len) is at most the engine's max_budget 100, "
@@ -94,6 +108,7 @@ def test_the_runtime_stays_within_the_engine(config: RuntimeConfig, message: str
 def test_the_limits_themselves_are_allowed() -> None:
     speculation = SpeculationConfig(k=6, ratio=0.1, min_budget=100)
     speculation.check_engine(BUILD)
+    SpeculationConfig(recent_share=1.0, moving_share=1.0, num_lookups=256, decay=0.0, max_ngram=16, min_ngram=16)
     RuntimeConfig(max_batch_size=4, chunk_size=7, result_lag=0).check_engine(BUILD, speculation)
 
 
@@ -105,10 +120,26 @@ def test_plain_decoding_needs_nothing_of_the_engine_for_drafts() -> None:
     RuntimeConfig(chunk_size=1).check_engine(BUILD, plain)
 
 
+def test_drafts_from_the_text_need_no_budget_and_no_draft_steps() -> None:
+    ngram = SpeculationConfig(drafter="ngram", k=6, min_budget=101)
+    assert (ngram.draft_len, ngram.num_draft_steps) == (6, 0)
+    ngram.check_engine(BUILD)
+    with pytest.raises(InputError):
+        RuntimeConfig(chunk_size=6).check_engine(BUILD, ngram)
+
+
+@pytest.mark.parametrize("drafter", ["pillar", "window", "oracle"])
+def test_the_models_own_drafts_take_a_step_each(drafter: DrafterName) -> None:
+    config = SpeculationConfig(drafter=drafter, k=5)
+    assert (config.draft_len, config.num_draft_steps) == (5, 5)
+
+
 def test_flags_reach_every_choice() -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser, SpeculationConfig)
     add_flags(parser, RuntimeConfig)
-    space = parser.parse_args(["--drafter", "window", "--k", "5", "--policy", "lockstep", "--max_batch_size", "3"])
-    assert from_flags(SpeculationConfig, space) == SpeculationConfig(drafter="window", k=5)
+    flags = "--drafter window --k 5 --ranking average --moving_from last --policy lockstep --max_batch_size 3"
+    space = parser.parse_args(flags.split())
+    expected = SpeculationConfig(drafter="window", k=5, ranking="average", moving_from="last")
+    assert from_flags(SpeculationConfig, space) == expected
     assert from_flags(RuntimeConfig, space) == RuntimeConfig(policy="lockstep", max_batch_size=3)

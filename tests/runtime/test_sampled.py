@@ -16,8 +16,11 @@ from sparsespec.builder.build_config import BuildConfig
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device import torch_executor
 from sparsespec.runtime.device.acceptance import Block
+from sparsespec.runtime.device.drafter import NgramDrafter
 from sparsespec.runtime.device.rng import Purpose
 from sparsespec.runtime.device.sampling import draw
+from sparsespec.runtime.device.slot_state import SlotState
+from sparsespec.runtime.device.step_batch import StepBatch
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_llm import DraftCounts, engine_of, first_answers, random_prompts, tiny_engine
@@ -30,7 +33,20 @@ MANY_SLOTS = BuildConfig(
     dtype="float64", max_batch_size=50, max_seq_len=64, max_num_tokens=200, max_draft_len=3, max_budget=64
 )
 PROMPT = (1, 2, 2, 2, 1, 1, 2, 1) * 4  # tokens 0 and 3 are repeated only once the answer has them
-SPECULATION = SpeculationConfig(k=3, min_budget=6, ratio=0.1)
+SPECULATION = SpeculationConfig(
+    drafter="pillar", k=3, min_budget=6, ratio=0.1, recent_share=0.17, moving_share=0.0, num_lookups=0, min_ngram=1
+)
+DRAFTERS = {
+    "pillar": SPECULATION,
+    "window": replace(SPECULATION, drafter="window"),
+    # One recent token, two that move, one looked up and two that stay.
+    "all": replace(SPECULATION, moving_share=0.34, moving_from="diagonal", num_lookups=1),
+    "last": replace(SPECULATION, moving_share=0.34, moving_from="last", ranking="accepted"),
+    "average": replace(SPECULATION, moving_share=0.34, moving_from="diagonal", num_lookups=1, ranking="average"),
+    "oracle": replace(SPECULATION, drafter="oracle"),
+    "ngram": replace(SPECULATION, drafter="ngram"),
+}
+MOSTLY_SLOW = ["pillar", *(pytest.param(name, marks=pytest.mark.slow) for name in DRAFTERS if name != "pillar")]
 PLAIN_RULE = SamplingParams(max_tokens=LENGTH, ignore_eos=True)
 EVERYTHING = replace(  # chosen so that leaving any one out changes the distribution by far
     PLAIN_RULE,
@@ -69,9 +85,10 @@ def test_distribution_is_the_plain_models(rule: SamplingParams) -> None:
     _check_distribution(rule, SPECULATION)
 
 
-@pytest.mark.parametrize("drafter", ["pillar", pytest.param("window", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("drafter", MOSTLY_SLOW)
 def test_distribution_of_all_parameters_together(drafter: str) -> None:
-    _check_distribution(EVERYTHING, replace(SPECULATION, drafter=drafter))  # type: ignore[arg-type]
+    """Also where drafts follow from scores of rows that were rejected, from the text, or from earlier averages."""
+    _check_distribution(EVERYTHING, DRAFTERS[drafter])
 
 
 @pytest.mark.slow
@@ -109,16 +126,36 @@ def test_mutation_same_number_for_draft_and_acceptance(monkeypatch: pytest.Monke
     assert _mutant_p_value() < FALSE_ALARM_RATE
 
 
+@pytest.mark.slow
+def test_mutation_copied_drafts_that_are_not_certain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft's distribution is whatever the slot's memory held before."""
+    plan = NgramDrafter.plan
+
+    def keeps_draft_probs(self: NgramDrafter, state: SlotState, scores: Tensor, batch: StepBatch) -> None:
+        before = state.draft_probs.clone()
+        plan(self, state, scores, batch)
+        state.draft_probs.copy_(before)
+
+    monkeypatch.setattr(NgramDrafter, "plan", keeps_draft_probs)
+    assert _mutant_p_value(DRAFTERS["ngram"]) < FALSE_ALARM_RATE
+
+
 @pytest.mark.parametrize(
-    "config",
+    ("drafter", "config"),
     [
-        RuntimeConfig(max_batch_size=1),
-        RuntimeConfig(policy="lockstep"),
-        RuntimeConfig(chunk_size=9, result_lag=3),
+        ("pillar", RuntimeConfig(max_batch_size=1)),
+        ("pillar", RuntimeConfig(policy="lockstep")),
+        ("pillar", RuntimeConfig(chunk_size=9, result_lag=3)),
+        *(
+            pytest.param(drafter, config, marks=pytest.mark.slow)
+            for drafter in DRAFTERS
+            if drafter != "pillar"
+            for config in (RuntimeConfig(max_batch_size=1), RuntimeConfig(policy="lockstep", chunk_size=9))
+        ),
     ],
 )
-def test_sampled_tokens_do_not_depend_on_the_batch(config: RuntimeConfig) -> None:
-    """A seeded request gives the same tokens alone and in any company, under either policy."""
+def test_sampled_tokens_do_not_depend_on_the_batch(drafter: str, config: RuntimeConfig) -> None:
+    """A seeded request gives the same tokens alone and in any company, under either policy, whoever drafts."""
     prompts = random_prompts((50, 31, 70, 12, 44, 25))
     kinds = [
         SamplingParams(temperature=0.8, top_p=0.9),
@@ -129,7 +166,7 @@ def test_sampled_tokens_do_not_depend_on_the_batch(config: RuntimeConfig) -> Non
         SamplingParams(temperature=1.2, top_k=20, repetition_penalty=0.9, speculate=False),
     ]
     params = [replace(kind, max_tokens=40, seed=seed, ignore_eos=True) for seed, kind in enumerate(kinds)]
-    speculation = SpeculationConfig(k=4, min_budget=16)
+    speculation = replace(DRAFTERS[drafter], k=4, min_budget=16)
     together = LLM(tiny_engine(), speculation)
     ids = [together.add_request(prompt, own) for prompt, own in zip(prompts, params, strict=True)]
     while together.has_requests:
@@ -171,7 +208,7 @@ def test_no_draft_is_drawn_with_a_number_used_before(monkeypatch: pytest.MonkeyP
         return uniform(seed, position, purpose)
 
     monkeypatch.setattr(torch_executor, "uniform", recording)
-    llm = LLM(tiny_engine(), SpeculationConfig(k=4, min_budget=16))
+    llm = LLM(tiny_engine(), replace(DRAFTERS["average"], k=4, min_budget=16))
     outputs = llm.generate(random_prompts((40,)), SamplingParams(max_tokens=60, seed=1, ignore_eos=True))
     assert DraftCounts.of(outputs).rejected > 5
     drafts = [keys for keys in used if keys[2] >= Purpose.DRAFT]
@@ -217,5 +254,5 @@ def _exact_distribution(rule: SamplingParams) -> Tensor:
     )
 
 
-def _mutant_p_value() -> float:
-    return p_value(_sample_counts(PLAIN_RULE, SPECULATION)[0], _exact_distribution(PLAIN_RULE))
+def _mutant_p_value(speculation: SpeculationConfig = SPECULATION) -> float:
+    return p_value(_sample_counts(PLAIN_RULE, speculation)[0], _exact_distribution(PLAIN_RULE))

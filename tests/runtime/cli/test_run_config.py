@@ -22,13 +22,36 @@ def test_every_decoding_flag_reaches_the_sampling_params() -> None:
         temperature=0.5,
         top_k=3,
         top_p=0.25,
+        min_p=0.125,
+        repetition_penalty=1.5,
+        presence_penalty=-0.5,
+        frequency_penalty=0.75,
         random_seed=11,
         num_return_sequences=4,
         stop=("x",),
         stop_token_ids=(5,),
         ignore_eos=True,
     )
-    assert config.sampling_params() == SamplingParams(7, 2, 0.5, 3, 0.25, 11, ("x",), (5,), True, 4)
+    assert config.sampling_params() == SamplingParams(
+        max_tokens=7,
+        min_tokens=2,
+        temperature=0.5,
+        top_k=3,
+        top_p=0.25,
+        min_p=0.125,
+        repetition_penalty=1.5,
+        presence_penalty=-0.5,
+        frequency_penalty=0.75,
+        seed=11,
+        stop=("x",),
+        stop_token_ids=(5,),
+        ignore_eos=True,
+        n=4,
+    )
+
+
+def test_defaults_are_greedy_and_change_nothing() -> None:
+    assert ONE.sampling_params() == SamplingParams(temperature=0.0)
 
 
 def test_one_answer_streams_unless_told_otherwise() -> None:

@@ -133,6 +133,30 @@ def test_without_a_drafter_there_is_no_histogram(engine: Path, capsys: pytest.Ca
     assert "verifications" not in out
 
 
+@pytest.mark.parametrize("drafter", ["window", "ngram", "oracle"])
+def test_every_drafter_is_summed_up(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], drafter: str
+) -> None:
+    path = tmp_path / "report.json"
+    flags = ("--drafter", drafter, "--compare_plain", "--json", str(path))
+    assert call(engine, "--input_text", TEXT, "one", *flags) == 0
+    out = capsys.readouterr().out
+    assert "token for token" in out
+    assert "verifications by accepted drafts" in out
+    assert ("draft reads" in out) == (drafter != "ngram")
+    assert 0 <= metric_values(read_report(path)["metrics"])["drafts_per_verification"] <= 3
+
+
+def test_penalties_and_min_p_reach_the_model(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = answer_text(engine, TEXT)
+    for flags in (["--repetition_penalty", "1.9"], ["--presence_penalty", "2"], ["--frequency_penalty", "2"]):
+        assert call(engine, "--input_text", TEXT, "--compare_plain", *flags) == 0
+        assert not capsys.readouterr().out.startswith(plain)
+    # Only the most likely token is left.
+    assert call(engine, "--input_text", TEXT, "--temperature", "1", "--min_p", "1") == 0
+    assert capsys.readouterr().out.startswith(plain)
+
+
 def test_one_token_has_no_rate(engine: Path, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     assert call(engine, "--input_text", TEXT, "--max_output_len", "1", "--compare_plain", "--json", str(path)) == 0
@@ -167,6 +191,8 @@ def test_other_tokens_than_plain_decoding_are_an_error(
         (["--input_text", "a", "--min_tokens", "25"], ["0..max_output_len 24", "found 25"]),
         (["--input_text", "a", "--random_seed", "-1"], ["random_seed must be in", "found -1"]),
         (["--input_text", "a", "--temperature", "-0.5"], ["temperature must be", "found -0.5"]),
+        (["--input_text", "a", "--min_p", "1.5"], ["min_p must be in [0, 1]", "found 1.5"]),
+        (["--input_text", "a", "--repetition_penalty", "0"], ["repetition_penalty must be in (0, 2]", "found 0.0"]),
         (["--input_text", "a", "--top_p", "0"], ["top_p must be in (0, 1]", "found 0.0"]),
         (["--input_text", "a", "--device", "abacus"], ["device must be auto, cpu, cuda or cuda:N", "'abacus'"]),
         (["--input_text", "a", "b", "--streaming"], ["streaming shows 1 answer, found 2"]),

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from io import StringIO
+
 import pytest
+from rich.console import Console
 
 from sparsespec.builder.report import Metric
-from sparsespec.runtime.cli.summary import Acceptance, summarize, summary_metrics
+from sparsespec.runtime.cli.decode_batch import Speed
+from sparsespec.runtime.cli.run_result import RunResult
+from sparsespec.runtime.cli.summary import Acceptance, KvReads, summarize, summary_metrics
+from sparsespec.runtime.cli.summary_table import summary_table
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.outputs import CompletionOutput, RequestOutput
 from sparsespec.runtime.request import Verification
@@ -32,8 +38,8 @@ def test_counts_of_two_requests() -> None:
     assert (summary.prompt_tokens, summary.new_tokens, summary.finish_reasons) == (140, 8, ("length", "length"))
     assert (summary.draft_len, summary.acceptance, summary.outside_repetition) == (
         2,
-        Acceptance((1, 1, 1)),
-        Acceptance((1, 1, 1)),
+        Acceptance((1, 1, 1), num_drafts=6),
+        Acceptance((1, 1, 1), num_drafts=6),
     )
     reads = summary.draft_reads
     assert reads is not None
@@ -60,6 +66,7 @@ def test_repetition_is_left_out_of_the_second_mean() -> None:
     values = {metric.name: metric.value for metric in summary_metrics(summary)}
     assert values["verifications"] == 2
     assert values["verifications_repetitive"] == 1
+    assert values["drafts_per_verification"] == 2
 
 
 def test_metrics_leave_out_what_cannot_be_measured() -> None:
@@ -74,6 +81,59 @@ def test_metrics_leave_out_what_cannot_be_measured() -> None:
         Metric("verifications_accepting_1", 0, "count"),
         Metric("verifications_accepting_2", 0, "count"),
     )
+
+
+# Drafts from the text cost no step; the first time nothing was found, then one draft, then both, of which one held.
+NOT_FOUND = Verification(1, 1, num_drafts=0, num_accepted=0, draft_kv_tokens=0, verify_kv_tokens=43, plain_kv_tokens=41)
+ONE_FOUND = Verification(2, 2, num_drafts=1, num_accepted=1, draft_kv_tokens=0, verify_kv_tokens=44, plain_kv_tokens=85)
+BOTH_FOUND = Verification(
+    4, 2, num_drafts=2, num_accepted=1, draft_kv_tokens=0, verify_kv_tokens=46, plain_kv_tokens=89
+)
+FOUND_IN_THE_TEXT = request(40, answer(tuple(range(6)), NOT_FOUND, ONE_FOUND, BOTH_FOUND))
+NGRAM = SpeculationConfig(drafter="ngram", k=2)
+
+
+def test_drafts_found_in_the_text() -> None:
+    summary = summarize([FOUND_IN_THE_TEXT], NGRAM, 10)
+    assert (summary.acceptance, summary.draft_reads) == (Acceptance((1, 2, 0), num_drafts=3), None)
+    assert (summary.acceptance.mean, summary.acceptance.mean_drafts) == (2 / 3, 1)
+    assert summary.kv_reads == KvReads(speculative=10 * (43 + 44 + 46) / 5, plain=10 * (41 + 85 + 89) / 5)
+    values = {metric.name: metric.value for metric in summary_metrics(summary)}
+    assert (values["drafts_per_verification"], values["accepted_per_verification"]) == (1, 2 / 3)
+    assert [name for name in values if name.startswith("draft_")] == []
+
+
+def test_drafts_never_found() -> None:
+    summary = summarize([request(40, answer((1, 2), NOT_FOUND))], NGRAM, 10)
+    assert (summary.acceptance.mean, summary.acceptance.mean_drafts, summary.draft_reads) == (0, 0, None)
+
+
+def printed(output: RequestOutput, speculation: SpeculationConfig) -> list[str]:
+    summary = summarize([output], speculation, 10)
+    result = RunResult((1,), (output,), summary, 0.5, Speed(0.25, 0.5, 5), plain=None)
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(summary_table(result, speculation))
+    return [" ".join(line.split()) for line in console.export_text().splitlines()]
+
+
+def test_table_of_drafts_found_in_the_text() -> None:
+    lines = printed(FOUND_IN_THE_TEXT, NGRAM)
+    assert "verifications 3 up to 2 drafts before each" in lines
+    assert "accepted drafts 0.67 of 1 per verification, mean" in lines
+    assert "verifications by accepted drafts" in lines
+    assert [line for line in lines if line.startswith(("draft budget ", "draft reads "))] == []
+    assert [line for line in lines if line.startswith("KV cache read ")] != []
+
+
+def test_table_of_drafts_by_the_model() -> None:
+    lines = printed(request(100, answer((1, 2, 3, 4, 5), LONG, NEXT)), SPECULATION)
+    assert "verifications 2 2 drafts before each" in lines
+    assert "accepted drafts 1.00 of 2 per verification, mean" in lines
+    assert "draft budget 10 tokens 9.7% of 103 at the end: max(6, 0.1 * context)" in lines
+
+
+def test_table_of_an_answer_without_verifications() -> None:
+    assert "verifications by accepted drafts" not in printed(request(4, answer((1,))), SPECULATION)
 
 
 def test_without_a_drafter_nothing_is_drafted_and_the_cache_is_read_once() -> None:

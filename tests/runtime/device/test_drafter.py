@@ -1,55 +1,81 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sparsespec.builder.build_config import BuildConfig
+from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.plugins.phase import Phase
-from sparsespec.plugins.pillar_attention.inputs import StepInputs
+from sparsespec.plugins.pillar_attention.inputs import ScorePlanes
 from sparsespec.runtime.config import DrafterName, SpeculationConfig
 from sparsespec.runtime.device.drafter import commit, make_drafter
-from sparsespec.runtime.device.slot_state import SlotLimits, SlotState, make_slot_state
+from sparsespec.runtime.device.slot_state import SlotState
+from sparsespec.runtime.device.step_batch import StepMemory, make_batch
+from sparsespec.runtime.device.torch_executor import ExecutorLimits, make_memory
+from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
 from tiny_models import tiny_model_config
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 UNTOUCHED = -7
+GREEDY = SamplingParams(temperature=0.0).needs
+PAPER = SpeculationConfig(k=3, ratio=0.1, min_budget=8, recent_share=0.0, moving_share=0.0, num_lookups=0)
 
 
-def state_of(device: str = "cpu", max_budget: int = 32) -> SlotState:
-    build = BuildConfig(max_batch_size=3, max_num_tokens=64, max_draft_len=8, max_budget=max_budget, dtype="float32")
-    state = make_slot_state(tiny_model_config(), build, SlotLimits(3, 8), torch.device(device))
-    for tensor in (state.kv_len, state.recent_start, state.num_pillars, state.pillars):
+def memory_of(config: SpeculationConfig, device: str = "cpu", max_budget: int = 32) -> StepMemory:
+    """Three slots."""
+    build = BuildConfig(
+        max_batch_size=3, max_seq_len=400, max_num_tokens=64, max_draft_len=8, max_budget=max_budget, dtype="float32"
+    )
+    engine = EngineConfig(tiny_model_config(), build)
+    memory = make_memory(engine, config, ExecutorLimits(3, num_pages=8), torch.device(device))
+    state = memory.state
+    for tensor in (state.kv_len, state.recent_start, state.num_pillars, state.num_moving, state.max_lookups):
         tensor.fill_(UNTOUCHED)
-    return state
+    for tensor in (state.pillars, state.lookups, state.num_lookups, state.num_drafts):
+        tensor.fill_(UNTOUCHED)
+    return memory
 
 
 def committed(
     config: SpeculationConfig, kv_len: list[int], block_start: list[int], device: str = "cpu"
-) -> tuple[list[int], list[int], list[int]]:
-    """kv_len, recent_start and num_pillars of slots 2, 0 and 1, as many as are given, after a commit."""
-    state = state_of(device)
+) -> list[list[int]]:
+    """kv_len, recent_start, num_pillars, num_moving and max_lookups of slots 2, 0 and 1, as many as are given."""
+    state = memory_of(config, device).state
     slots = torch.tensor([2, 0, 1][: len(kv_len)], device=device)
     lengths, starts = torch.tensor(kv_len, device=device), torch.tensor(block_start, device=device)
     commit(state, slots, lengths, starts, config, make_drafter(config))
-    touched = [tensor[slots].tolist() for tensor in (state.kv_len, state.recent_start, state.num_pillars)]
-    assert (state.kv_len == UNTOUCHED).sum() == 3 - len(kv_len)
-    return touched[0], touched[1], touched[2]
+    touched = (state.kv_len, state.recent_start, state.num_pillars, state.num_moving, state.max_lookups)
+    assert all((tensor == UNTOUCHED).sum() == 3 - len(kv_len) for tensor in touched)
+    return [tensor[slots].tolist() for tensor in touched]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    ("share", "recent_start", "num_pillars"),
+    ("recent_share", "moving_share", "num_lookups", "expected"),
     [
         # A tenth of 205 tokens is 20; the block began at 200.
-        (0.0, 200, 20),
-        (0.5, 190, 10),
-        (0.49, 191, 11),  # 9.8 recent tokens: 9, and the budget's rest are pillars
-        (1.0, 180, 0),
+        (0.0, 0.0, 0, (200, 20, 0, 0)),
+        (0.5, 0.0, 0, (190, 10, 0, 0)),
+        (0.49, 0.0, 0, (191, 11, 0, 0)),  # 9.8 recent tokens: 9, and the budget's rest are pillars
+        (1.0, 0.0, 0, (180, 0, 0, 0)),
+        (0.25, 0.49, 0, (195, 6, 9, 0)),
+        (0.25, 0.0, 4, (195, 11, 0, 4)),
+        (0.25, 0.25, 4, (195, 6, 5, 4)),
+        (0.25, 0.25, 30, (195, 0, 5, 10)),  # what lookups leave
+        (0.75, 0.5, 4, (185, 0, 5, 0)),  # what recent tokens leave, then what moving pillars leave
+        (0.0, 1.0, 4, (200, 0, 20, 0)),
     ],
 )
-def test_budget_is_split_by_recent_share(share: float, recent_start: int, num_pillars: int, device: str) -> None:
-    config = SpeculationConfig(ratio=0.1, min_budget=8, recent_share=share)
-    assert committed(config, [205], [200], device) == ([205], [recent_start], [num_pillars])
+def test_budget_is_split(
+    recent_share: float, moving_share: float, num_lookups: int, expected: tuple[int, ...], device: str
+) -> None:
+    config = replace(PAPER, recent_share=recent_share, moving_share=moving_share, num_lookups=num_lookups)
+    assert committed(config, [205], [200], device) == [[205], *([number] for number in expected)]
 
 
 @pytest.mark.parametrize(
@@ -58,8 +84,7 @@ def test_budget_is_split_by_recent_share(share: float, recent_start: int, num_pi
 )
 def test_budget_grows_with_the_context(kv_len: int, budget: int) -> None:
     """The larger of min_budget and the share of the new length, rounded down; the block was one token."""
-    config = SpeculationConfig(ratio=0.1, min_budget=8, recent_share=0.0)
-    assert committed(config, [kv_len], [kv_len - 1]) == ([kv_len], [kv_len - 1], [min(budget, kv_len - 1)])
+    assert committed(PAPER, [kv_len], [kv_len - 1])[:3] == [[kv_len], [kv_len - 1], [min(budget, kv_len - 1)]]
 
 
 @pytest.mark.parametrize(
@@ -74,13 +99,48 @@ def test_budget_grows_with_the_context(kv_len: int, budget: int) -> None:
     ],
 )
 def test_budget_over_the_context(block_start: int, recent_start: int, num_pillars: int) -> None:
-    config = SpeculationConfig(ratio=0.05, min_budget=8, recent_share=0.5)
-    assert committed(config, [block_start + 2], [block_start]) == ([block_start + 2], [recent_start], [num_pillars])
+    config = replace(PAPER, ratio=0.05, recent_share=0.5)
+    assert committed(config, [block_start + 2], [block_start])[:3] == [[block_start + 2], [recent_start], [num_pillars]]
 
 
 def test_slots_are_independent() -> None:
-    config = SpeculationConfig(ratio=0.1, min_budget=8, recent_share=0.5)
-    assert committed(config, [205, 12], [200, 8]) == ([205, 12], [190, 4], [10, 4])
+    config = replace(PAPER, recent_share=0.5, moving_share=0.25, num_lookups=2)
+    assert committed(config, [205, 12], [200, 6]) == [[205, 12], [190, 2], [3, 0], [5, 2], [2, 2]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    drafter=st.sampled_from(["pillar", "window", "oracle"]),
+    budget=st.integers(1, 32),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    counts=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    block=st.tuples(st.integers(0, 80), st.integers(1, 9)),
+)
+def test_no_way_of_reading_exceeds_the_budget(
+    drafter: DrafterName,
+    budget: int,
+    shares: tuple[float, float],
+    counts: tuple[int, int],
+    block: tuple[int, int],
+) -> None:
+    """All four together, of what lies before the block; there is no more to choose than there are tokens."""
+    config = SpeculationConfig(
+        drafter=drafter,
+        ratio=0.01,
+        min_budget=budget,
+        recent_share=shares[0],
+        moving_share=shares[1],
+        num_lookups=counts[0],
+        num_sinks=counts[1],
+    )
+    start = block[0]
+    (_,), (recent_start,), (pillars,), (moving,), (lookups,) = committed(config, [start + block[1]], [start])
+    assert 0 <= recent_start <= start
+    assert all(0 <= number <= recent_start for number in (pillars, moving, lookups))
+    assert pillars + moving + lookups + start - recent_start <= budget
+    assert lookups <= config.num_lookups
+    if start >= 2 * budget:  # then nothing of the budget is left over
+        assert pillars + moving + lookups + start - recent_start == budget
 
 
 @pytest.mark.parametrize(
@@ -95,35 +155,41 @@ def test_slots_are_independent() -> None:
 )
 def test_window_follows_the_sinks(num_sinks: int, block_start: int, recent_start: int, num_pillars: int) -> None:
     config = SpeculationConfig(drafter="window", ratio=0.1, min_budget=20, num_sinks=num_sinks)
-    assert committed(config, [block_start + 3], [block_start]) == ([block_start + 3], [recent_start], [num_pillars])
+    expected = [[block_start + 3], [recent_start], [num_pillars], [0], [0]]
+    assert committed(config, [block_start + 3], [block_start]) == expected
 
 
-def select(config: SpeculationConfig, state: SlotState, scores: torch.Tensor, score_rows: list[int]) -> None:
-    """Select for slots 0 and 2, of which score_rows says which were scored; slot 2's scores come first."""
-    ints = torch.zeros(3, dtype=torch.int32)
-    step = StepInputs(
-        row_start=torch.zeros(4, dtype=torch.int32),
-        phase=ints + Phase.VERIFY,
-        draft_index=ints,
-        score_rows=torch.tensor(score_rows, dtype=torch.int32),
-        score_index=torch.tensor([1, 0, 0], dtype=torch.int32),
-        kv_len=state.kv_len,
-        recent_start=state.recent_start,
-        num_pillars=state.num_pillars,
-        page_table=state.page_table,
-        rope_table=torch.zeros(1, 2),
-    )
-    make_drafter(config).select(state, scores, step, torch.tensor([0, 2]))
+def plan(config: SpeculationConfig, memory: StepMemory, rows: tuple[ScheduledRows, ...]) -> None:
+    drafter = make_drafter(config)
+    batch = make_batch(memory, ScheduledStep(0, (), (), rows), drafter.score_planes is not None)
+    drafter.plan(memory.state, memory.scores, batch)
+
+
+def verify(slot: int, num_rows: int, scored: bool = True) -> ScheduledRows:
+    return ScheduledRows(slot, 0, Phase.VERIFY, num_rows, 0, num_rows, num_rows, scored=scored, needs=GREEDY)
+
+
+def prompt_end(slot: int, num_rows: int, block_rows: int) -> ScheduledRows:
+    return ScheduledRows(slot, 0, Phase.PREFILL, num_rows, 0, 1, block_rows, scored=True, needs=GREEDY)
+
+
+def set_lengths(
+    state: SlotState, kv_len: list[int], recent_start: list[int], num_pillars: list[int], num_moving: list[int]
+) -> None:
+    state.kv_len.copy_(torch.tensor(kv_len))
+    state.recent_start.copy_(torch.tensor(recent_start))
+    state.num_pillars.copy_(torch.tensor(num_pillars))
+    state.num_moving.copy_(torch.tensor(num_moving))
 
 
 def test_pillar_drafter_takes_the_best_before_recent_start() -> None:
-    config, state = SpeculationConfig(), state_of()
-    state.recent_start.copy_(torch.tensor([4, UNTOUCHED, 6]))
-    state.num_pillars.copy_(torch.tensor([1, UNTOUCHED, 2]))
-    scores = torch.zeros(2, 3, 2, 8)
-    scores[0, 0, 0, [5, 1, 7]] = torch.tensor([0.2, 0.1, 0.9])  # slot 2: position 7 is recent
-    scores[1, 1, 1, 3] = 1.0  # slot 0
-    select(config, state, scores, [9, 0, 9])
+    """Scores come in the order of scored blocks: slot 0's first, then slot 2's; the plain request's has none."""
+    memory = memory_of(PAPER)
+    state = memory.state
+    set_lengths(state, [9, 9, 12], [4, 4, 6], [1, 2, 2], [0, 0, 0])
+    memory.scores[1, 0, 0, 1, 3] = 1.0  # slot 0
+    memory.scores[0, 1, 0, 0, [5, 1, 7]] = torch.tensor([0.2, 0.1, 0.9])  # slot 2: position 7 is recent
+    plan(PAPER, memory, (verify(0, 4), verify(1, 1, scored=False), verify(2, 4)))
     assert state.pillars[:, 2, :, :3].tolist() == [
         [[1, 5, UNTOUCHED], [0, 1, UNTOUCHED]],
         [[0, 1, UNTOUCHED], [0, 1, UNTOUCHED]],
@@ -132,17 +198,86 @@ def test_pillar_drafter_takes_the_best_before_recent_start() -> None:
     assert (state.pillars[:, 1] == UNTOUCHED).all()
 
 
+def test_moving_pillars_start_after_the_last_row_that_stands() -> None:
+    """Four rows from position 20 on, of which three stand; and a prompt's last two rows, both of which do."""
+    config = replace(PAPER, moving_share=0.5, moving_from="last")
+    memory = memory_of(config)
+    state = memory.state
+    set_lengths(state, [20, 0, 10], [18, 0, 10], [1, 0, 1], [1, 0, 1])
+    memory.scores[:, 0, 2, :, 11] = 1.0
+    memory.scores[:, 0, 3, :, 14] = 2.0  # a rejected row: counts for the mean
+    memory.scores[:, 1, 1, :, 4] = 1.0
+    memory.scores[:, 1, 2, :, 7] = 9.0  # an older block's
+    drafter = make_drafter(config)
+    rows = (verify(0, 4), prompt_end(2, num_rows=5, block_rows=2))
+    batch = make_batch(memory, ScheduledStep(0, (), (), rows), scored=True)
+    state.kv_len.copy_(torch.tensor([23, 0, 15]))  # the commit
+    drafter.plan(state, memory.scores, batch)
+    assert state.pillars[:, 0, :, :3].tolist() == [[[14, 12, UNTOUCHED]] * 2] * 2
+    assert state.pillars[:, 2, :, :3].tolist() == [[[4, 5, UNTOUCHED]] * 2] * 2
+
+
+def test_an_average_starts_afresh_with_a_prompt() -> None:
+    """Slot 1's past is its own; slot 0's is a former owner's."""
+    config = replace(PAPER, ranking="average", decay=0.5)
+    memory = memory_of(config)
+    state = memory.state
+    set_lengths(state, [6, 20, 0], [8, 18, 0], [1, 1, 0], [0, 0, 0])
+    state.score_history[:, :2, :, 3] = 1.0
+    memory.scores[:, :2, :, :, 5] = 0.9
+    batch = make_batch(memory, ScheduledStep(0, (), (), (prompt_end(0, 4, 4), verify(1, 4))), scored=True)
+    state.kv_len.copy_(torch.tensor([10, 22, 0]))
+    make_drafter(config).plan(state, memory.scores, batch)
+    assert state.pillars[:, :2, :, 0].tolist() == [[[5, 5], [3, 3]]] * 2
+
+
+@pytest.mark.parametrize(("drafter", "ranking"), [("pillar", "mean"), ("window", "average"), ("none", "average")])
+def test_no_memory_for_an_average_that_nobody_keeps(drafter: DrafterName, ranking: str) -> None:
+    config = SpeculationConfig(drafter=drafter, ranking=ranking, min_budget=8)  # type: ignore[arg-type]
+    assert memory_of(config).state.score_history.numel() == 0
+
+
 @pytest.mark.parametrize(("num_sinks", "max_budget"), [(0, 32), (4, 32), (40, 32)])
 def test_window_drafter_takes_the_sinks(num_sinks: int, max_budget: int) -> None:
-    state = state_of(max_budget=max_budget)
     config = SpeculationConfig(drafter="window", num_sinks=num_sinks)
-    select(config, state, torch.full((2, 3, 2, 8), torch.nan), [0, 0, 0])
+    memory = memory_of(config, max_budget=max_budget)
+    memory.state.kv_len.fill_(9)
+    plan(config, memory, (verify(0, 3), verify(2, 3)))
     kept = min(num_sinks, max_budget)
     expected = [*range(kept), *[UNTOUCHED] * (max_budget - kept)]
-    assert state.pillars[:, [0, 2]].tolist() == [[[expected] * 2] * 2] * 2
-    assert (state.pillars[:, 1] == UNTOUCHED).all()
+    assert memory.state.pillars[:, [0, 2]].tolist() == [[[expected] * 2] * 2] * 2
+    assert (memory.state.pillars[:, 1] == UNTOUCHED).all()
 
 
-@pytest.mark.parametrize(("drafter", "scored"), [("pillar", True), ("window", False), ("none", False)])
-def test_only_pillars_need_scores(drafter: DrafterName, scored: bool) -> None:
-    assert make_drafter(SpeculationConfig(drafter=drafter)).scored is scored
+def test_ngram_drafts() -> None:
+    """Written behind each text and certain; a text without a repetition has none, and other slots stay as they are."""
+    config = SpeculationConfig(drafter="ngram", k=3, max_ngram=2, min_ngram=1)
+    memory = memory_of(config)
+    state = memory.state
+    state.kv_len.copy_(torch.tensor([4, 2, 3]))
+    state.draft_probs.fill_(0.25)
+    state.token_ids[0, :5] = torch.tensor([7, 8, 9, 7, 8])
+    state.token_ids[2, :9] = torch.tensor([7, 8, 9, 6, 5, 5, 5, 5, 5])  # known up to 6
+    plan(config, memory, (verify(0, 4), verify(2, 4)))
+    assert state.token_ids[0, 5:8].tolist() == [9, 7, 8]
+    assert state.num_drafts.tolist() == [3, UNTOUCHED, 0]
+    assert state.draft_probs[0].argmax(dim=1).tolist() == [9, 7, 8]
+    assert state.draft_probs[0].sum(dim=1).tolist() == state.draft_probs[0].amax(dim=1).tolist() == [1.0] * 3
+    assert (state.draft_probs[1] == 0.25).all()
+    assert state.token_ids[2, :4].tolist() == [7, 8, 9, 6]
+
+
+@pytest.mark.parametrize(
+    ("config", "planes"),
+    [
+        (PAPER, "mean"),
+        (replace(PAPER, moving_share=0.1, moving_from="diagonal"), "diagonal"),
+        (replace(PAPER, moving_share=0.1, moving_from="last"), "rows"),
+        (SpeculationConfig(drafter="window"), None),
+        (SpeculationConfig(drafter="oracle"), None),
+        (SpeculationConfig(drafter="ngram"), None),
+        (SpeculationConfig(drafter="none"), None),
+    ],
+)
+def test_only_pillars_need_scores(config: SpeculationConfig, planes: ScorePlanes | None) -> None:
+    assert make_drafter(config).score_planes == planes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,10 +24,24 @@ def on_gpu() -> LoadedEngine:
     return LoadedEngine(engine.config, {name: w.cuda() for name, w in engine.weights.items()}, engine.codec)
 
 
+DRAFTERS = {
+    "default": SPECULATION,
+    "paper": replace(SPECULATION, recent_share=0.0, moving_share=0.0, num_lookups=0, ranking="mean"),
+    "last": replace(SPECULATION, moving_share=0.25, moving_from="last", num_lookups=0),
+    "diagonal": replace(SPECULATION, moving_share=0.25, moving_from="diagonal", num_lookups=6),
+    "accepted": replace(SPECULATION, moving_share=0.25, moving_from="diagonal", num_lookups=6, ranking="accepted"),
+    "average": replace(SPECULATION, moving_share=0.25, num_lookups=6, ranking="average"),
+    "window": replace(SPECULATION, drafter="window"),
+    "oracle": replace(SPECULATION, drafter="oracle"),
+    "ngram": replace(SPECULATION, drafter="ngram", min_ngram=1),
+}
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS)
 @pytest.mark.parametrize("policy", ["unified", "lockstep"])
-def test_greedy_tokens_are_the_cpus(policy: str) -> None:
+def test_greedy_tokens_are_the_cpus(policy: str, drafter: str) -> None:
     plain = first_answers(LLM(tiny_engine(), SpeculationConfig(drafter="none")).generate(PROMPTS, greedy(48)))
-    llm = LLM(on_gpu(), SPECULATION, RuntimeConfig(policy=policy))  # type: ignore[arg-type]
+    llm = LLM(on_gpu(), DRAFTERS[drafter], RuntimeConfig(policy=policy))  # type: ignore[arg-type]
     outputs = llm.generate(PROMPTS, greedy(48))
     assert first_answers(outputs) == plain
     assert DraftCounts.of(outputs).accepted > 0
@@ -33,10 +49,11 @@ def test_greedy_tokens_are_the_cpus(policy: str) -> None:
     assert_all_pages_free(llm)
 
 
-def test_sampled_tokens_are_the_cpus() -> None:
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_sampled_tokens_are_the_cpus(drafter: str) -> None:
     params = SamplingParams(max_tokens=40, temperature=0.8, top_p=0.9, seed=3, ignore_eos=True)
     answers = [
-        first_answers(LLM(engine, SPECULATION).generate(PROMPTS, params)) for engine in (tiny_engine(), on_gpu())
+        first_answers(LLM(engine, DRAFTERS[drafter]).generate(PROMPTS, params)) for engine in (tiny_engine(), on_gpu())
     ]
     assert answers[0] == answers[1]
 

@@ -26,7 +26,9 @@ def memory_of(device: str) -> StepMemory:
         dtype="float32", max_batch_size=6, max_seq_len=64, max_num_tokens=64, max_draft_len=K, max_budget=8, page_size=4
     )
     engine = EngineConfig(tiny_model_config(), build)
-    memory = make_memory(engine, SpeculationConfig(k=K), ExecutorLimits(6, num_pages=8), torch.device(device))
+    memory = make_memory(
+        engine, SpeculationConfig(k=K, num_lookups=3), ExecutorLimits(6, num_pages=8), torch.device(device)
+    )
     memory.state.kv_len.copy_(torch.tensor(KV_LEN))
     positions = torch.arange(memory.state.token_ids.shape[1], device=device)
     memory.state.token_ids.copy_(1000 * torch.arange(6, device=device)[:, None] + positions)
@@ -134,3 +136,16 @@ def test_layers_are_views() -> None:
         inputs.scores.fill_(layer + 1)
     assert [memory.kv_pool[layer].unique().item() for layer in range(2)] == [1, 2]
     assert [memory.scores[layer].unique().item() for layer in range(2)] == [1, 2]
+
+
+def test_what_drafts_read_is_the_devices_own_memory() -> None:
+    """What is looked up once the step is on the device, or selected after the one before, is what its rows read."""
+    memory = memory_of("cpu")
+    step = make_batch(memory, ScheduledStep(0, (), (), MIXED), scored=True).inputs.step
+    state = memory.state
+    for value, tensor in enumerate(
+        (state.recent_start, state.num_pillars, state.num_moving, state.lookups, state.num_lookups), start=1
+    ):
+        tensor.fill_(value)
+    seen = (step.recent_start, step.num_pillars, step.num_moving, step.lookups, step.num_lookups)
+    assert [tensor.unique().tolist() for tensor in seen] == [[1], [2], [3], [4], [5]]
