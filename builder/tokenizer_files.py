@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from sparsespec.builder.errors import CheckpointError, EngineError, one_line
+from sparsespec.builder.errors import CheckpointError, EngineError, InputError, one_line
+from sparsespec.builder.input_files import check_readable
 
 TOKENIZER_FILE = "tokenizer.json"
 # Either of these is enough for AutoTokenizer; without one it would make up an empty tokenizer.
 _SOURCE_FILES = (TOKENIZER_FILE, "tokenizer.model", "vocab.json")
+_FILES = (
+    *_SOURCE_FILES,
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "chat_template.jinja",
+)
+_MOST_BYTES = 256 * 2**20  # a tokenizer.json of 260,000 tokens has 35 MB
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
@@ -21,10 +37,9 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
     """
     if not any((source / name).is_file() for name in _SOURCE_FILES):
         raise CheckpointError(f"{source}: no tokenizer; expected one of {', '.join(_SOURCE_FILES)}")
-    try:
+    _check_files(source, CheckpointError)
+    with any_error(lambda reason: CheckpointError(f"{source}: the tokenizer cannot be loaded: {reason}")):
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers and tokenizers raise a bare Exception for damaged files
-        raise CheckpointError(f"{source}: the tokenizer cannot be loaded: {one_line(error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise CheckpointError(f"{source}: expected a fast tokenizer, found {type(tokenizer).__name__}")
     save_tokenizer(tokenizer, directory)
@@ -43,8 +58,35 @@ def load_tokenizer(engine_dir: Path) -> PreTrainedTokenizerFast:
     path = engine_dir / TOKENIZER_FILE
     if not path.is_file():
         raise EngineError(f"{path}: missing; expected the tokenizer of an engine directory")
-    try:
+    _check_files(engine_dir, EngineError)
+    with any_error(lambda reason: EngineError(f"{path}: the tokenizer cannot be loaded: {reason}")):
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(engine_dir, local_files_only=True)
-    except Exception as error:  # as above
-        raise EngineError(f"{path}: the tokenizer cannot be loaded: {one_line(error)}") from error
     return tokenizer
+
+
+def _check_files(directory: Path, error_type: type[InputError]) -> None:
+    """Raises `error_type` for what is no readable file, or too large to be a tokenizer's: all of it would be read."""
+    for path in (directory / name for name in _FILES):
+        try:
+            if not path.exists():
+                continue
+            check_readable(path)
+            size = path.stat().st_size
+        except OSError as error:
+            raise error_type(f"{path}: cannot be read: {error}") from error
+        if size > _MOST_BYTES:
+            raise error_type(f"{path}: expected at most {_MOST_BYTES} bytes of a tokenizer, found {size}")
+
+
+@contextmanager
+def any_error(make: Callable[[str], InputError]) -> Iterator[None]:
+    """transformers and tokenizers raise a bare Exception for what they cannot take; tokenizers, in Rust, may panic."""
+    try:
+        yield
+    except Exception as error:
+        raise make(one_line(error)) from error
+    except BaseException as error:
+        # A panic is no Exception, and the module that its class names cannot be imported.
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise make(one_line(error)) from error

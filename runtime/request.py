@@ -83,7 +83,7 @@ class Verification:
     num_tokens: int  # tokens it added to the output
     num_drafts: int  # at most draft_len: drafts found without the model may be fewer, or none
     num_accepted: int
-    draft_kv_tokens: int  # read by the block's draft steps
+    draft_kv_tokens: int  # read by the block's draft steps, at most: what is chosen twice is read once
     verify_kv_tokens: int  # read by its verification, which has rows for draft_len drafts however many there are
     plain_kv_tokens: int  # what plain decoding reads for the same tokens
 

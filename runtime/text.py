@@ -9,7 +9,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
 
 from sparsespec.builder.errors import RequestError
-from sparsespec.builder.tokenizer_files import load_tokenizer
+from sparsespec.builder.tokenizer_files import any_error, load_tokenizer
 
 
 class TextCodec:
@@ -26,21 +26,18 @@ class TextCodec:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; special tokens in it count as such. Raises RequestError for what is not Unicode text."""
-        try:
+        with any_error(lambda reason: RequestError(f"the tokenizer cannot encode {text!r:.60}: {reason}")):
             return list(self._tokenizer.encode(text))
-        except Exception as error:  # the tokenizer raises TypeError for lone surrogates, and bare Exceptions
-            raise RequestError(f"the tokenizer cannot encode {text!r:.60}: {error}") from error
 
     def encode_chat(self, message: str) -> list[int]:
         """Token ids of a user's message in the model's chat template, ready for the answer. Raises as `encode` does."""
         if self._tokenizer.chat_template is None:
             raise RequestError("the engine has no chat template; pass the prompt without one (--no-chat_template)")
         chat = [{"role": "user", "content": message}]
-        try:
+        # A template is a program, which raises what it likes.
+        with any_error(lambda reason: RequestError(f"cannot put {message!r:.60} into the chat template: {reason}")):
             text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
             return list(self._tokenizer.encode(text, add_special_tokens=False))
-        except Exception as error:  # as above; and a template is a program, which raises what it likes
-            raise RequestError(f"cannot put {message!r:.60} into the chat template: {error}") from error
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""

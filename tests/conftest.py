@@ -10,6 +10,13 @@ import torch
 ALL_THREADS = torch.get_num_threads()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tens of thousands of hostile inputs are not for `make unit`."""
+    for item in items:
+        if item.path.parent.name == "fuzz":
+            item.add_marker("slow")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Runs before any fixture of `item`."""

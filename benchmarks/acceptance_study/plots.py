@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from acceptance_study.observations import Observation, Study
 from acceptance_study.rules import SHIPPED
 from acceptance_study.statistics import Estimate, Measure, by_rule, estimate_mean
 from acceptance_study.tables import ORACLE, PAPER, best_rule, context_name, contexts, difference_to, measures, ratios
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 # Okabe and Ito's, for every kind of colour vision; their yellow is too light for lines.
 _COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

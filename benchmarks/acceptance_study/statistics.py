@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from acceptance_study.observations import Half, Observation, Study
 from numpy.typing import NDArray
 
+from acceptance_study.observations import Half, Observation, Study
 from sparsespec.builder.errors import InputError
 
 NUM_RESAMPLES = 20_000

@@ -17,7 +17,6 @@ from acceptance_study.statistics import (
     mean_accepted,
     rule_label,
 )
-
 from sparsespec.builder.errors import InputError
 
 PAPER = "paper"

@@ -12,6 +12,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distribution, distributions
+from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
 from types import ModuleType
@@ -48,19 +49,18 @@ def collect_texts(min_chars: int, max_texts: int) -> list[Text]:
     """Up to max_texts of every source, each min_chars long; shorter documents of a source are joined."""
     found: list[Text] = []
     for source, documents in _SOURCES.items():
-        found += _joined(source, documents(), min_chars)[:max_texts]
+        found += islice(_joined(source, documents(), min_chars), max_texts)
     return found
 
 
-def _joined(source: str, documents: Iterator[tuple[str, str]], min_chars: int) -> list[Text]:
-    texts, names, parts = [], [], []
+def _joined(source: str, documents: Iterator[tuple[str, str]], min_chars: int) -> Iterator[Text]:
+    names, parts = [], []
     for name, content in documents:
         names.append(name)
         parts.append(content)
         if sum(map(len, parts)) >= min_chars:
-            texts.append(Text(source, names[0], "\n\n".join(parts)[:min_chars]))
+            yield Text(source, names[0], "\n\n".join(parts)[:min_chars])
             names, parts = [], []
-    return texts
 
 
 def _reference() -> Iterator[tuple[str, str]]:
@@ -73,7 +73,7 @@ def _program_source() -> Iterator[tuple[str, str]]:
         Path(sysconfig.get_paths()["stdlib"]).glob("*.py"), key=lambda path: (-path.stat().st_size, path.name)
     )
     for path in files:
-        if path.name not in ("pydoc_data", "_pydatetime.py"):
+        if path.name != "_pydatetime.py":
             yield path.name, path.read_text(encoding="utf-8", errors="replace")
 
 
@@ -119,9 +119,9 @@ def _members(module: ModuleType) -> Iterator[tuple[str, str]]:
 
 def _descriptions() -> Iterator[tuple[str, str]]:
     for package in _sorted_distributions():
-        text = package.metadata.get_payload()
-        if isinstance(text, str) and len(text) > 1000:
-            yield package.metadata["Name"], text
+        text = package.metadata.json.get("description", "")
+        if len(text) > 1000:
+            yield package.metadata["Name"], str(text)
 
 
 def _sorted_distributions() -> list[Distribution]:

@@ -36,13 +36,13 @@ def pillar_attention(
     replaces what the draft left there. Returns [num_rows, num_heads * head_dim] in the type of qkv.
     """
     output = torch.zeros(qkv.shape[0], params.num_heads * params.head_dim, dtype=qkv.dtype, device=qkv.device)
-    for group in slot_groups(step):
-        q, k, v = rotated_qkv(params, qkv[group.rows], qk_norm, step.rope_table[group.positions])
+    for group in _slot_groups(step):
+        q, k, v = _rotated_qkv(params, qkv[group.rows], qk_norm, step.rope_table[group.positions])
         pages = step.page_table[group.slots]
         _append(params, layer.kv_pool, pages, group.positions, k, v)
         read = _draft_reads(group, layer, step) if group.drafts else _everything(group)
-        keys, values = gather(params, layer.kv_pool, pages, read.positions)
-        probabilities = attention_probabilities(q, keys, read.allowed)
+        keys, values = _gather(params, layer.kv_pool, pages, read.positions)
+        probabilities = _attention_probabilities(q, keys, read.allowed)
         output[group.rows] = _attended(probabilities, values).to(qkv.dtype)
         _write_scores(params.score_planes, group, probabilities, layer.scores)
     return output
@@ -69,7 +69,7 @@ class Reads:
     allowed: Tensor  # [S, num_kv_heads or 1, n or 1, m] bool
 
 
-def slot_groups(step: StepInputs[Tensor]) -> list[SlotGroup]:
+def _slot_groups(step: StepInputs[Tensor]) -> list[SlotGroup]:
     """The slots at work, those with equally many rows of the same kind together. Waits for the device, once."""
     ends = step.row_start[1:]
     columns = (step.phase, step.row_start[:-1], ends, step.kv_len + step.draft_index, step.score_rows, step.score_index)
@@ -103,7 +103,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (exact * torch.rsqrt(exact.square().mean(dim=-1, keepdim=True) + eps)).to(x.dtype) * weight
 
 
-def rotated_qkv(
+def _rotated_qkv(
     params: PillarAttentionParams, qkv: Tensor, qk_norm: QkNorm[Tensor] | None, rope: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """q [..., num_heads, head_dim], k and v [..., num_kv_heads, head_dim] of rows [..., all heads * head_dim]."""
@@ -173,7 +173,7 @@ def _distinct(positions: Tensor) -> tuple[Tensor, Tensor]:
     return ranked, (ranked >= 0) & (ranked != before)
 
 
-def gather(params: PillarAttentionParams, kv_pool: Tensor, pages: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+def _gather(params: PillarAttentionParams, kv_pool: Tensor, pages: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values [S, num_kv_heads, m, head_dim] at positions [S, num_kv_heads or 1, m]; pages: [S, max_pages]."""
     pages = pages[:, None].expand(-1, positions.shape[1], -1)
     page, offset = pages.gather(2, positions // params.page_size).long(), positions % params.page_size
@@ -181,7 +181,7 @@ def gather(params: PillarAttentionParams, kv_pool: Tensor, pages: Tensor, positi
     return kv_pool[page, 0, head, offset], kv_pool[page, 1, head, offset]
 
 
-def attention_probabilities(q: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:
+def _attention_probabilities(q: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:
     """[S, num_kv_heads, group, n, m] softmax of q [S, n, num_heads, head_dim] over keys [S, num_kv_heads, m, head_dim].
 
     allowed: broadcasts to [S, num_kv_heads, n, m].

@@ -25,6 +25,8 @@ def pillar_select(scores: PillarScores, pillars: Tensor, step: StepInputs[Tensor
     num_moving[s] best ones to move from, ascending. Equal scores: the lower position wins. The lengths are those of the
     coming drafts.
     """
+    if not slots:
+        return
     index = torch.tensor(slots, device=pillars.device)
     columns = (step.recent_start, step.num_pillars, step.num_moving)
     recent_start, num_pillars, num_moving = torch.stack([column[index] for column in columns]).long()

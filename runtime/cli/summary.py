@@ -11,12 +11,13 @@ Metrics of a report (builder.report); one is left out where there is nothing to 
   accepted_outside_repetition         tokens    the same without repetitive stretches
   draft_context                       tokens    verified tokens before an answer's last drafts, mean over answers
   draft_budget                        tokens    max(min_budget, ratio * context) there
-  draft_read_last, draft_read         tokens    read per draft step (layer and KV head): last drafts, all drafts
+  draft_read_last, draft_read         tokens    read per draft step (layer and KV head), at most: last drafts, all
   draft_read_share                    ratio     draft_read to the context, over all draft steps
                                                 (these five where the model drafts)
   kv_read_per_token                   bytes     KV cache read by drafts and verifications per new token, no prefill
   kv_read_per_token_plain             bytes     what plain decoding reads for the same tokens
   kv_read_ratio                       ratio     the former to the latter
+                                                (these three not for drafter oracle, which reads all to choose)
   tokens_per_second                   tokens/s  after the run's first token
   tokens_per_second_plain             tokens/s  the same, decoded plainly
   speed_ratio                         ratio     the former to the latter
@@ -102,7 +103,7 @@ class Summary:
     acceptance: Acceptance
     outside_repetition: Acceptance
     draft_reads: DraftReads | None  # None where the model drafted nothing
-    kv_reads: KvReads | None  # None where nothing was verified
+    kv_reads: KvReads | None  # None where nothing was verified; and for an oracle, which reads all to choose
 
     @property
     def draft_len(self) -> int:
@@ -129,7 +130,7 @@ def summarize(outputs: Sequence[RequestOutput], speculation: SpeculationConfig, 
         acceptance=Acceptance.of(blocks, speculation.draft_len),
         outside_repetition=Acceptance.of(fresh, speculation.draft_len),
         draft_reads=_draft_reads(blocks, last_blocks, speculation) if blocks and speculation.num_draft_steps else None,
-        kv_reads=_kv_reads(blocks, kv_bytes_per_token) if blocks else None,
+        kv_reads=_kv_reads(blocks, kv_bytes_per_token) if blocks and speculation.drafter != "oracle" else None,
     )
 
 

@@ -52,7 +52,7 @@ class Drafter(Protocol):
 
 @dataclass(frozen=True)
 class PillarDrafter:
-    """PillarAttn: the tokens that the last verified rows attended to, the newest ones, and what new tokens call for.
+    """Tokens that the last verified rows attended to (pillars), the newest ones, and those that new tokens call for.
 
     Reads per selection: see the rule. Reads per draft row, once for all layers: the slot's token ids. Keeps per slot:
     the pillars, and what the rule keeps.

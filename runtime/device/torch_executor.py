@@ -36,7 +36,7 @@ class ExecutorLimits:
 class TorchExecutor:
     """executor.Executor in torch.
 
-    The reference ops loop over lengths on the host, so on a GPU they wait for the device; kernels will not.
+    The reference ops read lengths on the host, so on a GPU they wait for the device; kernels will not.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class TorchExecutor:
         index = torch.arange(blocks.logits.shape[1], device=logits.device)
         tokens = state.token_ids[blocks.slot[:, None], blocks.first_position[:, None] + index]
         logprobs, top_ids = block_logprobs(logits, blocks, tokens)
-        chosen = state.num_pillars + state.num_moving + state.max_lookups
+        chosen = torch.minimum(state.num_pillars + state.num_moving + state.max_lookups, state.recent_start)
         lengths = [length[blocks.slot] for length in (state.kv_len, state.recent_start, chosen)]
         return BlockOutcome(torch.stack([*counts, *lengths], dim=1), tokens, logprobs, top_ids)
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from acceptance_report import main, read_merged
 from acceptance_study.observations import Cell, Observation, write_observations
 from acceptance_study.tables import Table, best_rule, study_tables
-
 from made_observations import make_cell, see, see_study, see_texts
 from sparsespec.builder.errors import InputError
 

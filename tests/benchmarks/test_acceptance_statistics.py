@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from acceptance_study.observations import Observation
 from acceptance_study.statistics import (
     Estimate,
@@ -16,7 +17,6 @@ from acceptance_study.statistics import (
     mean_accepted,
     rule_label,
 )
-
 from made_observations import make_cell, see, see_texts
 from sparsespec.builder.errors import InputError
 

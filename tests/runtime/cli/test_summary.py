@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -106,6 +107,13 @@ def test_drafts_found_in_the_text() -> None:
 def test_drafts_never_found() -> None:
     summary = summarize([request(40, answer((1, 2), NOT_FOUND))], NGRAM, 10)
     assert (summary.acceptance.mean, summary.acceptance.mean_drafts, summary.draft_reads) == (0, 0, None)
+
+
+def test_what_an_oracle_reads_to_choose_is_not_told_as_its_choice() -> None:
+    summary = summarize([request(100, answer((1, 2, 3, 4, 5), LONG, NEXT))], replace(SPECULATION, drafter="oracle"), 10)
+    assert summary.draft_reads is not None
+    assert summary.kv_reads is None
+    assert [metric.name for metric in summary_metrics(summary) if metric.name.startswith("kv_")] == []
 
 
 def printed(output: RequestOutput, speculation: SpeculationConfig) -> list[str]:
