@@ -18,6 +18,7 @@ from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.acceptance import Block
+from sparsespec.runtime.device.slot_state import max_positions
 from sparsespec.runtime.device.torch_executor import ExecutorLimits, TorchExecutor
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.request import DraftShape, RequestSpec
@@ -135,4 +136,4 @@ def _build(build: BuildConfig, num_slots: int, longest: int) -> BuildConfig:
 
 
 def _pages_per_slot(build: BuildConfig) -> int:
-    return -(-(build.max_seq_len + build.max_draft_len + 1) // build.page_size)
+    return -(-max_positions(build) // build.page_size)

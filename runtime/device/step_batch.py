@@ -64,9 +64,7 @@ class StepMemory:
     state: SlotState
     rope_table: Tensor  # [max_positions, head_dim]
     kv_pool: Tensor  # [num_layers, num_pages, 2, num_kv_heads, page_size, head_dim]
-    scores: (
-        Tensor  # [num_layers, max_batch_size, planes, num_kv_heads, max_positions]; no slots for an unscored drafter
-    )
+    scores: Tensor  # [num_layers, max_batch_size, planes, num_kv_heads, max_positions]; empty without scored rows
     layers: tuple[LayerInputs[Tensor], ...]  # views of the above and of state.pillars
 
     @property

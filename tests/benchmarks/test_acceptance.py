@@ -12,7 +12,7 @@ import acceptance
 import acceptance_report
 from acceptance_study.branches import expected_accepted, prefill
 from acceptance_study.observations import Observation, read_observations
-from acceptance_study.rules import RULES, rule
+from acceptance_study.rules import rule
 from acceptance_study.texts import Text
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.runtime.llm import LLM
@@ -23,14 +23,26 @@ BUILD = BuildConfig(
     dtype="float64", max_batch_size=4, max_seq_len=128, max_num_tokens=64, max_draft_len=8, max_budget=128, page_size=16
 )
 K = 8
+# One rule for every way to rank, to move and to draft.
+KINDS = (
+    "paper",
+    "accepted",
+    "average",
+    "recent25 moving last lookups",
+    "recent25 moving lookups",
+    "window",
+    "ngram",
+    "oracle",
+)
 CONTEXT = 40
 WORDS = ("with the other thing ", "that path is there ", "three of them think ", "both of the authors ")
-# One that has room for two positions, one for a single position, and one that is too short.
+# Of each source one that has room for two positions, one for a single position, and one that is too short.
 TEXTS = [
     Text(source, f"{source} {number}", WORDS[number] * repeats)
     for source in ("reference", "licences")
     for number, repeats in enumerate((8, 3, 1))
 ]
+POSITIONS = ((0, 0), (0, 1), (1, 0))
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +72,15 @@ def rules_of(observations: Sequence[Observation]) -> list[str]:
     return list(dict.fromkeys(seen.cell.rule for seen in observations))
 
 
-def positions_of(observations: Sequence[Observation], rule_name: str) -> list[tuple[str, int, str]]:
-    return [(seen.text, seen.position, seen.cell.half) for seen in observations if seen.cell.rule == rule_name]
+def positions_of(observations: Sequence[Observation], name: str) -> list[tuple[str, int, str]]:
+    """Each once: they are the same for every temperature."""
+    found = {(seen.text, seen.position, seen.cell.half): None for seen in observations if seen.cell.rule == name}
+    return sorted(found)
 
 
 def test_branches_and_loops_become_one_report(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     branches, loops = tmp_path / "branches.json", tmp_path / "loops.json"
-    rules = ("paper", "average", "recent25 moving lookups", "ngram", "oracle")
+    rules = ("paper", "average", "ngram")
     assert study.call(branches, "--rules", "default", *rules, "--num_cycles", "2", "--ratios", "0.3") == 0
     flags = ("--study", "loops", "--num_tokens", "20", "--ratios", "0.3")
     assert study.call(loops, "--rules", *rules, *flags) == 0
@@ -75,13 +89,9 @@ def test_branches_and_loops_become_one_report(study: Study, tmp_path: Path, caps
     setup, drafted = read_observations(branches)
     assert str(tmp_path) not in json.dumps(setup)
     assert rules_of(drafted) == ["default", *rules]
-    places = [(0, 0, "tune"), (0, 1, "tune"), (1, 0, "confirm")], [(0, 0, "confirm"), (0, 1, "confirm"), (1, 0, "tune")]
-    expected = [
-        (f"{source} {number}", position, half)
-        for source, found in zip(("reference", "licences"), places, strict=True)
-        for number, position, half in found
-    ]
-    assert positions_of(drafted, "paper")[: len(expected)] == expected
+    halves = {"reference": ("tune", "confirm"), "licences": ("confirm", "tune")}
+    places = [(f"{source} {number}", at, halves[source][number]) for source in halves for number, at in POSITIONS]
+    assert positions_of(drafted, "paper") == sorted(places)
     assert all(0 <= seen.num_accepted <= seen.num_cycles * K for seen in drafted)
     assert all(0 <= seen.fresh_accepted <= seen.num_accepted for seen in read_observations(loops)[1])
 
@@ -92,12 +102,12 @@ def test_branches_and_loops_become_one_report(study: Study, tmp_path: Path, caps
     assert "### Confirmation" in printed
 
 
-@pytest.mark.parametrize("name", list(RULES))
+@pytest.mark.parametrize("name", KINDS)
 def test_a_greedy_branch_accepts_what_the_loop_accepts(name: str) -> None:
     """From the same prompt both see the same drafts."""
-    num_cycles, model = 3, tiny_model_config(vocab_size=24)
+    num_cycles, model = 3, tiny_model_config(vocab_size=12)
     engine, prompts = tiny_engine(5, BUILD, model), random_prompts((CONTEXT,) * 3, model.vocab_size)
-    speculation = rule(name, ratio=0.2, min_budget=1)
+    speculation = rule(name, ratio=0.5, min_budget=1)
     outputs = LLM(engine, speculation).generate(prompts, greedy((num_cycles + 1) * (K + 1)))
     accepted = [sum(block.num_accepted for block in output.outputs[0].verifications[:num_cycles]) for output in outputs]
     assert 0 < sum(accepted) < 3 * num_cycles * K

@@ -52,7 +52,18 @@ RUN_FLAGS = (
     "--ratio",
     "--min_budget",
     "--recent_share",
+    "--moving_share",
+    "--num_lookups",
+    "--ranking",
+    "--decay",
+    "--moving_from",
     "--num_sinks",
+    "--max_ngram",
+    "--min_ngram",
+    "--min_p",
+    "--repetition_penalty",
+    "--presence_penalty",
+    "--frequency_penalty",
     "--device",
     "--max_batch_size",
     "--max_tokens_in_paged_kv_cache",
@@ -61,7 +72,23 @@ RUN_FLAGS = (
     "--result_lag",
     "--nonsense",
 )
-WORDS = ("bfloat16", "float64", "pillar", "window", "none", "unified", "lockstep", "cpu", "cuda", "cuda:7", "meta")
+WORDS = (
+    "bfloat16",
+    "float64",
+    "pillar",
+    "window",
+    "ngram",
+    "oracle",
+    "average",
+    "last",
+    "none",
+    "unified",
+    "lockstep",
+    "cpu",
+    "cuda",
+    "cuda:7",
+    "meta",
+)
 # A command line has no NUL, and of surrogates only those that stand for bytes.
 TEXTS = tuple(text.replace("\ud800", "\udcff") for text in ODD_TEXTS if "\0" not in text)
 BUILD = BuildConfig(dtype="float32", max_batch_size=2, max_seq_len=64, max_draft_len=4, max_budget=192)

@@ -183,6 +183,18 @@ def test_up_to_the_engines_last_position(drafter: str) -> None:
     assert [len(tokens) for tokens in answers[0]] == [31, 2]
 
 
+@pytest.mark.parametrize("drafter", ["pillar", "all", "window"])
+def test_a_budget_beyond_the_context_reads_the_context(drafter: str) -> None:
+    """What the parts of the budget may read together is what there is."""
+    k = 3
+    llm = LLM(tiny_engine(), Case(drafter, k, RuntimeConfig()).speculation)
+    checks = llm.generate([PROMPTS[4]], greedy(NEW_TOKENS))[0].outputs[0].verifications
+    full = [sum(check.context + index + 1 for index in range(k)) for check in checks]
+    assert all(check.draft_kv_tokens <= most for check, most in zip(checks, full, strict=True))
+    assert checks[1].draft_kv_tokens == full[1]
+    assert checks[-1].draft_kv_tokens < full[-1]
+
+
 def test_a_text_without_repetition_has_no_drafts() -> None:
     """Rows of drafts that were not found are padding: neither accepted nor counted."""
     llm = LLM(tiny_engine(), Case("ngram", 4, RuntimeConfig()).speculation)
