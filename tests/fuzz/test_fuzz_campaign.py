@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from fuzz import campaign
+import hostile_campaign as campaign
 from sparsespec.builder.errors import InputError
 
 

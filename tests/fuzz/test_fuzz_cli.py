@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
-from fuzz.campaign import campaign
-from fuzz.checkpoints import small_model
-from fuzz.mutations import ODD_FLOATS, ODD_INTEGERS, ODD_TEXTS, damaged_bytes
+from hostile_campaign import campaign
+from hostile_checkpoints import small_model
+from hostile_mutations import ODD_FLOATS, ODD_INTEGERS, ODD_TEXTS, damaged_bytes
 from sparsespec.builder import build_engine
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.runtime import run

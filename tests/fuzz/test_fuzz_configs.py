@@ -10,9 +10,9 @@ from random import Random
 
 import pytest
 
-from fuzz.campaign import campaign, result_or_error
-from fuzz.checkpoints import check_model, read_all, small_model
-from fuzz.mutations import damaged_bytes, damaged_json
+from hostile_campaign import campaign, result_or_error
+from hostile_checkpoints import check_model, read_all, small_model
+from hostile_mutations import damaged_bytes, damaged_json
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import CONFIG_FILE, EngineConfig, read_engine_config
 from sparsespec.builder.model_config import Family

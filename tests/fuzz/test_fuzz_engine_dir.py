@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from fuzz.campaign import campaign, result_or_error
-from fuzz.checkpoints import read_all, small_model
-from fuzz.mutations import damaged_bytes
+from hostile_campaign import campaign, result_or_error
+from hostile_checkpoints import read_all, small_model
+from hostile_mutations import damaged_bytes
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.runtime.loading import load_engine
 from tiny_models import tiny_hf_model, write_tiny_engine, write_tiny_hf_checkpoint

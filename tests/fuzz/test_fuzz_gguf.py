@@ -11,9 +11,9 @@ from random import Random
 import gguf
 import pytest
 
-from fuzz.campaign import campaign
-from fuzz.checkpoints import read_all, small_model
-from fuzz.mutations import ODD_FLOATS, ODD_INTEGERS, ODD_TEXTS, damaged_bytes
+from hostile_campaign import campaign
+from hostile_checkpoints import read_all, small_model
+from hostile_mutations import ODD_FLOATS, ODD_INTEGERS, ODD_TEXTS, damaged_bytes
 from tiny_gguf import write_tiny_gguf
 from tiny_models import tiny_hf_model
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fuzz.checkpoints import small_model
+from hostile_checkpoints import small_model
 from sparsespec.builder.build_config import BuildConfig
 from tiny_models import tiny_hf_model, write_tiny_engine, write_tiny_hf_checkpoint
 

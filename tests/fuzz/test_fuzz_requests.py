@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzz.campaign import campaign, result_or_error
-from fuzz.mutations import ODD_FLOATS, ODD_INTEGERS, ODD_TEXTS, odd_value
+from hostile_campaign import campaign, result_or_error
+from hostile_mutations import ODD_FLOATS, ODD_INTEGERS, ODD_TEXTS, odd_value
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.sampling_params import SamplingParams

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from fuzz.campaign import campaign, result_or_error
-from fuzz.checkpoints import read_all, small_model
-from fuzz.mutations import ODD_INTEGERS, ODD_TEXTS, damaged_bytes, damaged_json
+from hostile_campaign import campaign, result_or_error
+from hostile_checkpoints import read_all, small_model
+from hostile_mutations import ODD_INTEGERS, ODD_TEXTS, damaged_bytes, damaged_json
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import load_weights, read_engine_config
 from sparsespec.builder.fused_weights import fused_shapes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fuzz.campaign import result_or_error
+from hostile_campaign import result_or_error
 from sparsespec.builder.checkpoint import open_checkpoint
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.fuse import fused_weights
