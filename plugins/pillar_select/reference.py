@@ -39,8 +39,8 @@ def _best(scores: Tensor, recent_start: Tensor, count: Tensor) -> Tensor:
     """[..., S, num_kv_heads, largest count] int32: the count[s] best positions of slot s, ascending, then the rest."""
     index = torch.arange(int(recent_start.max()), device=scores.device)
     unseen = index >= recent_start[:, None, None]
-    ranked = scores[..., : len(index)].masked_fill(unseen, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
-    ranked = ranked[..., : int(count.max())]
+    known = scores[..., : len(index)].masked_fill(unseen, -torch.inf)
+    ranked = known.sort(dim=-1, descending=True, stable=True).indices[..., : int(count.max())]
     beyond = index[: ranked.shape[-1]] >= count[:, None, None]
     return ranked.masked_fill(beyond, len(index)).sort(dim=-1).values.int()
 
