@@ -21,7 +21,7 @@ from acceptance_study.branches import expected_accepted, prefill
 from acceptance_study.loops import LoopResult, run_loops
 from acceptance_study.observations import Cell, Half, Observation, Study, write_observations
 from acceptance_study.rules import RULES, rule
-from acceptance_study.texts import collect_texts
+from acceptance_study.texts import Text, collect_texts
 from sparsespec.builder.config_io import add_flags, check_range, from_flags, option, required
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.report import this_machine
@@ -88,8 +88,9 @@ def _run(config: StudyConfig) -> int:
     engine = load_engine(config.engine_dir, config.device)
     observations: list[Observation] = []
     start = perf_counter()
+    texts = _texts(engine, config)
     for context in config.contexts:
-        prompts = _prompts(engine, context, config)
+        prompts = _prompts(texts, context, config.max_prompts)
         measure = _branches if config.study == "branches" else _loops
         for seen in measure(engine, prompts, context, config):
             observations += seen
@@ -165,13 +166,17 @@ def _runs(context: int, config: StudyConfig) -> Iterator[Run]:
                 yield Run(config.study, name, rule(name, ratio, min_budget=1), temperature, context)
 
 
-def _prompts(engine: LoadedEngine, context: int, config: StudyConfig) -> list[Prompt]:
-    """Both ends of each text, if it is long enough for two; else its beginning. Texts take turns in the halves."""
+def _texts(engine: LoadedEngine, config: StudyConfig) -> list[tuple[Text, list[int]]]:
+    """Texts and their token ids, the same whatever contexts are measured."""
     longest = max((*config.contexts, _SHORTEST_TEXT))
-    found: list[Prompt] = []
     texts = collect_texts(int((longest + 300) * _CHARS_PER_TOKEN), _MAX_TEXTS_PER_SOURCE)
-    for number, text in enumerate(texts):
-        token_ids = engine.codec.encode(text.content)
+    return [(text, engine.codec.encode(text.content)) for text in texts]
+
+
+def _prompts(texts: list[tuple[Text, list[int]]], context: int, max_prompts: int) -> list[Prompt]:
+    """Both ends of each text, if it is long enough for two; else its beginning. Texts take turns in the halves."""
+    found: list[Prompt] = []
+    for number, (text, token_ids) in enumerate(texts):
         starts = (0, len(token_ids) - context) if len(token_ids) > 2 * context else (0,)
         found += [
             Prompt(
@@ -186,7 +191,7 @@ def _prompts(engine: LoadedEngine, context: int, config: StudyConfig) -> list[Pr
         ]
     if not found:
         raise InputError(f"contexts: found no text of {context} tokens")
-    return _spread(found, config.max_prompts)
+    return _spread(found, max_prompts)
 
 
 def _spread(prompts: list[Prompt], count: int) -> list[Prompt]:

@@ -22,11 +22,12 @@ from sparsespec.runtime.device.slot_state import max_positions
 from sparsespec.runtime.device.torch_executor import ExecutorLimits, TorchExecutor
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.request import DraftShape, RequestSpec
-from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.sampling_params import SamplingNeeds, SamplingParams
 from sparsespec.runtime.scheduler import Admission, PageGrant, ScheduledRows, ScheduledStep
 
 _CHUNK, _SLOTS_AT_ONCE = 256, 16
 _K = 8
+_GREEDY = SamplingParams(temperature=0.0).needs
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,12 @@ def expected_accepted(
     executor.prepare(_admission(branches, temperature))
     executor.memory.state.kv_len[:] = branches.num_prefilled
     needs = SamplingParams(temperature=temperature).needs
-    last = [_rows(slot, Phase.PREFILL, _K + 1, num_logits=1, block_rows=_K + 1) for slot in slots]
-    _run(executor, [replace(row, needs=needs) for row in last])
+    _run(executor, [_rows(slot, Phase.PREFILL, _K + 1, 0, 1, _K + 1, needs) for slot in slots])
     total = torch.zeros(len(slots), dtype=torch.float64, device=branches.kv_pool.device)
     for _ in range(num_cycles):
         for index in range(speculation.num_draft_steps):
-            drafts = [_rows(slot, Phase.DRAFT, 1, draft_index=index, num_logits=1) for slot in slots]
-            _run(executor, [replace(row, needs=needs) for row in drafts])
-        blocks = [_rows(slot, Phase.VERIFY, _K + 1, num_logits=_K + 1, block_rows=_K + 1) for slot in slots]
-        total += _run(executor, [replace(row, needs=needs) for row in blocks])
+            _run(executor, [_rows(slot, Phase.DRAFT, 1, index, 1, 0, needs) for slot in slots])
+        total += _run(executor, [_rows(slot, Phase.VERIFY, _K + 1, 0, _K + 1, _K + 1, needs) for slot in slots])
     expected: list[float] = total.tolist()
     return expected
 
@@ -116,9 +114,14 @@ def _admission(branches: Branches, temperature: float) -> ScheduledStep:
 
 
 def _rows(
-    slot: int, phase: Phase, num_rows: int, draft_index: int = 0, num_logits: int = 0, block_rows: int = 0
+    slot: int,
+    phase: Phase,
+    num_rows: int,
+    draft_index: int = 0,
+    num_logits: int = 0,
+    block_rows: int = 0,
+    needs: SamplingNeeds = _GREEDY,
 ) -> ScheduledRows:
-    needs = SamplingParams(temperature=0.0).needs
     scored = block_rows > 0
     return ScheduledRows(slot, 0, phase, num_rows, draft_index, num_logits, block_rows, scored, needs)
 
