@@ -118,18 +118,20 @@ def _loops(
     expected = run_loops(engine, token_ids, plain, 0.0, config.num_tokens) if 0.0 in config.temperatures else []
     for run in _runs(context, config):
         results = run_loops(engine, token_ids, run.speculation, run.temperature, config.num_tokens)
-        if run.temperature == 0:
-            same = sum(one.token_ids == other.token_ids for one, other in zip(results, expected, strict=True))
-            print(f"  {same} of {len(results)} answers equal plain decoding's", file=sys.stderr)
-        yield [_loop_observation(run, at, result) for at, result in zip(prompts, results, strict=True)]
+        equal = _equals_plain(results, expected) if run.temperature == 0 else [None] * len(results)
+        yield [_loop_observation(run, *one) for one in zip(prompts, results, equal, strict=True)]
+
+
+def _equals_plain(results: list[LoopResult], expected: list[LoopResult]) -> list[bool | None]:
+    return [one.token_ids == other.token_ids for one, other in zip(results, expected, strict=True)]
 
 
 def _branch_observation(run: Run, at: Prompt, num_cycles: int, accepted: float) -> Observation:
     total = round(accepted, 4)
-    return Observation(run.cell(at.half), at.source, at.text, at.position, num_cycles, total, num_cycles, total)
+    return Observation(run.cell(at.half), at.source, at.text, at.position, num_cycles, total, num_cycles, total, None)
 
 
-def _loop_observation(run: Run, at: Prompt, result: LoopResult) -> Observation:
+def _loop_observation(run: Run, at: Prompt, result: LoopResult, equals_plain: bool | None) -> Observation:
     return Observation(
         run.cell(at.half),
         at.source,
@@ -139,6 +141,7 @@ def _loop_observation(run: Run, at: Prompt, result: LoopResult) -> Observation:
         result.num_accepted,
         result.fresh_cycles,
         result.fresh_accepted,
+        equals_plain,
     )
 
 

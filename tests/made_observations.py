@@ -18,7 +18,7 @@ def make_cell(rule: str = "paper", ratio: float = 0.05, context: int = 1024, tem
 def see(cell: Cell, text: str, mean: float, position: int = 0, source: str = "reference") -> Observation:
     """A few cycles that accepted `mean` drafts each; of the last one, fresh, one draft more."""
     total = CYCLES * mean
-    return Observation(cell, source, text, position, CYCLES, total, 1, mean + 1)
+    return Observation(cell, source, text, position, CYCLES, total, 1, mean + 1, None)
 
 
 def see_texts(cell: Cell, mean: float, num_texts: int = 12, spread: float = 1.0) -> list[Observation]:

@@ -37,6 +37,7 @@ class Observation:
     num_accepted: float  # drafts, over all cycles
     fresh_cycles: int  # outside repetitive stretches (loops; equal to num_cycles in branches)
     fresh_accepted: float
+    equals_plain: bool | None  # the answer is plain decoding's, token by token; None where none was compared
 
     @property
     def cluster(self) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from acceptance_study.observations import Observation, Study
 from acceptance_study.statistics import (
@@ -27,6 +27,8 @@ _OVERVIEW_NOTE = (
     f"Accepted drafts per cycle [{_CONFIDENCE:.0%} interval]; vs {PAPER}: difference over the same positions, bold "
     "where the interval leaves out zero (each interval by itself; not corrected for their number)."
 )
+
+_EQUAL_NOTE = "Answers equal to plain: greedy ones with the same tokens as plain decoding, from first to last."
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,20 @@ def _loop_table(observations: Sequence[Observation], ratio: float) -> Table:
         for pair in zip(*(measures(observations, "loops", ratio, fresh) for fresh in (False, True)), strict=True)
         for measure in pair
     ]
-    return _overview(f"Loops, {columns[0].budget}", observations, columns)
+    overview = _overview(f"Loops, {columns[0].budget}", observations, columns)
+    found = [by_rule(observations, measure) for measure in columns]
+    equal = {
+        rule: _equal_answers([seen for rules in found[::2] for seen in rules.get(rule, ())]) for rule in _ordered(found)
+    }
+    rows = tuple((*row, equal[row[0]]) for row in overview.rows)
+    return replace(
+        overview, header=(*overview.header, "answers equal to plain"), rows=rows, note=f"{overview.note} {_EQUAL_NOTE}"
+    )
+
+
+def _equal_answers(observations: Sequence[Observation]) -> str:
+    compared = [seen.equals_plain for seen in observations if seen.equals_plain is not None]
+    return f"{sum(compared)} of {len(compared)}" if compared else _MISSING
 
 
 def _overview(title: str, observations: Sequence[Observation], columns: Sequence[Measure]) -> Table:

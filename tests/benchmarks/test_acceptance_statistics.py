@@ -42,8 +42,8 @@ def clustered(generator: np.random.Generator, num_texts: int, mean: float) -> li
 
 
 def test_the_mean_is_over_cycles_not_over_positions() -> None:
-    short = Observation(PAPER, "reference", "a", 0, 1, 8.0, 1, 8.0)
-    long = Observation(PAPER, "reference", "b", 0, 9, 18.0, 4, 12.0)
+    short = Observation(PAPER, "reference", "a", 0, 1, 8.0, 1, 8.0, None)
+    long = Observation(PAPER, "reference", "b", 0, 9, 18.0, 4, 12.0, None)
     assert mean_accepted([short, long]) == pytest.approx(26 / 10)
     assert mean_accepted([short, long], fresh=True) == pytest.approx(20 / 5)
     assert estimated(estimate_mean([short, long])).value == pytest.approx(26 / 10)
