@@ -102,7 +102,7 @@ def _all_measures(observations: Sequence[Observation]) -> list[Measure]:
 
 
 def _draw_contexts(axes: Axes, observations: Sequence[Observation], measure: Measure, named: dict[str, int]) -> None:
-    lengths = contexts(observations, "branches")
+    lengths = contexts([seen for seen in observations if seen.cell.study == measure.study])
     for rule, seen in by_rule(observations, measure).items():
         means = {at: estimate_mean([one for one in seen if one.cell.context == at]) for at in lengths}
         known = {at: mean for at, mean in means.items() if mean is not None}

@@ -67,23 +67,36 @@ def rule_label(seen: Observation) -> str:
 
 
 def by_rule(observations: Sequence[Observation], measure: Measure) -> dict[str, list[Observation]]:
-    """Of each rule, what `measure` looks at, the rules in the order of their first observation."""
+    """Of each rule, what `measure` looks at, the rules in the order of their first observation.
+
+    A rule without a budget counts at every ratio, in the cells that others were measured in there.
+    """
+    decoded = [one for one in observations if (one.cell.study, one.cell.temperature) == _decoding(measure)]
+    others = [one for one in decoded if one.cell.rule != _WITHOUT_BUDGET and one.cell.ratio == measure.ratio]
+    covered = _cells_of(others)
     found: dict[str, list[Observation]] = {}
-    for seen in observations:
+    for seen in decoded:
         cell = seen.cell
-        if (cell.study, cell.temperature) != (measure.study, measure.temperature):
-            continue
-        if cell.rule == _WITHOUT_BUDGET:
+        if cell.rule == _WITHOUT_BUDGET and (not covered or (cell.context, cell.half) in covered):
             found.setdefault(rule_label(seen), []).append(replace(seen, cell=replace(cell, ratio=measure.ratio)))
-        elif cell.ratio == measure.ratio:
+        elif cell.rule != _WITHOUT_BUDGET and cell.ratio == measure.ratio:
             found.setdefault(rule_label(seen), []).append(seen)
     return found
 
 
 def in_same_cells(baseline: Sequence[Observation], observations: Sequence[Observation]) -> list[Observation]:
     """What `baseline` has at the contexts and halves that `observations` cover."""
-    covered = {(seen.cell.context, seen.cell.half): None for seen in observations}
+    covered = _cells_of(observations)
     return [seen for seen in baseline if (seen.cell.context, seen.cell.half) in covered]
+
+
+def _decoding(measure: Measure) -> tuple[Study, float]:
+    return measure.study, measure.temperature
+
+
+def _cells_of(observations: Sequence[Observation]) -> dict[tuple[int, Half], None]:
+    """Contexts and halves, each once."""
+    return {(seen.cell.context, seen.cell.half): None for seen in observations}
 
 
 def mean_accepted(observations: Sequence[Observation], fresh: bool = False) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from acceptance_study.observations import Observation, Study
 from acceptance_study.statistics import (
@@ -59,7 +59,7 @@ def study_tables(
 ) -> list[Table]:
     """All tables; the confirmation where there are candidates. Raises InputError for a rule that was not measured."""
     tables = [table for ratio in ratios(observations, "branches") for table in _branch_tables(observations, ratio)]
-    tables += [_loop_table(observations, ratio) for ratio in ratios(observations, "loops")]
+    tables += [table for ratio in ratios(observations, "loops") for table in _loop_tables(observations, ratio)]
     chosen = _labels_of(candidates, observations)
     tables += [_source_table(observations, ratio, chosen) for ratio in ratios(observations, "branches")]
     if chosen:
@@ -78,9 +78,9 @@ def measures(observations: Sequence[Observation], study: Study, ratio: float, fr
     return [Measure(study, ratio, temperature, fresh) for temperature in found]
 
 
-def contexts(observations: Sequence[Observation], study: Study) -> list[int]:
-    """The contexts of a study, ascending."""
-    return sorted({seen.cell.context: None for seen in observations if seen.cell.study == study})
+def contexts(observations: Sequence[Observation]) -> list[int]:
+    """Their contexts, each once, ascending."""
+    return sorted({seen.cell.context: None for seen in observations})
 
 
 def context_name(context: int) -> str:
@@ -112,29 +112,29 @@ def best_rule(observations: Sequence[Observation], ratio: float) -> str | None:
 def _branch_tables(observations: Sequence[Observation], ratio: float) -> list[Table]:
     columns = measures(observations, "branches", ratio)
     title = f"Branches, {columns[0].budget}"
-    return [_overview(title, observations, columns), _by_context(f"{title}, by context", observations, columns)]
+    return [_overview(title, observations, columns), *_by_context(title, observations, columns)]
 
 
-def _loop_table(observations: Sequence[Observation], ratio: float) -> Table:
-    columns = [
-        measure
-        for pair in zip(*(measures(observations, "loops", ratio, fresh) for fresh in (False, True)), strict=True)
-        for measure in pair
+def _loop_tables(observations: Sequence[Observation], ratio: float) -> list[Table]:
+    whole, fresh = (measures(observations, "loops", ratio, fresh) for fresh in (False, True))
+    title = f"Loops, {whole[0].budget}"
+    overview = _overview(title, observations, [one for pair in zip(whole, fresh, strict=True) for one in pair])
+    return [
+        _with_equal_answers(overview, observations, whole),
+        *_by_context(title, observations, whole),
+        *_by_context(title, observations, fresh),
     ]
-    overview = _overview(f"Loops, {columns[0].budget}", observations, columns)
+
+
+def _with_equal_answers(overview: Table, observations: Sequence[Observation], columns: Sequence[Measure]) -> Table:
     found = [by_rule(observations, measure) for measure in columns]
-    equal = {
-        rule: _equal_answers([seen for rules in found[::2] for seen in rules.get(rule, ())]) for rule in _ordered(found)
-    }
-    rows = tuple((*row, equal[row[0]]) for row in overview.rows)
-    return replace(
-        overview, header=(*overview.header, "answers equal to plain"), rows=rows, note=f"{overview.note} {_EQUAL_NOTE}"
-    )
-
-
-def _equal_answers(observations: Sequence[Observation]) -> str:
-    compared = [seen.equals_plain for seen in observations if seen.equals_plain is not None]
-    return f"{sum(compared)} of {len(compared)}" if compared else _MISSING
+    rows = []
+    for row in overview.rows:
+        answers = [seen.equals_plain for rules in found for seen in rules.get(row[0], ())]
+        compared = [equal for equal in answers if equal is not None]
+        rows.append((*row, f"{sum(compared)} of {len(compared)}" if compared else _MISSING))
+    header = (*overview.header, "answers equal to plain")
+    return Table(overview.title, f"{overview.note} {_EQUAL_NOTE}", header, tuple(rows))
 
 
 def _overview(title: str, observations: Sequence[Observation], columns: Sequence[Measure]) -> Table:
@@ -151,19 +151,22 @@ def _overview(title: str, observations: Sequence[Observation], columns: Sequence
     return Table(title, _OVERVIEW_NOTE, tuple(header), tuple(rows))
 
 
-def _by_context(title: str, observations: Sequence[Observation], columns: Sequence[Measure]) -> Table:
+def _by_context(title: str, observations: Sequence[Observation], columns: Sequence[Measure]) -> list[Table]:
+    """One table, or none where a single context was measured."""
     found = [by_rule(observations, measure) for measure in columns]
-    lengths = contexts(observations, "branches")
+    lengths = contexts([one for rules in found for seen in rules.values() for one in seen])
     header = ["rule", *(f"{_column_name(measure)}, {context_name(at)}" for measure in columns for at in lengths)]
     rows = []
     for rule in _ordered(found):
         row = [rule]
-        for rules in found:
+        for measure, rules in zip(columns, found, strict=True):
             for at in lengths:
-                mean = mean_accepted([seen for seen in rules.get(rule, ()) if seen.cell.context == at])
+                mean = mean_accepted([seen for seen in rules.get(rule, ()) if seen.cell.context == at], measure.fresh)
                 row.append(_MISSING if mean is None else f"{mean:.2f}")
         rows.append(tuple(row))
-    return Table(title, "Accepted drafts per cycle.", tuple(header), tuple(rows))
+    where = ", outside repetitive stretches" if columns[0].fresh else ""
+    table = Table(f"{title}{where}, by context", "Accepted drafts per cycle.", tuple(header), tuple(rows))
+    return [table] if len(lengths) > 1 else []
 
 
 def _source_table(observations: Sequence[Observation], ratio: float, chosen: Sequence[str]) -> Table:

@@ -111,6 +111,33 @@ def test_loops_are_shown_with_and_without_repetition(tables: dict[str, Table]) -
         assert value(row[4]) == pytest.approx(value(row[2]) + 1.0, abs=0.011)
 
 
+def test_loops_of_several_contexts_have_columns(loops: list[Observation]) -> None:
+    longer = [
+        replace(one, cell=replace(one.cell, context=4096), fresh_accepted=one.fresh_accepted + 2.0) for one in loops
+    ]
+    found = {table.title: table for table in study_tables([*loops, *longer], (), ())}
+    assert list(found) == [
+        "Loops, 5% of the context",
+        "Loops, 5% of the context, by context",
+        "Loops, 5% of the context, outside repetitive stretches, by context",
+    ]
+    whole, fresh = (row_of(table, "paper") for table in list(found.values())[1:])
+    assert float(fresh[1]) == pytest.approx(float(whole[1]) + 1.0, abs=0.011)
+    assert float(fresh[2]) == pytest.approx(float(whole[1]) + 3.0, abs=0.011)
+
+
+def test_greedy_answers_that_equal_plain_decodings_are_counted(loops: list[Observation]) -> None:
+    def compared(one: Observation) -> Observation:
+        differs = (one.cell.rule, one.text, one.position) == ("recent50", "text 3", 1)
+        return replace(one, equals_plain=None if one.cell.temperature else not differs)
+
+    (table,) = study_tables([compared(one) for one in loops], (), ())
+    assert table.header[-1] == "answers equal to plain"
+    assert row_of(table, "paper")[-1] == "24 of 24"
+    assert row_of(table, "recent50")[-1] == "23 of 24"
+    assert row_of(study_tables(loops, (), ())[0], "paper")[-1] == "-"
+
+
 def test_kinds_of_text_show_the_paper_the_best_and_the_oracle(tables: dict[str, Table]) -> None:
     table = tables["Kinds of text, 10% of the context"]
     assert table.header == ("rule", "licences", "reference")
@@ -125,7 +152,7 @@ def test_a_kind_of_text_counts_its_own_observations_only() -> None:
     cells = [make_cell("paper"), make_cell("recent50")]
     seen = [see(cell, text, 2.0, source="licences") for cell in cells for text in "ab"]
     seen += [see(cell, text, 5.0, source="reference") for cell in cells for text in "ab"]
-    table = study_tables(seen, (), ())[2]
+    _, table = study_tables(seen, (), ())
     assert row_of(table, "paper: branches, greedy")[1:] == ("2.00 [2.00, 2.00]", "5.00 [5.00, 5.00]")
 
 

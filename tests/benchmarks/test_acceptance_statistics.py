@@ -169,9 +169,12 @@ def test_a_measure_looks_at_its_study_budget_and_temperature() -> None:
     assert found == {"paper": [here], "paper, at least 192 tokens": [shipped]}
 
 
-def test_ngram_has_no_budget_and_belongs_to_all() -> None:
+def test_ngram_has_no_budget_and_belongs_wherever_others_are() -> None:
     ngram, other = see(make_cell("ngram", ratio=0.05), "a", 1.0), see(make_cell(ratio=0.1), "a", 3.0)
-    rules = by_rule([ngram, other], Measure("branches", 0.1, 0.0))
+    elsewhere = see(make_cell("ngram", ratio=0.05, context=4096), "a", 7.0)
+    rules = by_rule([ngram, elsewhere, other], Measure("branches", 0.1, 0.0))
+    assert [seen.cell.context for seen in rules["ngram"]] == [other.cell.context]
+    assert len(by_rule([ngram, elsewhere], Measure("branches", 0.1, 0.0))["ngram"]) == 2
     assert estimated(estimate_difference(rules["ngram"], rules["paper"])).value == pytest.approx(-2.0)
 
 
