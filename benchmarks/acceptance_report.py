@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from acceptance_study.observations import Cell, Observation, read_observations
-from acceptance_study.tables import PAPER, study_tables
+from acceptance_study.rules import PAPER
+from acceptance_study.tables import study_tables
 from sparsespec.builder.config_io import add_flags, from_flags, option
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.terminal import run_tool

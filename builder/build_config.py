@@ -24,7 +24,7 @@ class BuildConfig:
     max_seq_len: int = option(8192, "longest request, prompt and answer together, in tokens")
     max_num_tokens: int = option(2048, "most rows in one step, over all requests")
     max_draft_len: int = option(16, "most tokens drafted before a verification (k)")
-    max_budget: int = option(2048, "most tokens per KV head that a draft step may read beside the recent ones")
+    max_budget: int = option(2048, "most tokens per KV head that a draft step may read of its budget")
     page_size: int = option(16, "tokens in one page of the KV cache")
 
     def __post_init__(self) -> None:

@@ -64,11 +64,6 @@ class ModelConfig:
         """Whether every query and key head has an RMSNorm over head_dim, before RoPE."""
         return self.family == "qwen3"
 
-    @property
-    def qkv_size(self) -> int:
-        """Rows of the packed projection: queries, then keys, then values."""
-        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-
     def kv_bytes_per_token(self, element_size: int) -> int:
         """Bytes of K and V that one token keeps in the cache, over all layers."""
         return self.num_layers * 2 * self.num_kv_heads * self.head_dim * element_size

@@ -14,7 +14,7 @@ RankingName = Literal["mean", "accepted", "average"]
 MovingName = Literal["diagonal", "last"]
 Policy = Literal["unified", "lockstep"]
 MAX_RESULT_LAG = 64
-MAX_LOOKUPS = 256
+_MOST_LOOKUPS = 256
 MAX_NGRAM = 16
 
 
@@ -32,7 +32,7 @@ class SpeculationConfig:
     min_budget: int = option(192, "fewest tokens per KV head that a draft step reads")
     recent_share: float = option(0.25, "share of the budget kept for the newest verified tokens; 0 is the paper's rule")
     moving_share: float = option(0.25, "share of the budget for pillars that move on with every draft; 0: the paper's")
-    num_lookups: int = option(16, "tokens of the budget after earlier occurrences of the newest one; 0: the paper's")
+    max_lookups: int = option(16, "tokens of the budget after earlier occurrences of the newest one; 0: the paper's")
     ranking: RankingName = option(
         "mean", "pillars go by the mean over all verified rows, over those accepted, or a moving average"
     )
@@ -51,7 +51,7 @@ class SpeculationConfig:
         _require(self.min_budget >= 1, "min_budget", self.min_budget, "at least 1")
         _require(0 <= self.recent_share <= 1, "recent_share", self.recent_share, "in [0, 1]")
         _require(0 <= self.moving_share <= 1, "moving_share", self.moving_share, "in [0, 1]")
-        _require(0 <= self.num_lookups <= MAX_LOOKUPS, "num_lookups", self.num_lookups, f"in 0..{MAX_LOOKUPS}")
+        _require(0 <= self.max_lookups <= _MOST_LOOKUPS, "max_lookups", self.max_lookups, f"in 0..{_MOST_LOOKUPS}")
         _require(0 <= self.decay < 1, "decay", self.decay, "in [0, 1)")
         _require(self.num_sinks >= 0, "num_sinks", self.num_sinks, "at least 0")
         _require(1 <= self.max_ngram <= MAX_NGRAM, "max_ngram", self.max_ngram, f"in 1..{MAX_NGRAM}")
@@ -68,6 +68,10 @@ class SpeculationConfig:
         """Steps of drafting per cycle: k, or 0 where drafts are not the model's."""
         return 0 if self.drafter == "ngram" else self.draft_len
 
+    def budget(self, context: int) -> int:
+        """Tokens per KV head that a draft step reads after `context` verified ones."""
+        return max(self.min_budget, int(self.ratio * context))
+
     def check_engine(self, build: BuildConfig) -> None:
         """Raise InputError where the engine was built for less; plain decoding needs nothing of it."""
         if self.draft_len == 0:
@@ -77,7 +81,7 @@ class SpeculationConfig:
         )
         if self.num_draft_steps == 0:
             return
-        budget = max(self.min_budget, int(self.ratio * build.max_seq_len))
+        budget = self.budget(build.max_seq_len)
         limit = f"such that max(min_budget, ratio * max_seq_len) is at most the engine's max_budget {build.max_budget}"
         name = "min_budget" if budget == self.min_budget else "ratio"
         _require(budget <= build.max_budget, name, getattr(self, name), limit)

@@ -114,7 +114,7 @@ class Request:
         self.draft_index = 0  # draft steps scheduled in this cycle
         self.kv_len = 0  # verified tokens, as of the last result read
         self.recent_start = 0
-        self.num_pillars = 0
+        self.num_chosen = 0
         self.output_token_ids: list[int] = []
         self.logprobs: list[TokenLogprobs] = []
         self.verifications: list[Verification] = []
@@ -204,7 +204,7 @@ class Request:
         if result.phase == Phase.VERIFY and added:
             self.verifications.append(self._verification(result, first, len(added)))
         self.kv_len, self.recent_start = result.kv_len, result.recent_start
-        self.num_pillars = result.num_pillars
+        self.num_chosen = result.num_chosen
         return added
 
     def truncate_output(self, num_tokens: int) -> None:
@@ -254,7 +254,7 @@ class Request:
             num_tokens=num_tokens,
             num_drafts=result.num_drafts,
             num_accepted=result.num_accepted,
-            draft_kv_tokens=draft_steps * self.num_pillars + recent,
+            draft_kv_tokens=draft_steps * self.num_chosen + recent,
             verify_kv_tokens=start + self.spec.draft_len + 1,
             plain_kv_tokens=_plain_kv_tokens(start, num_tokens),
         )

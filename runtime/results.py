@@ -26,5 +26,5 @@ class SlotResult:
     num_accepted: int  # of them, those that agreed with the model
     kv_len: int
     recent_start: int
-    num_pillars: int  # read before recent_start by a draft row, at most: staying and moving pillars, lookups
+    num_chosen: int  # read before recent_start by a draft row, at most: staying and moving pillars, lookups
     logprobs: tuple[TokenLogprobs, ...]  # one per token where asked for, else empty

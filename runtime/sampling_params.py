@@ -97,6 +97,7 @@ class SamplingParams:
             min_p=self.temperature > 0 and self.min_p > 0,
             cuts=self.temperature > 0 and (self.top_k > 0 or self.top_p < 1),
             logprobs=self.logprobs is not None,
+            early_stops=self.min_tokens > 0,
         )
 
 
@@ -109,6 +110,7 @@ class SamplingNeeds:
     min_p: bool
     cuts: bool
     logprobs: bool
+    early_stops: bool  # stop tokens are masked while too early
 
 
 def _as_tuple(value: object) -> object:

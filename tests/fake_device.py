@@ -195,7 +195,7 @@ class FakeDevice:
             num_accepted=drafts.num_accepted,
             kv_len=slot.kv_len,
             recent_start=slot.kv_len // 2,
-            num_pillars=slot.kv_len // 4,
+            num_chosen=slot.kv_len // 4,
             logprobs=logprobs,
         )
 

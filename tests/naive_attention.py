@@ -44,7 +44,7 @@ class NaiveSlot:
     kv_len: int
     draft_index: int = 0
     recent_start: int = 0
-    num_pillars: int = 0
+    num_staying: int = 0
     score_rows: int = 0
     num_moving: int = 0
     num_lookups: int = 0
@@ -118,7 +118,7 @@ def random_step(
             for slot, part in enumerate(slots)
             for p in part.cached
         },
-        pillars=_chosen(rng, slots, heads, [part.num_pillars for part in slots]),
+        pillars=_chosen(rng, slots, heads, [part.num_staying for part in slots]),
         moving=_chosen(rng, slots, heads, [part.num_moving for part in slots]),
         lookups={slot: rng.integers(0, part.kv_len + 1, part.num_lookups).tolist() for slot, part in enumerate(slots)},
         qk_norm=QkNorm(norm(), norm()) if qk_norm else None,
@@ -174,7 +174,7 @@ def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> Paged:
     pool = torch.full(
         (int(pages.max()) + 2, 2, params.num_kv_heads, params.page_size, params.head_dim), torch.nan, dtype=dtype
     )
-    width = max(part.num_pillars + part.num_moving for part in slots) + 1
+    width = max(part.num_staying + part.num_moving for part in slots) + 1
     pillars = torch.full((len(slots), params.num_kv_heads, width), -1)
     lookups = np.full((len(slots), max(part.num_lookups for part in slots) + 1), -1)
     for slot, part in enumerate(slots):
@@ -209,7 +209,7 @@ def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> Paged:
             score_index=ints(rng.permutation(len(slots) + 2)[: len(slots)]),
             kv_len=ints([part.kv_len for part in slots]),
             recent_start=ints([part.recent_start for part in slots]),
-            num_pillars=ints([part.num_pillars for part in slots]),
+            num_staying=ints([part.num_staying for part in slots]),
             num_moving=ints([part.num_moving for part in slots]),
             lookups=ints(lookups),
             num_lookups=ints([part.num_lookups for part in slots]),

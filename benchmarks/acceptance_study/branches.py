@@ -66,7 +66,8 @@ def prefill(engine: LoadedEngine, prompts: Sequence[Sequence[int]], num_cycles: 
 def expected_accepted(
     branches: Branches, speculation: SpeculationConfig, temperature: float, num_cycles: int
 ) -> list[float]:
-    """Of each prompt, the expected number of accepted drafts over num_cycles cycles."""
+    """Of each prompt, the expected number of accepted drafts over num_cycles cycles; speculation.k is 8."""
+    assert speculation.k == _K
     executor = TorchExecutor(branches.engine, branches.weights, speculation, branches.limits, kv_pool=branches.kv_pool)
     slots = range(len(branches.prompts))
     executor.prepare(_admission(branches, temperature))
@@ -77,18 +78,24 @@ def expected_accepted(
     for _ in range(num_cycles):
         for index in range(speculation.num_draft_steps):
             _run(executor, [_rows(slot, Phase.DRAFT, 1, index, 1, 0, needs) for slot in slots])
-        total += _run(executor, [_rows(slot, Phase.VERIFY, _K + 1, 0, _K + 1, _K + 1, needs) for slot in slots])
+        total += _verify(executor, [_rows(slot, Phase.VERIFY, _K + 1, 0, _K + 1, _K + 1, needs) for slot in slots])
     expected: list[float] = total.tolist()
     return expected
 
 
-def _run(executor: TorchExecutor, rows: list[ScheduledRows]) -> Tensor:
-    """One step; returns the [S] expected acceptances of its blocks."""
+def _run(executor: TorchExecutor, rows: list[ScheduledRows]) -> None:
+    batch = executor.prepare(ScheduledStep(0, (), (), tuple(rows)))
+    executor.sample(batch, executor.execute(batch))
+
+
+def _verify(executor: TorchExecutor, rows: list[ScheduledRows]) -> Tensor:
+    """A step of verifications alone; returns the [S] expected acceptances."""
     batch = executor.prepare(ScheduledStep(0, (), (), tuple(rows)))
     logits = executor.execute(batch)
     with torch.inference_mode():
-        expected = _expected(executor.verified_block(batch.blocks, logits))
-    executor.sample(batch, logits)
+        block = executor.verified_block(batch.blocks, logits)
+        expected = _expected(block)
+    executor.judge(batch, logits, block)
     return expected
 
 

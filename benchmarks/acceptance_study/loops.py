@@ -41,7 +41,7 @@ def run_loops(
         max_batch_size=len(prompts),
         max_seq_len=longest,
         max_num_tokens=rows,
-        max_budget=longest,
+        max_budget=max(longest, speculation.min_budget),
     )
     loaded = replace(engine, config=replace(engine.config, build=build))
     llm = LLM(loaded, speculation, RuntimeConfig(chunk_size=_CHUNK))

@@ -11,15 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from acceptance_study.observations import Observation, Study
-from acceptance_study.rules import SHIPPED
+from acceptance_study.rules import DEFAULT, NGRAM, ORACLE, PAPER, SHIPPED, WINDOW
 from acceptance_study.statistics import Estimate, Measure, by_rule, estimate_mean
-from acceptance_study.tables import ORACLE, PAPER, best_rule, context_name, contexts, difference_to, measures, ratios
+from acceptance_study.tables import best_rule, context_name, contexts, difference_to, measures, ratios
 
 # Okabe and Ito's, for every kind of colour vision; their yellow is too light for lines.
 _COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _OTHERS = "#B8B8B8"
-_BOUNDS = (ORACLE, "ngram")  # so far from the others that these could not be told apart
+_BOUNDS = (ORACLE, NGRAM)  # so far from the others that these could not be told apart
 _UNIT = "accepted drafts per cycle"
 
 
@@ -86,7 +86,7 @@ def _save(figure: Figure, path: Path) -> None:
 def _named_rules(observations: Sequence[Observation], candidates: Sequence[str]) -> dict[str, int]:
     """Rules with a colour of their own, and its number; the others are grey."""
     best = [best_rule(observations, ratio) for ratio in ratios(observations, "branches")]
-    wanted = [PAPER, *candidates, "default", *(rule for rule in best if rule), ORACLE, "window", "ngram"]
+    wanted = [PAPER, *candidates, DEFAULT, *(rule for rule in best if rule), ORACLE, WINDOW, NGRAM]
     labels = dict.fromkeys(
         label
         for name in wanted

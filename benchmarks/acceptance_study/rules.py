@@ -6,31 +6,33 @@ from dataclasses import replace
 
 from sparsespec.runtime.config import SpeculationConfig
 
+PAPER, DEFAULT, WINDOW, NGRAM, ORACLE = "paper", "default", "window", "ngram", "oracle"
+
 # The paper's rule: pillars that stay, by the mean over all verified rows, and nothing but the last block beside them.
-PAPER = SpeculationConfig(recent_share=0.0, moving_share=0.0, num_lookups=0, ranking="mean")
+_PAPER_CONFIG = SpeculationConfig(recent_share=0.0, moving_share=0.0, max_lookups=0, ranking="mean")
 SHIPPED = SpeculationConfig()
 
 RULES: dict[str, SpeculationConfig] = {
-    "paper": PAPER,
-    "recent25": replace(PAPER, recent_share=0.25),
-    "recent50": replace(PAPER, recent_share=0.5),
-    "accepted": replace(PAPER, ranking="accepted"),
-    "average": replace(PAPER, ranking="average"),
-    "moving last": replace(PAPER, moving_share=0.25, moving_from="last"),
-    "moving": replace(PAPER, moving_share=0.25, moving_from="diagonal"),
-    "lookups": replace(PAPER, num_lookups=16),
-    "moving last lookups": replace(PAPER, moving_share=0.25, moving_from="last", num_lookups=16),
-    "moving lookups": replace(PAPER, moving_share=0.25, num_lookups=16),
-    "recent25 moving lookups": replace(PAPER, recent_share=0.25, moving_share=0.25, num_lookups=16),
-    "recent50 moving lookups": replace(PAPER, recent_share=0.5, moving_share=0.25, num_lookups=16),
-    "window": SpeculationConfig(drafter="window"),
-    "ngram": SpeculationConfig(drafter="ngram"),
-    "oracle": SpeculationConfig(drafter="oracle", recent_share=0.0),
+    PAPER: _PAPER_CONFIG,
+    "recent25": replace(_PAPER_CONFIG, recent_share=0.25),
+    "recent50": replace(_PAPER_CONFIG, recent_share=0.5),
+    "accepted": replace(_PAPER_CONFIG, ranking="accepted"),
+    "average": replace(_PAPER_CONFIG, ranking="average"),
+    "moving last": replace(_PAPER_CONFIG, moving_share=0.25, moving_from="last"),
+    "moving": replace(_PAPER_CONFIG, moving_share=0.25, moving_from="diagonal"),
+    "lookups": replace(_PAPER_CONFIG, max_lookups=16),
+    "moving last lookups": replace(_PAPER_CONFIG, moving_share=0.25, moving_from="last", max_lookups=16),
+    "moving lookups": replace(_PAPER_CONFIG, moving_share=0.25, max_lookups=16),
+    "recent25 moving lookups": replace(_PAPER_CONFIG, recent_share=0.25, moving_share=0.25, max_lookups=16),
+    "recent50 moving lookups": replace(_PAPER_CONFIG, recent_share=0.5, moving_share=0.25, max_lookups=16),
+    WINDOW: SpeculationConfig(drafter="window"),
+    NGRAM: SpeculationConfig(drafter="ngram"),
+    ORACLE: SpeculationConfig(drafter="oracle", recent_share=0.0),
 }
 
 
 def rule(name: str, ratio: float, min_budget: int) -> SpeculationConfig:
     """A rule at a budget; "default" is what ships, which goes by its own."""
-    if name == "default":
+    if name == DEFAULT:
         return SHIPPED
     return replace(RULES[name], ratio=ratio, min_budget=min_budget)

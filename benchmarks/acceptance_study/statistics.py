@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acceptance_study.observations import Half, Observation, Study
+from acceptance_study.rules import NGRAM
 from sparsespec.builder.errors import InputError
 
 NUM_RESAMPLES = 20_000
 _SEED = 2512
-_WITHOUT_BUDGET = "ngram"
 
 Floats = NDArray[np.float64]
 Cluster = tuple[str, str]
@@ -72,14 +72,14 @@ def by_rule(observations: Sequence[Observation], measure: Measure) -> dict[str, 
     A rule without a budget counts at every ratio, in the cells that others were measured in there.
     """
     decoded = [one for one in observations if (one.cell.study, one.cell.temperature) == _decoding(measure)]
-    others = [one for one in decoded if one.cell.rule != _WITHOUT_BUDGET and one.cell.ratio == measure.ratio]
+    others = [one for one in decoded if one.cell.rule != NGRAM and one.cell.ratio == measure.ratio]
     covered = _cells_of(others)
     found: dict[str, list[Observation]] = {}
     for seen in decoded:
         cell = seen.cell
-        if cell.rule == _WITHOUT_BUDGET and (not covered or (cell.context, cell.half) in covered):
+        if cell.rule == NGRAM and (not covered or (cell.context, cell.half) in covered):
             found.setdefault(rule_label(seen), []).append(replace(seen, cell=replace(cell, ratio=measure.ratio)))
-        elif cell.rule != _WITHOUT_BUDGET and cell.ratio == measure.ratio:
+        elif cell.rule != NGRAM and cell.ratio == measure.ratio:
             found.setdefault(rule_label(seen), []).append(seen)
     return found
 

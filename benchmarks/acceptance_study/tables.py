@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from acceptance_study.observations import Observation, Study
+from acceptance_study.rules import ORACLE, PAPER
 from acceptance_study.statistics import (
     Estimate,
     Measure,
@@ -19,8 +20,6 @@ from acceptance_study.statistics import (
 )
 from sparsespec.builder.errors import InputError
 
-PAPER = "paper"
-ORACLE = "oracle"
 _MISSING = "-"
 _CONFIDENCE = 0.95
 _OVERVIEW_NOTE = (

@@ -15,6 +15,11 @@ TensorT = TypeVar("TensorT")
 ScorePlanes = Literal["mean", "diagonal", "rows"]
 
 
+def num_score_planes(kind: ScorePlanes, max_score_rows: int) -> int:
+    """Planes of `scores` for blocks of at most max_score_rows scored rows."""
+    return {"mean": 1, "diagonal": 2, "rows": max_score_rows}[kind]
+
+
 @dataclass(frozen=True)
 class PillarAttentionParams:
     """Constants of the op. head_dim is even; num_heads is a multiple of num_kv_heads."""
@@ -53,8 +58,8 @@ class StepInputs(Generic[TensorT]):
     score_index: TensorT  # [B] where in `scores` the slot's scores go
     kv_len: TensorT  # [B] verified tokens in the cache
     recent_start: TensorT  # [B] first token that every draft row reads
-    num_pillars: TensorT  # [B] pillars per layer and KV head that stay where they are
-    num_moving: TensorT  # [B] pillars that move along with the drafts; num_pillars + num_moving <= max_budget
+    num_staying: TensorT  # [B] pillars per layer and KV head that stay where they are
+    num_moving: TensorT  # [B] pillars that move along with the drafts; num_staying + num_moving <= max_budget
     lookups: TensorT  # [B, max_lookups] more positions, for all layers and heads of a draft row
     num_lookups: TensorT  # [B]
     page_table: TensorT  # [B, max_pages] page of each page_size tokens of the slot
@@ -66,5 +71,5 @@ class LayerInputs(Generic[TensorT]):
     """What one layer owns. The op updates kv_pool and scores in place (aliased in the TensorRT plugin)."""
 
     kv_pool: TensorT  # [num_pages, 2, num_kv_heads, page_size, head_dim] keys, then values
-    pillars: TensorT  # [B, num_kv_heads, max_budget] int32 logical positions: num_pillars that stay, then num_moving
+    pillars: TensorT  # [B, num_kv_heads, max_budget] int32 logical positions: num_staying that stay, then num_moving
     scores: TensorT  # [max_scored, planes, num_kv_heads, max_positions] attention probabilities, see ScorePlanes

@@ -153,12 +153,12 @@ def _draft_reads(group: SlotGroup, layer: LayerInputs[Tensor], step: StepInputs[
 
 def _chosen(group: SlotGroup, layer: LayerInputs[Tensor], step: StepInputs[Tensor], recent_start: Tensor) -> Tensor:
     """[S, num_kv_heads, m] positions before recent_start, -1 in places without one."""
-    num_pillars, num_moving = step.num_pillars[group.slots], step.num_moving[group.slots]
-    pillars = layer.pillars[group.slots, :, : int((num_pillars + num_moving).max())].long()
+    num_staying, num_moving = step.num_staying[group.slots], step.num_moving[group.slots]
+    pillars = layer.pillars[group.slots, :, : int((num_staying + num_moving).max())].long()
     place = torch.arange(pillars.shape[2], device=pillars.device)
-    moves = place >= num_pillars[:, None]
+    moves = place >= num_staying[:, None]
     pillars = pillars + (step.draft_index[group.slots][:, None] * moves)[:, None]
-    unused = (place >= (num_pillars + num_moving)[:, None])[:, None]
+    unused = (place >= (num_staying + num_moving)[:, None])[:, None]
     lookups = step.lookups[group.slots].long()
     place = torch.arange(lookups.shape[1], device=lookups.device)
     lookups = lookups.masked_fill(place >= step.num_lookups[group.slots][:, None], -1)
@@ -219,7 +219,17 @@ def score_planes(kind: ScorePlanes, rows: Tensor) -> Tensor:
     mean = rows.mean(dim=1)
     if kind == "mean":
         return mean[:, None]
-    diagonal = torch.zeros_like(mean)
-    for index, row in enumerate(rows.unbind(dim=1)):
-        diagonal[..., : row.shape[-1] - index] += row[..., index:]
-    return torch.stack((mean, diagonal / rows.shape[1]), dim=1)
+    num_rows = torch.tensor(rows.shape[1], device=rows.device)
+    return torch.stack((mean, mean_diagonal(rows, num_rows)), dim=1)
+
+
+def mean_diagonal(rows: Tensor, num_rows: Tensor) -> Tensor:
+    """At p the mean over i < num_rows of rows[..., i, :, p + i]; rows [..., R, num_kv_heads, tokens].
+
+    num_rows: broadcasts to the result, [..., num_kv_heads, tokens]; at most R, and what lies beyond is not looked at.
+    """
+    total = torch.zeros_like(rows[..., 0, :, :])
+    for index, row in enumerate(rows.unbind(dim=-3)):
+        moved = torch.nn.functional.pad(row[..., index:], (0, index))
+        total += moved.masked_fill(index >= num_rows, 0)
+    return total / num_rows

@@ -21,18 +21,18 @@ class PillarScores:
 def pillar_select(scores: PillarScores, pillars: Tensor, step: StepInputs[Tensor], slots: list[int]) -> None:
     """Write the pillars of `slots`, in place. pillars: [num_layers, B, num_kv_heads, max_budget].
 
-    For each layer, slot s and KV head: the num_pillars[s] best positions before recent_start[s], ascending, then the
+    For each layer, slot s and KV head: the num_staying[s] best positions before recent_start[s], ascending, then the
     num_moving[s] best ones to move from, ascending. Equal scores: the lower position wins. The lengths are those of the
     coming drafts.
     """
     if not slots:
         return
     index = torch.tensor(slots, device=pillars.device)
-    columns = (step.recent_start, step.num_pillars, step.num_moving)
-    recent_start, num_pillars, num_moving = torch.stack([column[index] for column in columns]).long()
-    _write(pillars, slots, torch.zeros_like(num_pillars), num_pillars, _best(scores.staying, recent_start, num_pillars))
+    columns = (step.recent_start, step.num_staying, step.num_moving)
+    recent_start, num_staying, num_moving = torch.stack([column[index] for column in columns]).long()
+    _write(pillars, slots, torch.zeros_like(num_staying), num_staying, _best(scores.staying, recent_start, num_staying))
     if scores.moving is not None:
-        _write(pillars, slots, num_pillars, num_moving, _best(scores.moving, recent_start, num_moving))
+        _write(pillars, slots, num_staying, num_moving, _best(scores.moving, recent_start, num_moving))
 
 
 def _best(scores: Tensor, recent_start: Tensor, count: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ def _draft_reads(blocks: list[Verification], last: list[Verification], speculati
     contexts = [block.context for block in last]
     return DraftReads(
         context=fmean(contexts),
-        budget=fmean(max(speculation.min_budget, int(speculation.ratio * context)) for context in contexts),
+        budget=fmean(speculation.budget(context) for context in contexts),
         last=fmean(block.draft_kv_tokens / steps for block in last),
         mean=read / (steps * len(blocks)),
         share=read / (steps * sum(block.context for block in blocks)),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import ScorePlanes
@@ -24,21 +22,33 @@ from sparsespec.runtime.device.step_batch import BlockRows, DraftRows, StepBatch
 class BudgetSplit:
     """Tokens per KV head that a draft row may read in each way, [S] int64 each."""
 
-    pillars: Tensor
+    staying: Tensor  # pillars
     recent: Tensor  # the newest verified tokens before the last block
-    moving: Tensor
+    moving: Tensor  # pillars
     lookups: Tensor
 
 
-class Drafter(Protocol):
-    """Prepares the coming drafts, or makes them."""
+@dataclass(frozen=True)
+class DrafterNeeds:
+    """Device memory that a drafter works in."""
+
+    score_planes: ScorePlanes | None = None  # what `plan` reads of the verified rows' scores
+    max_lookups: int = 0
+    score_history: bool = False
+
+
+class Drafter:
+    """Prepares the coming drafts, or makes them. As it stands, it does neither: plain decoding."""
 
     @property
-    def score_planes(self) -> ScorePlanes | None:
-        """What `plan` needs of the verified rows' scores, if any."""
+    def needs(self) -> DrafterNeeds:
+        """What to allocate."""
+        return DrafterNeeds()
 
     def split(self, budget: Tensor) -> BudgetSplit:
         """How budget [S] is spent."""
+        nothing = torch.zeros_like(budget)
+        return BudgetSplit(nothing, nothing, nothing, nothing)
 
     def plan(self, state: SlotState, scores: Tensor, batch: StepBatch) -> None:
         """After a commit: write the pillars, or the drafts, of the batch's blocks; lengths are those to come.
@@ -51,7 +61,7 @@ class Drafter(Protocol):
 
 
 @dataclass(frozen=True)
-class PillarDrafter:
+class PillarDrafter(Drafter):
     """Tokens that the last verified rows attended to (pillars), the newest ones, and those that new tokens call for.
 
     Reads per selection: see the rule. Reads per draft row, once for all layers: the slot's token ids. Keeps per slot:
@@ -61,18 +71,18 @@ class PillarDrafter:
     rule: SelectionRule
     recent_share: float
     moving_share: float
-    num_lookups: int
+    max_lookups: int
 
     @property
-    def score_planes(self) -> ScorePlanes:
+    def needs(self) -> DrafterNeeds:
         """See Drafter."""
-        return self.rule.score_planes
+        return DrafterNeeds(self.rule.score_planes, self.max_lookups, self.rule.keeps_history)
 
     def split(self, budget: Tensor) -> BudgetSplit:
         """Shares are rounded down, recent_share first; pillars that stay get the rest."""
         recent = _share(budget, self.recent_share)
         moving = torch.minimum(_share(budget, self.moving_share), budget - recent)
-        lookups = (budget - recent - moving).clamp(max=self.num_lookups)
+        lookups = (budget - recent - moving).clamp(max=self.max_lookups)
         return BudgetSplit(budget - recent - moving - lookups, recent, moving, lookups)
 
     def plan(self, state: SlotState, scores: Tensor, batch: StepBatch) -> None:
@@ -85,21 +95,20 @@ class PillarDrafter:
 
     def look_up(self, state: SlotState, drafts: DraftRows) -> None:
         """Positions after earlier occurrences of each row's token."""
-        if self.num_lookups == 0 or not drafts.needs:
+        if self.max_lookups == 0 or not drafts.needs:
             return
         slot = drafts.slot
         length = state.kv_len[slot] + drafts.draft_index + 1
-        found, count = find_lookups(state.token_ids[slot], length, state.recent_start[slot], self.num_lookups)
+        found, count = find_lookups(state.token_ids[slot], length, state.recent_start[slot], self.max_lookups)
         state.lookups[slot] = found
-        state.num_lookups[slot] = torch.minimum(count, state.max_lookups[slot])
+        state.num_lookups[slot] = torch.minimum(count, state.lookup_budget[slot])
 
 
 @dataclass(frozen=True)
-class WindowDrafter:
+class WindowDrafter(Drafter):
     """A sliding window after the first num_sinks tokens (StreamingLLM, Xiao et al. 2023). Reads and keeps no scores."""
 
     num_sinks: int
-    score_planes = None
 
     def split(self, budget: Tensor) -> BudgetSplit:
         """Everything but the sinks is recent."""
@@ -112,69 +121,52 @@ class WindowDrafter:
         slots = batch.blocks.slot
         state.pillars[:, slots, :, :sinks] = torch.arange(sinks, dtype=torch.int32, device=slots.device)
 
-    def look_up(self, state: SlotState, drafts: DraftRows) -> None:
-        """Nothing."""
-
 
 @dataclass(frozen=True)
-class OracleDrafter:
+class OracleDrafter(Drafter):
     """Pillars chosen anew by every draft row, by its own attention over all tokens: what no rule can beat.
 
     For studies: it reads every key in every draft row. The choice itself is plugins.pillar_attention.oracle.
     """
 
     recent_share: float
-    score_planes = None
 
     def split(self, budget: Tensor) -> BudgetSplit:
         """As PillarDrafter, without what a fresh choice has no need of."""
         recent, nothing = _share(budget, self.recent_share), torch.zeros_like(budget)
         return BudgetSplit(budget - recent, recent, nothing, nothing)
 
-    def plan(self, state: SlotState, scores: Tensor, batch: StepBatch) -> None:
-        """Nothing: attention does it."""
-
-    def look_up(self, state: SlotState, drafts: DraftRows) -> None:
-        """Nothing."""
-
 
 @dataclass(frozen=True)
-class NgramDrafter:
+class NgramDrafter(Drafter):
     """Drafts copied from the text itself (prompt lookup); no draft steps. Reads the slot's token ids, keeps nothing."""
 
     rule: NgramRule
-    score_planes = None
-
-    def split(self, budget: Tensor) -> BudgetSplit:
-        """There are no draft rows."""
-        nothing = torch.zeros_like(budget)
-        return BudgetSplit(nothing, nothing, nothing, nothing)
 
     def plan(self, state: SlotState, scores: Tensor, batch: StepBatch) -> None:
         """Write the drafts, each certain of its token."""
         slot = batch.blocks.slot
         known = state.kv_len[slot].long() + 1
         drafts = propose(state.token_ids[slot], known, self.rule)
-        place = known[:, None] + torch.arange(self.rule.k, device=slot.device)
-        state.token_ids[slot[:, None], place] = drafts.tokens
+        index = torch.arange(self.rule.k, device=slot.device)
+        state.token_ids[slot[:, None], known[:, None] + index] = drafts.tokens
         state.num_drafts[slot] = drafts.num_drafts.int()
-        vocab_size = state.draft_probs.shape[-1]
-        state.draft_probs[slot] = functional.one_hot(drafts.tokens, vocab_size).to(state.draft_probs)
-
-    def look_up(self, state: SlotState, drafts: DraftRows) -> None:
-        """There are no draft rows."""
+        state.draft_probs[slot] = 0
+        state.draft_probs[slot[:, None], index, drafts.tokens] = 1
 
 
 def make_drafter(config: SpeculationConfig) -> Drafter:
-    """The drafter that config names; `none` never drafts, so what it would read is of no account."""
+    """The drafter that config names."""
     if config.drafter == "pillar":
         rule = make_selection_rule(config)
-        return PillarDrafter(rule, config.recent_share, config.moving_share, config.num_lookups)
+        return PillarDrafter(rule, config.recent_share, config.moving_share, config.max_lookups)
     if config.drafter == "oracle":
         return OracleDrafter(config.recent_share)
     if config.drafter == "ngram":
         return NgramDrafter(NgramRule(config.k, config.max_ngram, config.min_ngram))
-    return WindowDrafter(config.num_sinks)
+    if config.drafter == "window":
+        return WindowDrafter(config.num_sinks)
+    return Drafter()
 
 
 def commit(
@@ -189,9 +181,9 @@ def commit(
     recent_start = (block_start - split.recent).clamp(min=0)
     state.kv_len[slots] = kv_len.int()
     state.recent_start[slots] = recent_start.int()
-    state.num_pillars[slots] = torch.minimum(split.pillars, recent_start).int()
+    state.num_staying[slots] = torch.minimum(split.staying, recent_start).int()
     state.num_moving[slots] = torch.minimum(split.moving, recent_start).int()
-    state.max_lookups[slots] = torch.minimum(split.lookups, recent_start).int()
+    state.lookup_budget[slots] = torch.minimum(split.lookups, recent_start).int()
 
 
 def _share(budget: Tensor, share: float) -> Tensor:

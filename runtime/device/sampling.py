@@ -77,7 +77,8 @@ def probabilities(logits: Tensor, rows: RowSampling, needs: Sequence[SamplingNee
     allowed = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     if any(need.penalties for need in needs):
         allowed = _penalise(allowed, rows)
-    allowed = _mask_early_stops(allowed, rows)
+    if any(need.early_stops for need in needs):
+        allowed = _mask_early_stops(allowed, rows)
     one_hot = torch.zeros_like(allowed).scatter_(1, allowed.argmax(dim=1, keepdim=True), 1.0)
     if not any(need.probabilities for need in needs):
         return one_hot

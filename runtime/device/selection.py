@@ -11,9 +11,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from sparsespec.plugins.pillar_attention.inputs import ScorePlanes
+from sparsespec.plugins.pillar_attention.reference import mean_diagonal
 from sparsespec.plugins.pillar_select.reference import PillarScores
 from sparsespec.runtime.config import SpeculationConfig
 
@@ -40,7 +40,7 @@ class Ranking(Protocol):
 
 @dataclass(frozen=True)
 class MeanRanking:
-    """The paper's rule (SparseSpec, section 4.1): the mean over all scored rows. Reads N, keeps nothing."""
+    """The paper's rule (SparseSpec, section 4.1): the mean over all scored rows. Reads N of a plane, keeps nothing."""
 
     per_row: bool  # whether the planes are rows; else the first plane is their mean
 
@@ -95,7 +95,8 @@ class MovingFromDiagonal:
 
     def rank(self, blocks: ScoredBlocks) -> Tensor:
         """As MovingFromLast.rank: the diagonal is anchored at the block's first row."""
-        diagonal = _diagonal_of_rows(blocks) if self.per_row else blocks.planes[:, :, 1]
+        planes, num_rows = blocks.planes, blocks.num_rows[None, :, None, None]
+        diagonal = mean_diagonal(planes, num_rows) if self.per_row else planes[:, :, 1]
         return _shifted(diagonal, blocks.last_row + 1)
 
 
@@ -104,6 +105,7 @@ class SelectionRule:
     """How pillars that stay are ranked, and those that move if there are any."""
 
     score_planes: ScorePlanes
+    keeps_history: bool
     staying: Ranking
     moving: Ranking | None
 
@@ -122,6 +124,7 @@ def make_selection_rule(config: SpeculationConfig) -> SelectionRule:
     moving: Ranking = MovingFromLast() if config.moving_from == "last" else MovingFromDiagonal(per_row)
     return SelectionRule(
         score_planes="rows" if per_row else "diagonal" if moves else "mean",
+        keeps_history=config.ranking == "average",
         staying=ranking,
         moving=moving if moves else None,
     )
@@ -132,15 +135,6 @@ def _mean_of_rows(blocks: ScoredBlocks, num_rows: Tensor) -> Tensor:
     # Planes beyond a short block's rows hold another block's scores, NaN if its model overflowed.
     others = (row >= num_rows[:, None])[None, :, :, None, None]
     return blocks.planes.masked_fill(others, 0).sum(dim=2) / num_rows[None, :, None, None]
-
-
-def _diagonal_of_rows(blocks: ScoredBlocks) -> Tensor:
-    """The mean over rows i of what row i gives to p + i, as the second plane of "diagonal" has it."""
-    total = torch.zeros_like(blocks.planes[:, :, 0])
-    for index, row in enumerate(blocks.planes.unbind(dim=2)):
-        others = (index >= blocks.num_rows)[None, :, None, None]
-        total += pad(row[..., index:], (0, index)).masked_fill(others, 0)
-    return total / blocks.num_rows[None, :, None, None]
 
 
 def _shifted(scores: Tensor, steps: Tensor) -> Tensor:

@@ -22,12 +22,12 @@ class SlotState:
     kv_len: Tensor  # [B] int32: verified tokens in the cache; token_ids[kv_len] is the next to be processed
     end_len: Tensor  # [B] int32: kv_len stops here
     recent_start: Tensor  # [B] int32
-    num_pillars: Tensor  # [B] int32
+    num_staying: Tensor  # [B] int32
     num_moving: Tensor  # [B] int32
     pillars: Tensor  # [num_layers, B, num_kv_heads, max_budget] int32
-    max_lookups: Tensor  # [B] int32: the budget's part for them
+    lookup_budget: Tensor  # [B] int32: the budget's part for them
     num_lookups: Tensor  # [B] int32
-    lookups: Tensor  # [B, SpeculationConfig.num_lookups] int32
+    lookups: Tensor  # [B, max_lookups] int32
     num_drafts: Tensor  # [B] int32: drafts to verify; fewer than were scheduled where a drafter found none
     score_history: Tensor  # [num_layers, B, num_kv_heads, max_positions], or empty where no ranking keeps it
     page_table: Tensor  # [B, max_pages] int32
@@ -48,7 +48,7 @@ class SlotState:
         """Start a slot with a request's prompt and parameters."""
         prompt, params = spec.prompt_token_ids, spec.params
         self.token_ids[slot, : len(prompt)] = torch.tensor(prompt, device=self.token_ids.device)
-        for tensor in (self.kv_len, self.recent_start, self.num_pillars, self.num_moving, self.num_lookups):
+        for tensor in (self.kv_len, self.recent_start, self.num_staying, self.num_moving, self.num_lookups):
             tensor[slot] = 0
         self.end_len[slot] = spec.end_len
         self.prompt_len[slot] = len(prompt)
@@ -76,20 +76,25 @@ def max_positions(build: BuildConfig) -> int:
     return build.max_seq_len + build.max_draft_len + 1
 
 
+def exact_dtype(build: BuildConfig) -> torch.dtype:
+    """In which sums, scores and distributions are kept."""
+    return torch.float64 if build.dtype == "float64" else torch.float32
+
+
 @dataclass(frozen=True)
 class SlotLimits:
     """Run-time sizes, within the build's."""
 
     max_batch_size: int
     draft_len: int
-    num_lookups: int
-    keeps_scores: bool
+    max_lookups: int
+    score_history: bool
 
 
 def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, device: torch.device) -> SlotState:
     """Zeroed state for limits.max_batch_size slots."""
     positions = max_positions(build)
-    exact = torch.float64 if build.dtype == "float64" else torch.float32
+    exact = exact_dtype(build)
 
     def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -100,14 +105,16 @@ def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, 
         kv_len=zeros(size),
         end_len=zeros(size),
         recent_start=zeros(size),
-        num_pillars=zeros(size),
+        num_staying=zeros(size),
         num_moving=zeros(size),
         pillars=zeros(model.num_layers, size, model.num_kv_heads, build.max_budget),
-        max_lookups=zeros(size),
+        lookup_budget=zeros(size),
         num_lookups=zeros(size),
-        lookups=zeros(size, limits.num_lookups),
+        lookups=zeros(size, limits.max_lookups),
         num_drafts=zeros(size) + limits.draft_len,
-        score_history=zeros(model.num_layers, size * limits.keeps_scores, model.num_kv_heads, positions, dtype=exact),
+        score_history=zeros(
+            model.num_layers, size if limits.score_history else 0, model.num_kv_heads, positions, dtype=exact
+        ),
         page_table=zeros(size, -(-positions // build.page_size)),
         draft_probs=zeros(size, limits.draft_len, model.vocab_size, dtype=exact),
         prompt_len=zeros(size, dtype=torch.int64),

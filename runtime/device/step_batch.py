@@ -121,7 +121,7 @@ def _step_inputs(memory: StepMemory, step: ScheduledStep, scored: bool) -> StepI
         score_index=_ints(memory, score_index),
         kv_len=state.kv_len,
         recent_start=state.recent_start,
-        num_pillars=state.num_pillars,
+        num_staying=state.num_staying,
         num_moving=state.num_moving,
         lookups=state.lookups,
         num_lookups=state.num_lookups,

@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsespec.builder.decoder import Decoder
 from sparsespec.builder.engine_dir import TORCH_DTYPES, EngineConfig
 from sparsespec.builder.errors import InputError
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs
+from sparsespec.plugins.pillar_attention.inputs import LayerInputs, num_score_planes
 from sparsespec.plugins.pillar_attention.oracle import oracle_attention
 from sparsespec.plugins.pillar_attention.reference import pillar_attention
 from sparsespec.runtime.config import SpeculationConfig
@@ -18,7 +18,7 @@ from sparsespec.runtime.device.acceptance import Block, count_accepted, next_tok
 from sparsespec.runtime.device.drafter import commit, make_drafter
 from sparsespec.runtime.device.rng import Purpose, uniform
 from sparsespec.runtime.device.sampling import RowSampling, draw, probabilities
-from sparsespec.runtime.device.slot_state import SlotLimits, make_slot_state, max_positions
+from sparsespec.runtime.device.slot_state import SlotLimits, exact_dtype, make_slot_state, max_positions
 from sparsespec.runtime.device.step_batch import BlockRows, StepBatch, StepMemory, make_batch
 from sparsespec.runtime.device.torch_ops import TorchOps, rope_table
 from sparsespec.runtime.device.torch_results import BlockOutcome, TorchResults, block_logprobs
@@ -51,8 +51,9 @@ class TorchExecutor:
         self._speculation = speculation
         self._drafter = make_drafter(speculation)
         ops = TorchOps(oracle_attention if speculation.drafter == "oracle" else pillar_attention)
-        planes = self._drafter.score_planes or "mean"
-        self._decoder: Decoder[Tensor] = Decoder(ops, engine.model, engine.build.page_size, weights, planes)
+        self._planes = self._drafter.needs.score_planes
+        page_size = engine.build.page_size
+        self._decoder: Decoder[Tensor] = Decoder(ops, engine.model, page_size, weights, self._planes or "mean")
         self._memory = make_memory(engine, speculation, limits, weights["embedding"].device, kv_pool)
 
     @property
@@ -67,7 +68,7 @@ class TorchExecutor:
             self._memory.state.admit(admission.slot, admission.spec)
         for grant in step.page_grants:
             self._memory.state.grant(grant)
-        batch = make_batch(self._memory, step, self._drafter.score_planes is not None)
+        batch = make_batch(self._memory, step, scored=self._planes is not None)
         self._drafter.look_up(self._memory.state, batch.drafts)
         return batch
 
@@ -79,14 +80,17 @@ class TorchExecutor:
     @torch.inference_mode()
     def sample(self, batch: StepBatch, logits: Tensor) -> TorchResults:
         """See Executor."""
-        state = self._memory.state
         self._draw_drafts(batch, logits)
-        block = self.verified_block(batch.blocks, logits)
+        return self.judge(batch, logits, self.verified_block(batch.blocks, logits))
+
+    @torch.inference_mode()
+    def judge(self, batch: StepBatch, logits: Tensor, block: Block) -> TorchResults:
+        """The second half of `sample`: accept, commit, and plan the coming drafts."""
         num_accepted = self._accept(batch.blocks, block)
         num_tokens = self._commit(batch, num_accepted)
         counts = [num_tokens, block.num_drafts, num_accepted]
         outcome = self._outcome(batch.blocks, logits, counts)
-        self._drafter.plan(state, self._memory.scores, batch)
+        self._drafter.plan(self._memory.state, self._memory.scores, batch)
         return TorchResults(batch.step, batch.blocks.rows, outcome)
 
     def _draw_drafts(self, batch: StepBatch, logits: Tensor) -> None:
@@ -140,7 +144,7 @@ class TorchExecutor:
         index = torch.arange(blocks.logits.shape[1], device=logits.device)
         tokens = state.token_ids[blocks.slot[:, None], blocks.first_position[:, None] + index]
         logprobs, top_ids = block_logprobs(logits, blocks, tokens)
-        chosen = torch.minimum(state.num_pillars + state.num_moving + state.max_lookups, state.recent_start)
+        chosen = torch.minimum(state.num_staying + state.num_moving + state.lookup_budget, state.recent_start)
         lengths = [length[blocks.slot] for length in (state.kv_len, state.recent_start, chosen)]
         return BlockOutcome(torch.stack([*counts, *lengths], dim=1), tokens, logprobs, top_ids)
 
@@ -155,18 +159,12 @@ def make_memory(
     """Allocate what outlives a step. Raises InputError where there is no room for it."""
     model, build = engine.model, engine.build
     positions = max_positions(build)
-    exact = torch.float64 if build.dtype == "float64" else torch.float32
+    exact, needs = exact_dtype(build), make_drafter(speculation).needs
     pool = (model.num_layers, limits.num_pages, 2, model.num_kv_heads, build.page_size, model.head_dim)
-    planes = {None: 0, "mean": 1, "diagonal": 2, "rows": speculation.draft_len + 1}[
-        make_drafter(speculation).score_planes
-    ]
-    scores_shape = (model.num_layers, limits.max_batch_size * (planes > 0), planes, model.num_kv_heads, positions)
-    slots = SlotLimits(
-        max_batch_size=limits.max_batch_size,
-        draft_len=speculation.draft_len,
-        num_lookups=speculation.num_lookups,
-        keeps_scores=speculation.drafter == "pillar" and speculation.ranking == "average",
-    )
+    planes = num_score_planes(needs.score_planes, speculation.draft_len + 1) if needs.score_planes else 0
+    max_scored = limits.max_batch_size if needs.score_planes else 0
+    scores_shape = (model.num_layers, max_scored, planes, model.num_kv_heads, positions)
+    slots = SlotLimits(limits.max_batch_size, speculation.draft_len, needs.max_lookups, needs.score_history)
     try:
         state = make_slot_state(model, build, slots, device)
         if kv_pool is None:

@@ -50,7 +50,7 @@ class TorchResults:
 
     def _slot_result(self, index: int, counts: list[int], tokens: list[int]) -> SlotResult:
         row, host = self._rows[index], self._host
-        num_tokens, num_drafts, num_accepted, kv_len, recent_start, num_pillars = counts
+        num_tokens, num_drafts, num_accepted, kv_len, recent_start, num_chosen = counts
         kept = tokens[:num_tokens]
         return SlotResult(
             phase=row.phase,
@@ -59,7 +59,7 @@ class TorchResults:
             num_accepted=num_accepted,
             kv_len=kv_len,
             recent_start=recent_start,
-            num_pillars=num_pillars,
+            num_chosen=num_chosen,
             logprobs=_logprobs(kept, host.logprobs[index], host.top_ids[index]) if row.needs.logprobs else (),
         )
 

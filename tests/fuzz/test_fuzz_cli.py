@@ -53,7 +53,7 @@ RUN_FLAGS = (
     "--min_budget",
     "--recent_share",
     "--moving_share",
-    "--num_lookups",
+    "--max_lookups",
     "--ranking",
     "--decay",
     "--moving_from",

@@ -24,8 +24,8 @@ def params_of(group: int, num_kv_heads: int, score_planes: ScorePlanes = "mean")
     return PillarAttentionParams(group * num_kv_heads, num_kv_heads, head_dim=8, page_size=4, score_planes=score_planes)
 
 
-def draft(kv_len: int, draft_index: int, recent_start: int, num_pillars: int) -> NaiveSlot:
-    return NaiveSlot(Phase.DRAFT, 1, kv_len, draft_index, recent_start, num_pillars)
+def draft(kv_len: int, draft_index: int, recent_start: int, num_staying: int) -> NaiveSlot:
+    return NaiveSlot(Phase.DRAFT, 1, kv_len, draft_index, recent_start, num_staying)
 
 
 def verified_alone(part: NaiveSlot) -> NaiveSlot:
@@ -37,7 +37,7 @@ def own_choice(step: NaiveStep) -> dict[tuple[int, int], list[int]]:
     """(slot, KV head) -> pillars of each draft row: the best before recent_start by its own full attention."""
     scores = naive_attention(replace(step, slots=tuple(map(verified_alone, step.slots)))).scores
     return {
-        (slot, head): sorted(np.argsort(-scores[slot][0, head, : part.recent_start])[: part.num_pillars].tolist())
+        (slot, head): sorted(np.argsort(-scores[slot][0, head, : part.recent_start])[: part.num_staying].tolist())
         for slot, part in enumerate(step.slots)
         if part.phase == Phase.DRAFT
         for head in range(step.params.num_kv_heads)

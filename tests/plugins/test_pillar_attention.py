@@ -43,9 +43,9 @@ def prefill(kv_len: int, num_rows: int, score_rows: int = 0) -> NaiveSlot:
 
 
 def draft(
-    kv_len: int, draft_index: int, recent_start: int, num_pillars: int, num_moving: int = 0, num_lookups: int = 0
+    kv_len: int, draft_index: int, recent_start: int, num_staying: int, num_moving: int = 0, num_lookups: int = 0
 ) -> NaiveSlot:
-    return NaiveSlot(Phase.DRAFT, 1, kv_len, draft_index, recent_start, num_pillars, 0, num_moving, num_lookups)
+    return NaiveSlot(Phase.DRAFT, 1, kv_len, draft_index, recent_start, num_staying, 0, num_moving, num_lookups)
 
 
 def verify(kv_len: int, num_rows: int, score_rows: int = 0) -> NaiveSlot:
@@ -65,9 +65,9 @@ def slots(draw: st.DrawFn) -> NaiveSlot:
         return idle(kv_len)
     if phase == Phase.DRAFT:
         recent_start = draw(st.sampled_from([0, kv_len]) | st.integers(0, kv_len))
-        num_pillars = draw(st.sampled_from([0, recent_start]) | st.integers(0, recent_start))
+        num_staying = draw(st.sampled_from([0, recent_start]) | st.integers(0, recent_start))
         num_moving, num_lookups = draw(st.integers(0, recent_start)), draw(st.integers(0, 5))
-        return draft(kv_len, draw(st.integers(0, 8)), recent_start, num_pillars, num_moving, num_lookups)
+        return draft(kv_len, draw(st.integers(0, 8)), recent_start, num_staying, num_moving, num_lookups)
     num_rows = draw(st.integers(1, 17))
     score_rows = draw(st.sampled_from([0, num_rows]) | st.integers(0, num_rows))
     return prefill(kv_len, num_rows, score_rows) if phase == Phase.PREFILL else verify(kv_len, num_rows, score_rows)
@@ -151,7 +151,7 @@ def read_by_hand(device: str) -> tuple[Tensor, LayerInputs[Tensor], StepInputs[T
         score_index=ints(0),
         kv_len=ints(4),
         recent_start=ints(4),
-        num_pillars=ints(2),
+        num_staying=ints(2),
         num_moving=ints(0),
         lookups=ints(-1)[None],
         num_lookups=ints(0),
@@ -177,7 +177,7 @@ def test_moving_pillars_and_lookups_worked_by_hand(device: str) -> None:
     qkv, layer, step = read_by_hand(device)
     layer = replace(layer, pillars=torch.tensor([[[0, 0, 2, -1]]], dtype=torch.int32, device=device))
     ints = torch.tensor([[1, 2, 3], [0, 3, 5]], dtype=torch.int32, device=device)
-    moving = replace(step, num_pillars=ints[0, :1], num_moving=ints[0, 1:2])
+    moving = replace(step, num_staying=ints[0, :1], num_moving=ints[0, 1:2])
     output = pillar_attention(PillarAttentionParams(1, 1, 2, 2), qkv, None, layer, moving)
     assert output.tolist() == [[pytest.approx((1 + 4 + 16 + 32 + 64) / 5)] * 2]
     looking = replace(moving, lookups=ints[1:], num_lookups=ints[0, 2:])

@@ -107,7 +107,7 @@ def sees_to(group: reference.SlotGroup, shift: int) -> reference.Reads:
 
 def stay(step: StepInputs[Tensor]) -> StepInputs[Tensor]:
     """Moving pillars are read where the first draft row reads them."""
-    return replace(step, num_pillars=step.num_pillars + step.num_moving, num_moving=step.num_moving * 0)
+    return replace(step, num_staying=step.num_staying + step.num_moving, num_moving=step.num_moving * 0)
 
 
 def rotate_neighbours(x: Tensor, rope: Tensor) -> Tensor:
@@ -134,16 +134,16 @@ def norm_over_all_heads(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 PARAMS = PillarAttentionParams(
     num_heads=8, num_kv_heads=2, head_dim=16, page_size=16, rms_norm_eps=0.3, score_planes="diagonal"
 )
-DRAFT = (NaiveSlot(Phase.DRAFT, 1, kv_len=40, draft_index=2, recent_start=30, num_pillars=5),)
+DRAFT = (NaiveSlot(Phase.DRAFT, 1, kv_len=40, draft_index=2, recent_start=30, num_staying=5),)
 UNION = (replace(DRAFT[0], num_moving=9, num_lookups=6),)
 BLOCKS = (
-    NaiveSlot(Phase.VERIFY, 5, kv_len=20, recent_start=10, num_pillars=5, score_rows=5),
-    NaiveSlot(Phase.VERIFY, 3, kv_len=20, recent_start=10, num_pillars=5),
+    NaiveSlot(Phase.VERIFY, 5, kv_len=20, recent_start=10, num_staying=5, score_rows=5),
+    NaiveSlot(Phase.VERIFY, 3, kv_len=20, recent_start=10, num_staying=5),
 )
 FAULTS: dict[str, tuple[tuple[NaiveSlot, ...], Mutate]] = {
     "recent_start too high": (DRAFT, with_step(lambda step: replace(step, recent_start=step.recent_start + 1))),
     "recent_start too low": (DRAFT, with_step(lambda step: replace(step, recent_start=step.recent_start - 1))),
-    "one pillar too few": (DRAFT, with_step(lambda step: replace(step, num_pillars=step.num_pillars - 1))),
+    "one pillar too few": (DRAFT, with_step(lambda step: replace(step, num_staying=step.num_staying - 1))),
     "draft number ignored": (DRAFT, with_step(lambda step: replace(step, draft_index=step.draft_index * 0))),
     "drafts read everything": (DRAFT, with_step(lambda step: replace(step, phase=step.phase * 0 + Phase.VERIFY))),
     "one scored row too few": (BLOCKS, with_step(lambda step: replace(step, score_rows=step.score_rows - 1))),
@@ -152,7 +152,7 @@ FAULTS: dict[str, tuple[tuple[NaiveSlot, ...], Mutate]] = {
     "mask one too far": (BLOCKS, with_part("_everything", lambda group: sees_to(group, 1))),
     "mask one too short": (BLOCKS, with_part("_everything", lambda group: sees_to(group, -1))),
     "moving pillars stay": (UNION, with_step(stay)),
-    "staying pillars move": (UNION, with_step(lambda step: replace(step, num_pillars=step.num_pillars * 0))),
+    "staying pillars move": (UNION, with_step(lambda step: replace(step, num_staying=step.num_staying * 0))),
     "lookups not read": (UNION, with_step(lambda step: replace(step, num_lookups=step.num_lookups * 0))),
     "duplicates count twice": (UNION, with_part("_distinct", lambda positions: (positions, positions >= 0))),
     "diagonal upside down": (BLOCKS, with_part("score_planes", lambda kind, rows: score_planes(kind, rows.flip(1)))),

@@ -15,7 +15,7 @@ UNTOUCHED = -7
 
 
 def step_inputs(
-    device: str, recent_start: list[int], num_pillars: list[int], num_moving: list[int]
+    device: str, recent_start: list[int], num_staying: list[int], num_moving: list[int]
 ) -> StepInputs[Tensor]:
     """What PillarSelect reads; the rest has no sensible value here."""
 
@@ -32,7 +32,7 @@ def step_inputs(
         score_index=nothing[1:],
         kv_len=nothing[1:],
         recent_start=ints(recent_start),
-        num_pillars=ints(num_pillars),
+        num_staying=ints(num_staying),
         num_moving=ints(num_moving),
         lookups=nothing[:, None],
         num_lookups=nothing[1:],
@@ -74,21 +74,21 @@ def test_ragged_slots(device: str, data: st.DataObject) -> None:
     num_slots, num_layers, num_kv_heads = data.draw(st.integers(1, 4)), 2, data.draw(st.integers(1, 3))
     moves = data.draw(st.booleans())
     recent_start = data.draw(st.lists(st.integers(0, 40), min_size=num_slots, max_size=num_slots))
-    num_pillars = [data.draw(st.sampled_from([0, high]) | st.integers(0, high)) for high in recent_start]
+    num_staying = [data.draw(st.sampled_from([0, high]) | st.integers(0, high)) for high in recent_start]
     num_moving = [data.draw(st.sampled_from([0, high]) | st.integers(0, high)) if moves else 0 for high in recent_start]
     slots = data.draw(st.permutations(range(num_slots)))[: data.draw(st.integers(0, num_slots))]
     shape = (num_layers, len(slots), num_kv_heads, 48)
     starts = [recent_start[slot] for slot in slots]
     staying, moving = data.draw(some_scores(shape, starts)), data.draw(some_scores(shape, starts))
     scores = PillarScores(staying.to(device), moving.to(device) if moves else None)
-    found = select(scores, step_inputs(device, recent_start, num_pillars, num_moving), slots, max_budget=81).tolist()
+    found = select(scores, step_inputs(device, recent_start, num_staying, num_moving), slots, max_budget=81).tolist()
     for layer in range(num_layers):
         for slot in range(num_slots):
             for head in range(num_kv_heads):
                 chosen: list[int] = []
                 if slot in slots:
                     place = (layer, slots.index(slot), head)
-                    chosen = best(staying[place].tolist(), recent_start[slot], num_pillars[slot])
+                    chosen = best(staying[place].tolist(), recent_start[slot], num_staying[slot])
                     chosen += best(moving[place].tolist(), recent_start[slot], num_moving[slot])
                 assert found[layer][slot][head] == chosen + [UNTOUCHED] * (81 - len(chosen))
 
@@ -101,7 +101,7 @@ def test_worked_by_hand(device: str) -> None:
     """
     staying = torch.tensor([0.3, 0.1, 0.3, 0.5, 0.3, 0.9], device=device).reshape(1, 1, 1, 6)
     moving = torch.tensor([0.2, 0.1, 0.2, 0.0, 0.7, 0.9], device=device).reshape(1, 1, 1, 6)
-    step = step_inputs(device, recent_start=[5], num_pillars=[3], num_moving=[2])
+    step = step_inputs(device, recent_start=[5], num_staying=[3], num_moving=[2])
     pillars = select(PillarScores(staying, moving), step, [0], max_budget=6)
     assert pillars.flatten().tolist() == [0, 2, 3, 0, 4, UNTOUCHED]
 

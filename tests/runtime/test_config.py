@@ -29,8 +29,8 @@ BUILD = BuildConfig(max_batch_size=4, max_seq_len=1000, max_draft_len=6, max_bud
         (lambda: SpeculationConfig(recent_share=math.nan), "recent_share must be in [0, 1], found nan"),
         (lambda: SpeculationConfig(moving_share=-0.1), "moving_share must be in [0, 1], found -0.1"),
         (lambda: SpeculationConfig(moving_share=1.1), "moving_share must be in [0, 1], found 1.1"),
-        (lambda: SpeculationConfig(num_lookups=-1), "num_lookups must be in 0..256, found -1"),
-        (lambda: SpeculationConfig(num_lookups=257), "num_lookups must be in 0..256, found 257"),
+        (lambda: SpeculationConfig(max_lookups=-1), "max_lookups must be in 0..256, found -1"),
+        (lambda: SpeculationConfig(max_lookups=257), "max_lookups must be in 0..256, found 257"),
         (lambda: SpeculationConfig(decay=-0.1), "decay must be in [0, 1), found -0.1"),
         (lambda: SpeculationConfig(decay=1.0), "decay must be in [0, 1), found 1.0"),
         (lambda: SpeculationConfig(max_ngram=0), "max_ngram must be in 1..16, found 0"),
@@ -108,7 +108,7 @@ def test_the_runtime_stays_within_the_engine(config: RuntimeConfig, message: str
 def test_the_limits_themselves_are_allowed() -> None:
     speculation = SpeculationConfig(k=6, ratio=0.1, min_budget=100)
     speculation.check_engine(BUILD)
-    SpeculationConfig(recent_share=1.0, moving_share=1.0, num_lookups=256, decay=0.0, max_ngram=16, min_ngram=16)
+    SpeculationConfig(recent_share=1.0, moving_share=1.0, max_lookups=256, decay=0.0, max_ngram=16, min_ngram=16)
     RuntimeConfig(max_batch_size=4, chunk_size=7, result_lag=0).check_engine(BUILD, speculation)
 
 

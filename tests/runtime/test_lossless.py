@@ -36,17 +36,17 @@ from tiny_models import tiny_llama, tiny_model_config
 PROMPTS = tuple(random_prompts((60, 97, 7, 33, 1)))
 NEW_TOKENS = 48
 MIN_BUDGET = 24
-PAPER = SpeculationConfig(min_budget=MIN_BUDGET, recent_share=0.0, moving_share=0.0, num_lookups=0, ranking="mean")
+PAPER = SpeculationConfig(min_budget=MIN_BUDGET, recent_share=0.0, moving_share=0.0, max_lookups=0, ranking="mean")
 PILLAR = replace(PAPER, recent_share=0.25)
 DRAFTERS = {
     "pillar": PILLAR,
     "paper": PAPER,
     "moving": replace(PILLAR, moving_share=0.25, moving_from="last"),
     "diagonal": replace(PILLAR, moving_share=0.25, moving_from="diagonal"),
-    "lookups": replace(PILLAR, num_lookups=6),
+    "lookups": replace(PILLAR, max_lookups=6),
     "accepted": replace(PILLAR, ranking="accepted"),
     "average": replace(PILLAR, ranking="average"),
-    "all": replace(PILLAR, moving_share=0.25, moving_from="diagonal", num_lookups=6, ranking="accepted"),
+    "all": replace(PILLAR, moving_share=0.25, moving_from="diagonal", max_lookups=6, ranking="accepted"),
     "default": SpeculationConfig(min_budget=MIN_BUDGET),
     "oracle": replace(PILLAR, drafter="oracle"),
     "window": replace(PILLAR, drafter="window"),

@@ -34,12 +34,12 @@ def started(request: Request) -> Request:
 
 
 def result(
-    phase: Phase, tokens: tuple[int, ...], kv_len: int, recent_start: int = 0, num_pillars: int = 0, top: int = 0
+    phase: Phase, tokens: tuple[int, ...], kv_len: int, recent_start: int = 0, num_chosen: int = 0, top: int = 0
 ) -> SlotResult:
     """Three drafts were verified, and all that the new tokens hold were accepted."""
     ranked = tuple((token, -float(token)) for token in range(top))
     logprobs = tuple(TokenLogprobs(token, -0.5, ranked) for token in tokens) if top else ()
-    return SlotResult(phase, tokens, 3, max(0, len(tokens) - 1), kv_len, recent_start, num_pillars, logprobs)
+    return SlotResult(phase, tokens, 3, max(0, len(tokens) - 1), kv_len, recent_start, num_chosen, logprobs)
 
 
 def run_cycle(request: Request, tokens: tuple[int, ...]) -> tuple[int, ...]:
@@ -170,7 +170,7 @@ def test_a_verification_counts_every_token_read() -> None:
     """Positions are listed one by one: pillars and recent ones for drafts, everything for verification and plain."""
     request = make_request(prompt=40, max_tokens=20)
     request.schedule_prefill(40)
-    request.receive(result(Phase.PREFILL, (50,), kv_len=40, recent_start=31, num_pillars=5))
+    request.receive(result(Phase.PREFILL, (50,), kv_len=40, recent_start=31, num_chosen=5))
     run_cycle(request, (51, 52))
     drafts = [[*range(5), *range(31, 40 + index + 1)] for index in range(3)]
     plain = [list(range(position + 1)) for position in (40, 41)]
@@ -186,7 +186,7 @@ def test_drafts_that_need_no_steps_read_nothing_and_may_be_few(num_drafts: int, 
     """Verification reads for all its rows, padded ones too."""
     request = make_request(prompt=40, max_tokens=20, drafts=DraftShape(3, 0))
     request.schedule_prefill(40)
-    request.receive(result(Phase.PREFILL, (50,), kv_len=40, recent_start=31, num_pillars=5))
+    request.receive(result(Phase.PREFILL, (50,), kv_len=40, recent_start=31, num_chosen=5))
     request.schedule_verify()
     request.receive(replace(result(Phase.VERIFY, tokens, 40 + len(tokens)), num_drafts=num_drafts))
     (check,) = request.verifications
@@ -208,17 +208,17 @@ def test_a_verification_counts_with_the_selection_that_its_drafts_used() -> None
     """A result that arrives while later drafts run changes the counts of the block after it, not its own."""
     request = started(make_request(prompt=20, drafts=DraftShape(1, 1)))
     reads = []
-    for recent_start, num_pillars in ((18, 7), (0, 0)):
-        run_cycle_with(request, recent_start, num_pillars)
+    for recent_start, num_chosen in ((18, 7), (0, 0)):
+        run_cycle_with(request, recent_start, num_chosen)
         reads.append(request.verifications[-1].draft_kv_tokens)
     assert reads == [20 + 1, 7 + (21 + 1 - 18)]
 
 
-def run_cycle_with(request: Request, recent_start: int, num_pillars: int) -> None:
+def run_cycle_with(request: Request, recent_start: int, num_chosen: int) -> None:
     request.schedule_draft()
     request.receive_nothing()
     request.schedule_verify()
-    request.receive(result(Phase.VERIFY, (51,), request.kv_len + 1, recent_start, num_pillars))
+    request.receive(result(Phase.VERIFY, (51,), request.kv_len + 1, recent_start, num_chosen))
 
 
 def test_logprobs_keep_as_many_alternatives_as_asked_for() -> None:

@@ -34,15 +34,15 @@ MANY_SLOTS = BuildConfig(
 )
 PROMPT = (1, 2, 2, 2, 1, 1, 2, 1) * 4  # tokens 0 and 3 are repeated only once the answer has them
 SPECULATION = SpeculationConfig(
-    drafter="pillar", k=3, min_budget=6, ratio=0.1, recent_share=0.17, moving_share=0.0, num_lookups=0, min_ngram=1
+    drafter="pillar", k=3, min_budget=6, ratio=0.1, recent_share=0.17, moving_share=0.0, max_lookups=0, min_ngram=1
 )
 DRAFTERS = {
     "pillar": SPECULATION,
     "window": replace(SPECULATION, drafter="window"),
     # One recent token, two that move, one looked up and two that stay.
-    "all": replace(SPECULATION, moving_share=0.34, moving_from="diagonal", num_lookups=1),
+    "all": replace(SPECULATION, moving_share=0.34, moving_from="diagonal", max_lookups=1),
     "last": replace(SPECULATION, moving_share=0.34, moving_from="last", ranking="accepted"),
-    "average": replace(SPECULATION, moving_share=0.34, moving_from="diagonal", num_lookups=1, ranking="average"),
+    "average": replace(SPECULATION, moving_share=0.34, moving_from="diagonal", max_lookups=1, ranking="average"),
     "oracle": replace(SPECULATION, drafter="oracle"),
     "ngram": replace(SPECULATION, drafter="ngram"),
 }

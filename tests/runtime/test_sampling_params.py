@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.sampling_params import MAX_LOGPROBS, MAX_STOP_TOKEN_IDS, SamplingNeeds, SamplingParams
+
+NOTHING = SamplingNeeds(
+    penalties=False, probabilities=False, min_p=False, cuts=False, logprobs=False, early_stops=False
+)
 
 
 @pytest.mark.parametrize(
@@ -104,16 +109,23 @@ def test_the_limits_themselves_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("params", "needs"),
     [
-        (SamplingParams(temperature=0.0), SamplingNeeds(False, False, False, False, False)),
+        (SamplingParams(temperature=0.0), NOTHING),
         (
             SamplingParams(temperature=0.0, top_k=3, top_p=0.5, min_p=0.5),
-            SamplingNeeds(False, False, False, False, False),
+            NOTHING,
         ),
-        (SamplingParams(temperature=0.0, presence_penalty=-1.0), SamplingNeeds(True, False, False, False, False)),
-        (SamplingParams(temperature=0.0, frequency_penalty=1.0), SamplingNeeds(True, False, False, False, False)),
-        (SamplingParams(repetition_penalty=0.5), SamplingNeeds(True, True, False, False, False)),
-        (SamplingParams(min_p=0.1), SamplingNeeds(False, True, True, False, False)),
-        (SamplingParams(top_k=1, logprobs=0), SamplingNeeds(False, True, False, True, True)),
+        (
+            SamplingParams(temperature=0.0, presence_penalty=-1.0),
+            replace(NOTHING, penalties=True),
+        ),
+        (
+            SamplingParams(temperature=0.0, frequency_penalty=1.0),
+            replace(NOTHING, penalties=True),
+        ),
+        (SamplingParams(repetition_penalty=0.5), replace(NOTHING, penalties=True, probabilities=True)),
+        (SamplingParams(min_p=0.1), replace(NOTHING, probabilities=True, min_p=True)),
+        (SamplingParams(temperature=0.0, max_tokens=9, min_tokens=1), replace(NOTHING, early_stops=True)),
+        (SamplingParams(top_k=1, logprobs=0), replace(NOTHING, probabilities=True, cuts=True, logprobs=True)),
     ],
 )
 def test_only_what_changes_the_answer_is_computed(params: SamplingParams, needs: SamplingNeeds) -> None:

@@ -23,7 +23,7 @@ from tiny_models import tiny_model_config
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 UNTOUCHED = -7
 GREEDY = SamplingParams(temperature=0.0).needs
-PAPER = SpeculationConfig(k=3, ratio=0.1, min_budget=8, recent_share=0.0, moving_share=0.0, num_lookups=0)
+PAPER = SpeculationConfig(k=3, ratio=0.1, min_budget=8, recent_share=0.0, moving_share=0.0, max_lookups=0)
 
 
 def memory_of(config: SpeculationConfig, device: str = "cpu", max_budget: int = 32) -> StepMemory:
@@ -34,7 +34,7 @@ def memory_of(config: SpeculationConfig, device: str = "cpu", max_budget: int = 
     engine = EngineConfig(tiny_model_config(), build)
     memory = make_memory(engine, config, ExecutorLimits(3, num_pages=8), torch.device(device))
     state = memory.state
-    for tensor in (state.kv_len, state.recent_start, state.num_pillars, state.num_moving, state.max_lookups):
+    for tensor in (state.kv_len, state.recent_start, state.num_staying, state.num_moving, state.lookup_budget):
         tensor.fill_(UNTOUCHED)
     for tensor in (state.pillars, state.lookups, state.num_lookups, state.num_drafts):
         tensor.fill_(UNTOUCHED)
@@ -44,19 +44,19 @@ def memory_of(config: SpeculationConfig, device: str = "cpu", max_budget: int = 
 def committed(
     config: SpeculationConfig, kv_len: list[int], block_start: list[int], device: str = "cpu"
 ) -> list[list[int]]:
-    """kv_len, recent_start, num_pillars, num_moving and max_lookups of slots 2, 0 and 1, as many as are given."""
+    """kv_len, recent_start, num_staying, num_moving and lookup_budget of slots 2, 0 and 1, as many as are given."""
     state = memory_of(config, device).state
     slots = torch.tensor([2, 0, 1][: len(kv_len)], device=device)
     lengths, starts = torch.tensor(kv_len, device=device), torch.tensor(block_start, device=device)
     commit(state, slots, lengths, starts, config, make_drafter(config))
-    touched = (state.kv_len, state.recent_start, state.num_pillars, state.num_moving, state.max_lookups)
+    touched = (state.kv_len, state.recent_start, state.num_staying, state.num_moving, state.lookup_budget)
     assert all((tensor == UNTOUCHED).sum() == 3 - len(kv_len) for tensor in touched)
     return [tensor[slots].tolist() for tensor in touched]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    ("recent_share", "moving_share", "num_lookups", "expected"),
+    ("recent_share", "moving_share", "max_lookups", "expected"),
     [
         # A tenth of 205 tokens is 20; the block began at 200.
         (0.0, 0.0, 0, (200, 20, 0, 0)),
@@ -72,9 +72,9 @@ def committed(
     ],
 )
 def test_budget_is_split(
-    recent_share: float, moving_share: float, num_lookups: int, expected: tuple[int, ...], device: str
+    recent_share: float, moving_share: float, max_lookups: int, expected: tuple[int, ...], device: str
 ) -> None:
-    config = replace(PAPER, recent_share=recent_share, moving_share=moving_share, num_lookups=num_lookups)
+    config = replace(PAPER, recent_share=recent_share, moving_share=moving_share, max_lookups=max_lookups)
     assert committed(config, [205], [200], device) == [[205], *([number] for number in expected)]
 
 
@@ -88,7 +88,7 @@ def test_budget_grows_with_the_context(kv_len: int, budget: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("block_start", "recent_start", "num_pillars"),
+    ("block_start", "recent_start", "num_staying"),
     [
         (0, 0, 0),  # a prompt no longer than a block: no candidates
         (3, 0, 0),  # the recent share reaches the beginning
@@ -98,13 +98,13 @@ def test_budget_grows_with_the_context(kv_len: int, budget: int) -> None:
         (9, 5, 4),
     ],
 )
-def test_budget_over_the_context(block_start: int, recent_start: int, num_pillars: int) -> None:
+def test_budget_over_the_context(block_start: int, recent_start: int, num_staying: int) -> None:
     config = replace(PAPER, ratio=0.05, recent_share=0.5)
-    assert committed(config, [block_start + 2], [block_start])[:3] == [[block_start + 2], [recent_start], [num_pillars]]
+    assert committed(config, [block_start + 2], [block_start])[:3] == [[block_start + 2], [recent_start], [num_staying]]
 
 
 def test_slots_are_independent() -> None:
-    config = replace(PAPER, recent_share=0.5, moving_share=0.25, num_lookups=2)
+    config = replace(PAPER, recent_share=0.5, moving_share=0.25, max_lookups=2)
     assert committed(config, [205, 12], [200, 6]) == [[205, 12], [190, 2], [3, 0], [5, 2], [2, 2]]
 
 
@@ -130,7 +130,7 @@ def test_no_way_of_reading_exceeds_the_budget(
         min_budget=budget,
         recent_share=shares[0],
         moving_share=shares[1],
-        num_lookups=counts[0],
+        max_lookups=counts[0],
         num_sinks=counts[1],
     )
     start = block[0]
@@ -138,13 +138,13 @@ def test_no_way_of_reading_exceeds_the_budget(
     assert 0 <= recent_start <= start
     assert all(0 <= number <= recent_start for number in (pillars, moving, lookups))
     assert pillars + moving + lookups + start - recent_start <= budget
-    assert lookups <= config.num_lookups
+    assert lookups <= config.max_lookups
     if start >= 2 * budget:  # then nothing of the budget is left over
         assert pillars + moving + lookups + start - recent_start == budget
 
 
 @pytest.mark.parametrize(
-    ("num_sinks", "block_start", "recent_start", "num_pillars"),
+    ("num_sinks", "block_start", "recent_start", "num_staying"),
     [
         (4, 200, 184, 4),  # 20 tokens: 4 sinks, 16 before the block
         (0, 200, 180, 0),
@@ -153,15 +153,15 @@ def test_no_way_of_reading_exceeds_the_budget(
         (4, 10, 0, 0),
     ],
 )
-def test_window_follows_the_sinks(num_sinks: int, block_start: int, recent_start: int, num_pillars: int) -> None:
+def test_window_follows_the_sinks(num_sinks: int, block_start: int, recent_start: int, num_staying: int) -> None:
     config = SpeculationConfig(drafter="window", ratio=0.1, min_budget=20, num_sinks=num_sinks)
-    expected = [[block_start + 3], [recent_start], [num_pillars], [0], [0]]
+    expected = [[block_start + 3], [recent_start], [num_staying], [0], [0]]
     assert committed(config, [block_start + 3], [block_start]) == expected
 
 
 def plan(config: SpeculationConfig, memory: StepMemory, rows: tuple[ScheduledRows, ...]) -> None:
     drafter = make_drafter(config)
-    batch = make_batch(memory, ScheduledStep(0, (), (), rows), drafter.score_planes is not None)
+    batch = make_batch(memory, ScheduledStep(0, (), (), rows), drafter.needs.score_planes is not None)
     drafter.plan(memory.state, memory.scores, batch)
 
 
@@ -174,11 +174,11 @@ def prompt_end(slot: int, num_rows: int, block_rows: int) -> ScheduledRows:
 
 
 def set_lengths(
-    state: SlotState, kv_len: list[int], recent_start: list[int], num_pillars: list[int], num_moving: list[int]
+    state: SlotState, kv_len: list[int], recent_start: list[int], num_staying: list[int], num_moving: list[int]
 ) -> None:
     state.kv_len.copy_(torch.tensor(kv_len))
     state.recent_start.copy_(torch.tensor(recent_start))
-    state.num_pillars.copy_(torch.tensor(num_pillars))
+    state.num_staying.copy_(torch.tensor(num_staying))
     state.num_moving.copy_(torch.tensor(num_moving))
 
 
@@ -280,4 +280,4 @@ def test_ngram_drafts() -> None:
     ],
 )
 def test_only_pillars_need_scores(config: SpeculationConfig, planes: ScorePlanes | None) -> None:
-    assert make_drafter(config).score_planes == planes
+    assert make_drafter(config).needs.score_planes == planes

@@ -26,11 +26,11 @@ def on_gpu() -> LoadedEngine:
 
 DRAFTERS = {
     "default": SPECULATION,
-    "paper": replace(SPECULATION, recent_share=0.0, moving_share=0.0, num_lookups=0, ranking="mean"),
-    "last": replace(SPECULATION, moving_share=0.25, moving_from="last", num_lookups=0),
-    "diagonal": replace(SPECULATION, moving_share=0.25, moving_from="diagonal", num_lookups=6),
-    "accepted": replace(SPECULATION, moving_share=0.25, moving_from="diagonal", num_lookups=6, ranking="accepted"),
-    "average": replace(SPECULATION, moving_share=0.25, num_lookups=6, ranking="average"),
+    "paper": replace(SPECULATION, recent_share=0.0, moving_share=0.0, max_lookups=0, ranking="mean"),
+    "last": replace(SPECULATION, moving_share=0.25, moving_from="last", max_lookups=0),
+    "diagonal": replace(SPECULATION, moving_share=0.25, moving_from="diagonal", max_lookups=6),
+    "accepted": replace(SPECULATION, moving_share=0.25, moving_from="diagonal", max_lookups=6, ranking="accepted"),
+    "average": replace(SPECULATION, moving_share=0.25, max_lookups=6, ranking="average"),
     "window": replace(SPECULATION, drafter="window"),
     "oracle": replace(SPECULATION, drafter="oracle"),
     "ngram": replace(SPECULATION, drafter="ngram", min_ngram=1),

@@ -128,10 +128,10 @@ def draft_rows(slots: list[int], draft_index: list[int]) -> DraftRows:
 
 def test_lookups_follow_each_draft() -> None:
     """Of the row's own token, before recent_start, and no more than the budget has room for."""
-    config = SpeculationConfig(k=2, num_lookups=3)
+    config = SpeculationConfig(k=2, max_lookups=3)
     state = state_of(config, max_seq_len=40)
     state.recent_start.copy_(torch.tensor([5, 9, 9]))
-    state.max_lookups.copy_(torch.tensor([3, 3, 1]))
+    state.lookup_budget.copy_(torch.tensor([3, 3, 1]))
     make_drafter(config).look_up(state, draft_rows([2, 0], [1, 0]))
     assert state.num_lookups.tolist() == [2, UNTOUCHED, 1]
     assert sorted(state.lookups[0, :2].tolist()) == [1, 3]  # after the 5s; position 5 is read anyway
@@ -140,17 +140,17 @@ def test_lookups_follow_each_draft() -> None:
 
 
 def test_more_lookups_than_there_are_positions() -> None:
-    config = SpeculationConfig(k=2, num_lookups=100)
+    config = SpeculationConfig(k=2, max_lookups=100)
     state = state_of(config, max_seq_len=16)
     state.recent_start.fill_(9)
-    state.max_lookups.fill_(9)
+    state.lookup_budget.fill_(9)
     make_drafter(config).look_up(state, draft_rows([0], [0]))
     assert sorted(state.lookups[0, : int(state.num_lookups[0])].tolist()) == [1, 3, 5]
 
 
 @pytest.mark.parametrize("drafter", ["pillar", "window", "oracle", "ngram"])
 def test_nothing_is_looked_up_unless_asked_for(drafter: DrafterName) -> None:
-    config = SpeculationConfig(drafter=drafter, k=2, num_lookups=0 if drafter == "pillar" else 3)
+    config = SpeculationConfig(drafter=drafter, k=2, max_lookups=0 if drafter == "pillar" else 3)
     state = state_of(config, max_seq_len=40)
     make_drafter(config).look_up(state, draft_rows([1], [0]))
     assert (state.num_lookups == UNTOUCHED).all()

@@ -38,7 +38,7 @@ def row_sampling(rows: list[Row], dtype: DType = "float64") -> RowSampling:
         dtype=dtype, max_batch_size=len(rows), max_seq_len=32, max_num_tokens=32, max_draft_len=3, max_budget=32
     )
     state = make_slot_state(
-        tiny_model_config(), build, SlotLimits(len(rows), 3, num_lookups=0, keeps_scores=False), torch.device("cpu")
+        tiny_model_config(), build, SlotLimits(len(rows), 3, max_lookups=0, score_history=False), torch.device("cpu")
     )
     state.token_ids.fill_(LEFT_OVER)
     for slot, row in enumerate(rows):

@@ -27,7 +27,7 @@ def memory_of(device: str) -> StepMemory:
     )
     engine = EngineConfig(tiny_model_config(), build)
     memory = make_memory(
-        engine, SpeculationConfig(k=K, num_lookups=3), ExecutorLimits(6, num_pages=8), torch.device(device)
+        engine, SpeculationConfig(k=K, max_lookups=3), ExecutorLimits(6, num_pages=8), torch.device(device)
     )
     memory.state.kv_len.copy_(torch.tensor(KV_LEN))
     positions = torch.arange(memory.state.token_ids.shape[1], device=device)
@@ -144,8 +144,8 @@ def test_what_drafts_read_is_the_devices_own_memory() -> None:
     step = make_batch(memory, ScheduledStep(0, (), (), MIXED), scored=True).inputs.step
     state = memory.state
     for value, tensor in enumerate(
-        (state.recent_start, state.num_pillars, state.num_moving, state.lookups, state.num_lookups), start=1
+        (state.recent_start, state.num_staying, state.num_moving, state.lookups, state.num_lookups), start=1
     ):
         tensor.fill_(value)
-    seen = (step.recent_start, step.num_pillars, step.num_moving, step.lookups, step.num_lookups)
+    seen = (step.recent_start, step.num_staying, step.num_moving, step.lookups, step.num_lookups)
     assert [tensor.unique().tolist() for tensor in seen] == [[1], [2], [3], [4], [5]]
