@@ -10,6 +10,7 @@ from sparsespec.builder.model_config import MAX_EOS_TOKEN_IDS
 
 MAX_LOGPROBS = 20
 MAX_STOP_TOKEN_IDS = MAX_EOS_TOKEN_IDS
+MAX_STOP_TEXTS, MAX_STOP_CHARS = 64, 1024
 MAX_TEMPERATURE = 1000
 MAX_ANSWERS = 1024
 
@@ -28,7 +29,7 @@ class SamplingParams:
     presence_penalty, frequency_penalty: subtracted from the logits of tokens in the answer, once or for every
         occurrence; 0 for none.
     seed: None draws one.
-    stop: texts that end the answer, not part of it.
+    stop: texts that end the answer, not part of it; at most 64, of at most 1024 characters.
     n: answers per prompt, seeded seed, seed + 1, ...
     logprobs: alternatives reported per token, None for no log-probabilities. They are the model's own: penalties,
         masks, temperature and cuts do not change them.
@@ -73,7 +74,8 @@ class SamplingParams:
     def _check_lengths(self) -> None:
         _require(1 <= self.max_tokens <= MAX_INT, "max_tokens", self.max_tokens, f"in 1..{MAX_INT}")
         _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "in 0..max_tokens")
-        _require(all(self.stop), "stop", self.stop, "non-empty texts")
+        fits = len(self.stop) <= MAX_STOP_TEXTS and all(0 < len(stop) <= MAX_STOP_CHARS for stop in self.stop)
+        _require(fits, "stop", self.stop, f"at most {MAX_STOP_TEXTS} texts of 1..{MAX_STOP_CHARS} characters")
         few = len(self.stop_token_ids) <= MAX_STOP_TOKEN_IDS
         _require(few, "stop_token_ids", self.stop_token_ids, f"at most {MAX_STOP_TOKEN_IDS} tokens")
 

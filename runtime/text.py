@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
 
 from sparsespec.builder.errors import RequestError
 from sparsespec.builder.tokenizer_files import any_error, load_tokenizer
+from sparsespec.runtime.detokenizer import Detokenizer
+from sparsespec.runtime.stop_texts import StopTexts
 
 
 class TextCodec:
@@ -41,15 +42,11 @@ class TextCodec:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
-        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        return self._tokenizer.backend_tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
     def stream(self, stop: tuple[str, ...]) -> TextStream:
         """The text of a new answer."""
-        return TextStream(self, stop)
-
-    def next_text(self, stream: DecodeStream, token_id: int) -> str:
-        """The text that a token completes; empty while a character is incomplete."""
-        return stream.step(self._tokenizer.backend_tokenizer, token_id) or ""
+        return TextStream(Detokenizer(self.decode), stop)
 
 
 class TextStream:
@@ -58,41 +55,31 @@ class TextStream:
     Text that may turn out to begin a stop text is held back until that is decided.
     """
 
-    def __init__(self, codec: TextCodec, stop: tuple[str, ...]) -> None:
+    def __init__(self, detokenizer: Detokenizer, stop: tuple[str, ...]) -> None:
         self.text = ""  # released
         self._held = ""
-        self._codec = codec
-        self._stop = stop
-        self._decoder = DecodeStream(skip_special_tokens=True)
-        self._token_ids: list[int] = []
+        self._detokenizer = detokenizer
+        self._stop = StopTexts(stop)
 
     def push(self, token_id: int, may_stop: bool) -> str | None:
         """Add a token; returns the stop text that it completes, if it does and may."""
-        self._token_ids.append(token_id)
-        self._held += self._codec.next_text(self._decoder, token_id)
-        found = [(self._held.find(stop), stop) for stop in self._stop if stop in self._held]
+        new = self._detokenizer.push(token_id)
+        self._held += new
+        self._stop.push(new)
+        found = self._stop.first_in(self._held)
         if found and may_stop:
-            end, stop = min(found)
+            end, stop = found
             self._release(end)
             self._held = ""
             return stop
-        self._release(len(self._held) - self._undecided())
+        self._release(len(self._held) - self._stop.undecided)
         return None
 
     def flush(self) -> None:
         """No more tokens: release what is held, including bytes that never became a character."""
+        self._held += self._detokenizer.flush()
         self._release(len(self._held))
-        whole = self._codec.decode(self._token_ids)
-        if whole.startswith(self.text):
-            self.text = whole
 
     def _release(self, length: int) -> None:
         self.text += self._held[:length]
         self._held = self._held[length:]
-
-    def _undecided(self) -> int:
-        """Length of the longest end of the held text that begins a stop text."""
-        longest = max((len(stop) for stop in self._stop), default=1) - 1
-        lengths = range(min(longest, len(self._held)), 0, -1)
-        ends = [length for length in lengths if any(stop.startswith(self._held[-length:]) for stop in self._stop)]
-        return ends[0] if ends else 0

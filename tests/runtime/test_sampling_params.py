@@ -35,7 +35,10 @@ NOTHING = SamplingNeeds(
         (lambda: SamplingParams(frequency_penalty=-2.1), "frequency_penalty must be in [-2, 2], found -2.1"),
         (lambda: SamplingParams(frequency_penalty=2.1), "frequency_penalty must be in [-2, 2], found 2.1"),
         (lambda: SamplingParams(n=0), "n must be in 1..1024, found 0"),
-        (lambda: SamplingParams(stop=("a", "")), "stop must be non-empty texts, found ('a', '')"),
+        (
+            lambda: SamplingParams(stop=("a", "")),
+            "stop must be at most 64 texts of 1..1024 characters, found ('a', '')",
+        ),
         (lambda: SamplingParams(logprobs=-1), "logprobs must be in 0..20, found -1"),
         (lambda: SamplingParams(logprobs=21), "logprobs must be in 0..20, found 21"),
         (lambda: SamplingParams(seed=-1), "seed must be in 0..2^63 - 1, found -1"),
@@ -55,6 +58,13 @@ def test_errors_name_value_and_limit(make: Callable[[], SamplingParams], message
 def test_what_is_no_number_is_refused(name: str, value: float) -> None:
     with pytest.raises(RequestError, match=f"{name} must be in .*, found {value!r}"):
         SamplingParams(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stop", [("a",) * 65, ("a" * 1025,)])
+def test_too_much_to_look_for(stop: tuple[str, ...]) -> None:
+    SamplingParams(stop=tuple(one[:1024] for one in stop[:64]))
+    with pytest.raises(RequestError, match=r"stop must be at most 64 texts of 1\.\.1024 characters, found \('a"):
+        SamplingParams(stop=stop)
 
 
 def test_too_many_stop_tokens() -> None:
