@@ -22,6 +22,7 @@ from sparsespec.builder.config_io import add_flags, from_flags, option, required
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.fused_weights import fused_shapes
 from sparsespec.builder.report import Metric, Report, Timing, check_report_path, this_machine
+from sparsespec.builder.rope import longest_context
 from sparsespec.builder.terminal import run_tool
 
 if TYPE_CHECKING:
@@ -95,10 +96,12 @@ def _check_json(path: Path, output_dir: Path) -> None:
 def _engine_config(checkpoint: Checkpoint, config: BuildConfig) -> EngineConfig:
     from sparsespec.builder.engine_dir import EngineConfig
 
-    limit = checkpoint.model.max_position_embeddings
+    model = checkpoint.model
+    limit = longest_context(model.max_position_embeddings, model.rope_scaling)
     if config.max_seq_len > limit:
         raise InputError(
-            f"max_seq_len must be at most the model's max_position_embeddings {limit}, found {config.max_seq_len}"
+            f"max_seq_len must be at most {limit}, which is how far the model's positions reach, found "
+            f"{config.max_seq_len}; build with --max_seq_len {limit} or less"
         )
     dtype = checkpoint.dtype if config.dtype == "auto" else config.dtype
     return EngineConfig(checkpoint.model, dataclasses.replace(config, dtype=dtype))

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsespec.builder.config_io import check_range
+from sparsespec.builder.config_io import MAX_INT, check_range
 from sparsespec.builder.errors import InputError
 
 _LEAST_DIVISOR = 1e-6
@@ -128,6 +128,20 @@ RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | FrequencyDivisors
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> list[float]:
     """[head_dim / 2] radians per position."""
     return _unscaled(head_dim, theta) if scaling is None else scaling.frequencies(head_dim, theta)
+
+
+def longest_context(max_position_embeddings: int, scaling: RopeScaling | None) -> int:
+    """Tokens up to which positions are meant to work.
+
+    Checkpoints are at odds over whether max_position_embeddings counts what `linear` or `yarn` add; the larger holds.
+    """
+    if isinstance(scaling, LinearScaling):
+        reach = scaling.factor * max_position_embeddings
+    elif isinstance(scaling, YarnScaling):
+        reach = scaling.factor * scaling.original_max_position_embeddings
+    else:
+        return max_position_embeddings
+    return max(int(min(reach, MAX_INT)), max_position_embeddings)
 
 
 def yarn_amplitude(factor: float, mscale: float = 1.0) -> float:

@@ -39,10 +39,21 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
         raise CheckpointError(f"{source}: no tokenizer; expected one of {', '.join(_SOURCE_FILES)}")
     _check_files(source, CheckpointError)
     with any_error(lambda reason: CheckpointError(f"{source}: the tokenizer cannot be loaded: {reason}")):
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+        tokenizer = _open(source)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise CheckpointError(f"{source}: expected a fast tokenizer, found {type(tokenizer).__name__}")
     save_tokenizer(tokenizer, directory)
+
+
+def _open(source: Path) -> object:
+    """tokenizer.json as it is, where there is one.
+
+    The classes that AutoTokenizer goes by build rules of their own around its vocabulary: transformers 5's
+    GPT2Tokenizer would forget that SmolLM2's tokenizer.json splits numbers into digits.
+    """
+    if (source / TOKENIZER_FILE).is_file():
+        return PreTrainedTokenizerFast.from_pretrained(source, local_files_only=True)
+    return AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:

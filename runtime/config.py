@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sparsespec.builder.build_config import BuildConfig
-from sparsespec.builder.config_io import check_types, option
+from sparsespec.builder.config_io import check_range, check_types, option
 from sparsespec.builder.errors import InputError
 
 DrafterName = Literal["pillar", "window", "ngram", "oracle", "none"]
@@ -14,6 +14,7 @@ RankingName = Literal["mean", "accepted", "average"]
 MovingName = Literal["diagonal", "last"]
 Policy = Literal["unified", "lockstep"]
 MAX_RESULT_LAG = 64
+_MOST_KV_TOKENS = 2**40
 _MOST_LOOKUPS = 256
 MAX_NGRAM = 16
 
@@ -48,12 +49,12 @@ class SpeculationConfig:
         check_types(self)
         _require(self.k >= 1, "k", self.k, "at least 1 (drafter none decodes plainly)")
         _require(0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
-        _require(self.min_budget >= 1, "min_budget", self.min_budget, "at least 1")
+        check_range("min_budget", self.min_budget, least=1)
         _require(0 <= self.recent_share <= 1, "recent_share", self.recent_share, "in [0, 1]")
         _require(0 <= self.moving_share <= 1, "moving_share", self.moving_share, "in [0, 1]")
         _require(0 <= self.max_lookups <= _MOST_LOOKUPS, "max_lookups", self.max_lookups, f"in 0..{_MOST_LOOKUPS}")
         _require(0 <= self.decay < 1, "decay", self.decay, "in [0, 1)")
-        _require(self.num_sinks >= 0, "num_sinks", self.num_sinks, "at least 0")
+        check_range("num_sinks", self.num_sinks, least=0)
         _require(1 <= self.max_ngram <= MAX_NGRAM, "max_ngram", self.max_ngram, f"in 1..{MAX_NGRAM}")
         limit = f"in 1..max_ngram {self.max_ngram}"
         _require(1 <= self.min_ngram <= self.max_ngram, "min_ngram", self.min_ngram, limit)
@@ -102,13 +103,13 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require(
-            self.max_batch_size is None or self.max_batch_size >= 1, "max_batch_size", self.max_batch_size, "at least 1"
-        )
+        if self.max_batch_size is not None:
+            check_range("max_batch_size", self.max_batch_size, least=1)
         tokens = self.max_tokens_in_paged_kv_cache
-        _require(tokens is None or tokens >= 1, "max_tokens_in_paged_kv_cache", tokens, "at least 1")
+        if tokens is not None:
+            check_range("max_tokens_in_paged_kv_cache", tokens, least=1, most=_MOST_KV_TOKENS)
         _require(0 <= self.result_lag <= MAX_RESULT_LAG, "result_lag", self.result_lag, f"in 0..{MAX_RESULT_LAG}")
-        _require(self.chunk_size >= 1, "chunk_size", self.chunk_size, "at least 1")
+        check_range("chunk_size", self.chunk_size, least=1)
 
     def check_engine(self, build: BuildConfig, speculation: SpeculationConfig) -> None:
         """Raise InputError where the engine was built for less."""

@@ -12,6 +12,8 @@ from sparsespec.builder.engine_dir import EngineConfig, load_weights, read_engin
 from sparsespec.builder.errors import InputError
 from sparsespec.runtime.text import TextCodec
 
+_MOST_DIGITS = 9  # of a device's number
+
 
 @dataclass(frozen=True)
 class LoadedEngine:
@@ -38,6 +40,6 @@ def resolve_device(device: str) -> str:
     kind, _, index = device.partition(":")
     if kind != "cuda" or not (index.isdecimal() or device == "cuda"):
         raise InputError(f"device must be auto, cpu, cuda or cuda:N, found {device!r}")
-    if int(index or 0) >= torch.cuda.device_count():
+    if len(index) > _MOST_DIGITS or int(index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {device!r}: torch finds {torch.cuda.device_count()} CUDA devices here")
     return device

@@ -170,6 +170,7 @@ def make_memory(
         if kv_pool is None:
             kv_pool = torch.zeros(pool, dtype=TORCH_DTYPES[build.dtype], device=device)
         scores = torch.zeros(scores_shape, dtype=exact, device=device)
+        rope = rope_table(model, positions, exact).to(device)
     except RuntimeError as error:  # torch's word for no memory, on either device
         size = limits.num_pages * build.page_size * model.kv_bytes_per_token(build.element_size)
         raise InputError(
@@ -178,7 +179,7 @@ def make_memory(
         ) from error
     return StepMemory(
         state=state,
-        rope_table=rope_table(model, positions, exact).to(device),
+        rope_table=rope,
         kv_pool=kv_pool,
         scores=scores,
         layers=tuple(LayerInputs(*parts) for parts in zip(kv_pool, state.pillars, scores, strict=True)),

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 from sparsespec.builder import build_engine
 from sparsespec.builder.engine_dir import load_weights, read_engine_config
 from sparsespec.builder.fused_weights import fused_shapes
+from sparsespec.builder.rope import YarnScaling, yarn_amplitude
 from sparsespec.builder.tokenizer_files import load_tokenizer
 from tiny_gguf import write_tiny_gguf
-from tiny_models import tiny_llama, tiny_model_config, write_tiny_hf_checkpoint
+from tiny_models import tiny_hf_model, tiny_llama, tiny_model_config, write_tiny_hf_checkpoint
 
 MODEL = tiny_model_config(num_layers=1)
 
@@ -71,8 +73,20 @@ def failure(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_max_seq_len_beyond_the_model(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(checkpoint, tmp_path / "engine", "--max_seq_len", "8193") == 2
-    assert "max_position_embeddings 8192, found 8193" in failure(capsys)
+    error = failure(capsys)
+    assert "max_seq_len must be at most 8192, which is how far the model's positions reach, found 8193" in error
+    assert "--max_seq_len 8192" in error
     assert not (tmp_path / "engine").exists()
+
+
+@pytest.mark.parametrize(("max_seq_len", "code"), [("2048", 0), ("2049", 2)])
+def test_yarn_reaches_as_far_as_it_stretches(max_seq_len: str, code: int, tmp_path: Path) -> None:
+    """Like Qwen3's own advice: max_position_embeddings is not the original context times the factor."""
+    yarn = YarnScaling("yarn", 4.0, 32.0, 1.0, 512, yarn_amplitude(4.0))
+    model = tiny_model_config(num_layers=1, family="qwen3", rope_scaling=yarn)
+    hf_model = tiny_hf_model(replace(model, max_position_embeddings=640))
+    checkpoint = write_tiny_hf_checkpoint(tmp_path / "yarn", hf_model)
+    assert run(checkpoint, tmp_path / "engine", "--max_seq_len", max_seq_len) == code
 
 
 def test_bad_build_config(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,12 @@ from sparsespec.builder.config_io import from_mapping
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.rope import (
+    FrequencyDivisors,
     LinearScaling,
     Llama3Scaling,
     RopeScaling,
     YarnScaling,
+    longest_context,
     rope_frequencies,
     yarn_amplitude,
 )
@@ -120,7 +122,24 @@ def test_extreme_numbers_give_frequencies(
     if low < high:
         scalings.append(Llama3Scaling("llama3", factor, low, high, original))
     for scaling in scalings:
+        assert original <= longest_context(original, scaling) < 2**31
         assert all(0 <= frequency <= 1 for frequency in rope_frequencies(16, theta, scaling))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected"),
+    [
+        (None, 40960),
+        (LinearScaling("linear", 2.5), 102400),
+        (Llama3Scaling("llama3", 8.0, 1.0, 4.0, 8192), 40960),
+        (YarnScaling("yarn", 4.0, 32.0, 1.0, 32768, 1.0), 131072),  # as Qwen3's own advice has it
+        (YarnScaling("yarn", 4.0, 32.0, 1.0, 8192, 1.0), 40960),
+        (FrequencyDivisors("divisors", (1.0, 8.0)), 40960),
+    ],
+    ids=str,
+)
+def test_how_far_positions_reach(scaling: RopeScaling | None, expected: int) -> None:
+    assert longest_context(40960, scaling) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from sparsespec.builder.errors import CheckpointError, EngineError
@@ -66,3 +67,32 @@ def test_a_user_can_still_stop_it(stop: type[BaseException], directory: Path, mo
     monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", interrupted)
     with pytest.raises(stop):
         load_tokenizer(directory)
+
+
+@pytest.mark.parametrize("name", ["GPT2Tokenizer", "Qwen2Tokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
+def test_tokenizer_json_is_kept_whatever_class_is_named(
+    name: str, model_type: str, directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The named classes would split by rules of their own."""
+    document = json.loads((directory / "tokenizer.json").read_text())
+    digits = {"type": "Digits", "individual_digits": True}
+    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, document["pre_tokenizer"]]}
+    document["normalizer"] = {"type": "Lowercase"}
+    bos = {"SpecialToken": {"id": "<|user|>", "type_id": 0}}
+    document["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [bos, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"<|user|>": {"id": "<|user|>", "ids": [1], "tokens": ["<|user|>"]}},
+    }
+    (directory / "tokenizer.json").write_text(json.dumps(document))
+    config = json.loads((directory / "tokenizer_config.json").read_text())
+    (directory / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": name}))
+    (directory / "config.json").write_text(json.dumps({"model_type": model_type}))
+    copy_tokenizer(directory, tmp_path / "copy")
+    text = "The   THING 1234, <|user|> x = [1,  2]\n    42"
+    expected = Tokenizer.from_file(str(directory / "tokenizer.json")).encode(text).ids
+    assert expected[0] == 1
+    assert load_tokenizer(tmp_path / "copy").encode(text) == expected
+    assert not caplog.records

@@ -36,5 +36,6 @@ def test_unknown_device(device: str) -> None:
 
 def test_a_device_that_is_not_there() -> None:
     missing = f"cuda:{torch.cuda.device_count()}"
-    with pytest.raises(InputError, match=f"'{missing}'.* {torch.cuda.device_count()} CUDA devices"):
-        resolve_device(missing)
+    for device in (missing, "cuda:" + "9" * 5000):
+        with pytest.raises(InputError, match=f"'{device}'.* {torch.cuda.device_count()} CUDA devices"):
+            resolve_device(device)

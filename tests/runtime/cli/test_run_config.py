@@ -71,6 +71,17 @@ def test_questions_follow_the_document_after_a_blank_line(tmp_path: Path) -> Non
     assert read_prompts(ONE) == ("hello",)
 
 
+def test_line_ends_of_any_system_are_one(tmp_path: Path) -> None:
+    path = tmp_path / "document.txt"
+    path.write_bytes(b"\xef\xbb\xbfa\r\nb\rc\n")
+    assert read_prompts(RunConfig(Path("engine"), input_file=path)) == ("a\nb\nc\n",)
+
+
+def test_a_document_without_end_is_not_read_to_it() -> None:
+    with pytest.raises(InputError, match="/dev/zero: expected at most 67108864 bytes of text, found more"):
+        read_prompts(RunConfig(Path("engine"), input_file=Path("/dev/zero")))
+
+
 def test_bytes_that_are_no_text_are_refused() -> None:
     with pytest.raises(InputError, match="expected UTF-8 text, found"):
         RunConfig(Path("engine"), input_text=(b"caf\xe9".decode("utf-8", "surrogateescape"),))
