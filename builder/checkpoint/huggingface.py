@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from sparsespec.builder.build_config import DType
-from sparsespec.builder.checkpoint.base import LM_HEAD, check_tied
+from sparsespec.builder.checkpoint.base import EMBEDDING, LM_HEAD, check_tied
 from sparsespec.builder.checkpoint.hf_config import read_dtype, read_model_config
 from sparsespec.builder.checkpoint.hf_json import JsonFile
 from sparsespec.builder.checkpoint.safetensors_file import SafetensorsFile
@@ -30,6 +30,9 @@ class HuggingFaceCheckpoint:
         self.model: ModelConfig = read_model_config(directory)
         self._index = _read_index(directory)
         self._files: dict[str, SafetensorsFile] = {}
+        # Whoever saved a tied model's one matrix may have kept either name.
+        only_head = self.model.tie_word_embeddings and self._holds(LM_HEAD) and not self._holds(EMBEDDING)
+        self._stored_names = {EMBEDDING: LM_HEAD} if only_head else {}
         self.dtype: DType = read_dtype(directory, self._stored_dtype())
         # transformers decodes with another projection where there is one, whatever the config says.
         if self.model.tie_word_embeddings and self._holds(LM_HEAD):
@@ -37,7 +40,8 @@ class HuggingFaceCheckpoint:
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """See Checkpoint."""
-        return self._open(self._file_of(name)).tensor(name, shape)
+        stored = self._stored_names.get(name, name)
+        return self._open(self._file_of(stored)).tensor(stored, shape)
 
     def save_tokenizer(self, directory: Path) -> None:
         """See Checkpoint."""

@@ -182,6 +182,20 @@ def test_tied_model_with_a_projection(tmp_path: Path, shards: int) -> None:
     assert open_checkpoint(str(directory)).model == replace(MODEL, tie_word_embeddings=True)
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_tied_model_whose_matrix_has_the_other_name(tmp_path: Path, shards: int) -> None:
+    """As safetensors.torch.save_model writes it; transformers loads it."""
+    embedding, lm_head = "model.embed_tokens.weight", "lm_head.weight"
+    model = replace(MODEL, tie_word_embeddings=True)
+    hf_model = tiny_hf_model(model)
+    directory = write_tiny_hf_checkpoint(tmp_path / "hf", hf_model, shards)
+    for path in directory.glob("*.safetensors"):
+        save_file({name.replace(embedding, lm_head): tensor for name, tensor in load_file(path).items()}, path)
+    for path in directory.glob("*.index.json"):
+        path.write_text(path.read_text().replace(embedding, lm_head))
+    check_fused(directory, hf_model.state_dict(), model)
+
+
 def test_tokenizer_is_copied_with_its_chat_template(directory: Path, tmp_path: Path) -> None:
     open_checkpoint(str(directory)).save_tokenizer(tmp_path / "copy")
     original = PreTrainedTokenizerFast.from_pretrained(directory)
