@@ -17,7 +17,6 @@ _KNOWN = (
     "attn_factor",
     "original_context_length",
     "finetuned",  # says how the model was trained, changes nothing
-    "yarn_log_multiplier",
     "yarn_ext_factor",
     "yarn_attn_factor",
     "yarn_beta_fast",
@@ -57,9 +56,6 @@ def _divided(file: GgufMetadata, head_dim: int, factor: float) -> RopeScaling | 
 def _yarn(file: GgufMetadata, family: Family, prefix: str) -> YarnScaling:
     factor = _factor(file, family, prefix)
     natural = yarn_amplitude(factor)
-    log_multiplier = file.decimal(f"{prefix}yarn_log_multiplier", 0.0)
-    if log_multiplier < 0:
-        raise CheckpointError(f"{file.path}: {prefix}yarn_log_multiplier: expected at least 0, found {log_multiplier}")
     _expect(file, f"{prefix}yarn_ext_factor", 1.0)
     # transformers means all of the amplitude by it, llama.cpp something that it cancels again: they agree on this only.
     _expect(file, f"{prefix}yarn_attn_factor", natural)
@@ -73,7 +69,7 @@ def _yarn(file: GgufMetadata, family: Family, prefix: str) -> YarnScaling:
         original_max_position_embeddings=(
             file.get(f"{prefix}original_context_length", 0) or file.require_int(f"{family}.context_length")
         ),
-        amplitude=natural / yarn_amplitude(factor, log_multiplier) * file.decimal(f"{prefix}attn_factor", 1.0),
+        amplitude=natural * file.decimal(f"{prefix}attn_factor", 1.0),
     )
 
 

@@ -60,8 +60,6 @@ def yarn(amplitude: float = NATURAL, beta_fast: float = 32.0, original: int = 51
         ({**YARN, "scaling.original_context_length": 128}, yarn(original=128)),
         ({**YARN, "scaling.yarn_beta_fast": 16.0}, yarn(beta_fast=16.0)),
         ({**YARN, "scaling.attn_factor": 2.0}, yarn(2 * NATURAL)),
-        ({**YARN, "scaling.yarn_log_multiplier": 1.0}, yarn(1.0)),
-        ({**YARN, "scaling.yarn_log_multiplier": 0.5}, yarn(NATURAL / (0.1 * 0.5 * math.log(4) + 1))),
         ({**YARN, "scaling.yarn_attn_factor": NATURAL, "scaling.yarn_ext_factor": 1.0}, yarn()),
     ],
 )
@@ -96,7 +94,7 @@ def test_divisors_in_an_engine() -> None:
         ({"scaling.factor": 2.0, "scaling.yarn_ext_factor": 1.0}, None, "yarn_ext_factor: only 0 is supported"),
         ({**YARN, "scaling.yarn_ext_factor": 0.5}, None, "yarn_ext_factor: only 1 is supported"),
         ({**YARN, "scaling.yarn_attn_factor": 1.0}, None, "yarn_attn_factor: only 1.13863 is supported here, found 1"),
-        ({**YARN, "scaling.yarn_log_multiplier": -1.0}, None, "yarn_log_multiplier: expected at least 0, found -1.0"),
+        ({**YARN, "scaling.yarn_log_multiplier": 1.0}, None, "llama.rope.scaling.yarn_log_multiplier: not supported"),
         ({**YARN, "scaling.yarn_beta_fast": 0.5}, None, "beta_fast must be at least beta_slow 1.0, found 0.5"),
         (YARN, [1.0, 1.0, 1.0, 1.0], "rope_freqs.weight: not supported beside llama.rope.scaling.type 'yarn'"),
         ({}, [1.0, 1.0], r"rope_freqs.weight: expected shape \[4\], found \[2\]"),
