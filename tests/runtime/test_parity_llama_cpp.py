@@ -5,6 +5,7 @@ llama.cpp computes in fp32 here (F32 weights and KV cache), so that logits can b
 
 from __future__ import annotations
 
+import ctypes
 from importlib.metadata import distribution
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -87,6 +88,27 @@ def test_logits_equal_llama_cpps(family: Family, rope: str, tmp_path: Path, monk
     driver = Driver(checkpoint.model, dict(fused_weights(checkpoint, torch.float32)), "float32", [PROMPT])
     found = torch.cat([driver.prefill({0: count})[0] for count in (37, len(PROMPT) - 37)])
     assert relative_error(found, llama_cpp_logits(path)) < LOGIT_TOLERANCE
+
+
+KINDS = (
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0", "MXFP4"),
+    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_numbers_of_any_bytes_equal_ggmls(kind: str) -> None:
+    """Bit for bit, whatever the blocks hold: infinite scales too."""
+    path = min(Path(llama_cpp.__file__).parent.glob("lib/libggml-base.*"))
+    dequantize = getattr(ctypes.CDLL(str(path)), f"dequantize_row_{kind.lower().replace('_k', '_K')}")
+    dequantize.argtypes, dequantize.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64), None
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    stored = np.random.default_rng(0).integers(0, 256, (256, size), dtype=np.uint8)
+    expected = np.zeros(256 * block, np.float32)
+    dequantize(stored.ctypes.data, expected.ctypes.data, expected.size)
+    found = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[kind]).reshape(-1)
+    np.testing.assert_array_equal(found, expected)
 
 
 def odd_texts(count: int) -> list[str]:
