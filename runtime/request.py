@@ -85,17 +85,16 @@ class Verification:
     num_accepted: int
     draft_kv_tokens: int  # read by the block's draft steps, at most: what is chosen twice is read once
     verify_kv_tokens: int  # read by its verification, which has rows for draft_len drafts however many there are
-    plain_kv_tokens: int  # what plain decoding reads for the same tokens
+    context: int  # verified tokens before the block
 
     @property
-    def context(self) -> int:
-        """Verified tokens before the block; plain decoding's first row reads one more, each later row another."""
-        return self.plain_kv_tokens // self.num_tokens - (self.num_tokens + 1) // 2
+    def plain_kv_tokens(self) -> int:
+        """What plain decoding reads for the same tokens: its first row context + 1, each later row one more."""
+        return sum(self.context + index + 1 for index in range(self.num_tokens))
 
     def shortened(self, num_tokens: int) -> Verification:
         """This block, of which at most num_tokens tokens joined the output."""
-        kept = min(num_tokens, self.num_tokens)
-        return replace(self, num_tokens=kept, plain_kv_tokens=_plain_kv_tokens(self.context, kept))
+        return replace(self, num_tokens=min(num_tokens, self.num_tokens))
 
 
 @dataclass(frozen=True)
@@ -256,10 +255,5 @@ class Request:
             num_accepted=result.num_accepted,
             draft_kv_tokens=draft_steps * self.num_chosen + recent,
             verify_kv_tokens=start + self.spec.draft_len + 1,
-            plain_kv_tokens=_plain_kv_tokens(start, num_tokens),
+            context=start,
         )
-
-
-def _plain_kv_tokens(start: int, num_tokens: int) -> int:
-    """Tokens that plain decoding reads for num_tokens rows at positions from start on."""
-    return sum(start + index + 1 for index in range(num_tokens))

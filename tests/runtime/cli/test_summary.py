@@ -27,10 +27,10 @@ def answer(token_ids: tuple[int, ...], *blocks: Verification) -> CompletionOutpu
 
 
 # After 100 prompt tokens, drafts that read 10 + 11 tokens, a verification of everything, and 3 or 1 new tokens.
-LONG = Verification(1, 3, num_drafts=2, num_accepted=2, draft_kv_tokens=21, verify_kv_tokens=103, plain_kv_tokens=306)
-NEXT = Verification(4, 1, num_drafts=2, num_accepted=0, draft_kv_tokens=25, verify_kv_tokens=106, plain_kv_tokens=104)
+LONG = Verification(1, 3, num_drafts=2, num_accepted=2, draft_kv_tokens=21, verify_kv_tokens=103, context=100)
+NEXT = Verification(4, 1, num_drafts=2, num_accepted=0, draft_kv_tokens=25, verify_kv_tokens=106, context=103)
 # After 40 prompt tokens the smallest budget counts.
-SHORT = Verification(1, 2, num_drafts=2, num_accepted=1, draft_kv_tokens=14, verify_kv_tokens=43, plain_kv_tokens=83)
+SHORT = Verification(1, 2, num_drafts=2, num_accepted=1, draft_kv_tokens=14, verify_kv_tokens=43, context=40)
 
 
 def test_counts_of_two_requests() -> None:
@@ -61,7 +61,7 @@ def test_a_prompt_counts_once_for_all_its_answers() -> None:
 
 def test_repetition_is_left_out_of_the_second_mean() -> None:
     tokens = (9, *range(8), *range(8))
-    blocks = (Verification(1, 8, 2, 1, 20, 60, 400), Verification(16, 1, 2, 2, 20, 68, 65))
+    blocks = (Verification(1, 8, 2, 1, 20, 60, 40), Verification(16, 1, 2, 2, 20, 68, 64))
     summary = summarize([request(40, answer(tokens, *blocks))], SPECULATION, 10)
     assert (summary.acceptance.mean, summary.outside_repetition.mean) == (1.5, 1.0)
     values = {metric.name: metric.value for metric in summary_metrics(summary)}
@@ -85,11 +85,9 @@ def test_metrics_leave_out_what_cannot_be_measured() -> None:
 
 
 # Drafts from the text cost no step; the first time nothing was found, then one draft, then both, of which one held.
-NOT_FOUND = Verification(1, 1, num_drafts=0, num_accepted=0, draft_kv_tokens=0, verify_kv_tokens=43, plain_kv_tokens=41)
-ONE_FOUND = Verification(2, 2, num_drafts=1, num_accepted=1, draft_kv_tokens=0, verify_kv_tokens=44, plain_kv_tokens=85)
-BOTH_FOUND = Verification(
-    4, 2, num_drafts=2, num_accepted=1, draft_kv_tokens=0, verify_kv_tokens=46, plain_kv_tokens=89
-)
+NOT_FOUND = Verification(1, 1, num_drafts=0, num_accepted=0, draft_kv_tokens=0, verify_kv_tokens=43, context=40)
+ONE_FOUND = Verification(2, 2, num_drafts=1, num_accepted=1, draft_kv_tokens=0, verify_kv_tokens=44, context=41)
+BOTH_FOUND = Verification(4, 2, num_drafts=2, num_accepted=1, draft_kv_tokens=0, verify_kv_tokens=46, context=43)
 FOUND_IN_THE_TEXT = request(40, answer(tuple(range(6)), NOT_FOUND, ONE_FOUND, BOTH_FOUND))
 NGRAM = SpeculationConfig(drafter="ngram", k=2)
 
@@ -145,7 +143,7 @@ def test_table_of_an_answer_without_verifications() -> None:
 
 
 def test_without_a_drafter_nothing_is_drafted_and_the_cache_is_read_once() -> None:
-    block = Verification(1, 1, num_drafts=0, num_accepted=0, draft_kv_tokens=0, verify_kv_tokens=41, plain_kv_tokens=41)
+    block = Verification(1, 1, num_drafts=0, num_accepted=0, draft_kv_tokens=0, verify_kv_tokens=41, context=40)
     summary = summarize([request(40, answer((1, 2), block))], SpeculationConfig(drafter="none"), 10)
     assert (summary.draft_len, summary.draft_reads) == (0, None)
     assert summary.kv_reads is not None
