@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(files: Sequence[Path]) -> int:
     if find_spec("llama_cpp") is None:
         raise InputError("expected llama.cpp, found none; pip install llama-cpp-python==0.3.36")
-    texts = [*topics.values(), *_sources(60), *_random_texts(3000, 1500)]
+    texts = [*topics.values(), *_sources(60), *random_texts(3000, 1500)]
     print("| tokenizer | texts | tokens | texts with other ids | of them in NFC |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for path in files:
@@ -63,7 +63,7 @@ def _sources(count: int) -> list[str]:
     return [path.read_text(encoding="utf-8", errors="replace") for path in files]
 
 
-def _random_texts(num_plain: int, num_odd: int) -> list[str]:
+def random_texts(num_plain: int, num_odd: int) -> list[str]:
     """Of a few letters that pre-tokenizers look for, and of all planes of Unicode."""
     random = Random(0)
     plain = ["".join(random.choices(_LETTERS, k=random.randint(1, 60))) for _ in range(num_plain)]

@@ -104,7 +104,7 @@ def _engine_config(checkpoint: Checkpoint, config: BuildConfig) -> EngineConfig:
             f"{config.max_seq_len}; build with --max_seq_len {limit} or less"
         )
     dtype = checkpoint.dtype if config.dtype == "auto" else config.dtype
-    return EngineConfig(checkpoint.model, dataclasses.replace(config, dtype=dtype))
+    return EngineConfig(model, dataclasses.replace(config, dtype=dtype))
 
 
 def _write(job: BuildJob, engine: EngineConfig, checkpoint: Checkpoint) -> None:

@@ -71,8 +71,10 @@ def _rows(slot: int, phase: Phase, num_rows: int, logits: int, block: int) -> Sc
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Norm of the difference over the norm of what is expected."""
-    return float((found.cpu() - expected).norm() / expected.norm())
+    """Norm of the difference over the norm of what is expected; `pytest -rP` shows it."""
+    error = float((found.cpu() - expected).norm() / expected.norm())
+    print(f"relative error {error:.1e}")
+    return error
 
 
 def reference_logits(hf_model: PreTrainedModel, tokens: list[int]) -> Tensor:

@@ -154,9 +154,8 @@ class _CheckedReader(gguf.GGUFReader):
     def _build_tensors(self, start_offs: int, fields: list[gguf.ReaderField]) -> None:
         for field in fields:
             _, name, _, dims, kind, offset = field.parts
-            few = dims[
-                : _MOST_DIMS + 1
-            ].tolist()  # one too many is as wrong as a million, which would not fit in memory
+            # One too many is as wrong as a million, which would not fit in memory.
+            few = dims[: _MOST_DIMS + 1].tolist()
             self._check_extent(bytes(name).decode(), few, int(kind[0]), int(start_offs) + int(offset[0]))
         super()._build_tensors(start_offs, fields)
 

@@ -30,12 +30,12 @@ class HuggingFaceCheckpoint:
         self.model: ModelConfig = read_model_config(directory)
         self._index = _read_index(directory)
         self._files: dict[str, SafetensorsFile] = {}
+        tied_head = self.model.tie_word_embeddings and self._holds(LM_HEAD)
         # Whoever saved a tied model's one matrix may have kept either name.
-        only_head = self.model.tie_word_embeddings and self._holds(LM_HEAD) and not self._holds(EMBEDDING)
-        self._stored_names = {EMBEDDING: LM_HEAD} if only_head else {}
+        self._stored_names = {EMBEDDING: LM_HEAD} if tied_head and not self._holds(EMBEDDING) else {}
         self.dtype: DType = read_dtype(directory, self._stored_dtype())
         # transformers decodes with another projection where there is one, whatever the config says.
-        if self.model.tie_word_embeddings and self._holds(LM_HEAD):
+        if tied_head and self._holds(EMBEDDING):
             check_tied(self, directory / "config.json")
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -219,7 +219,7 @@ def score_planes(kind: ScorePlanes, rows: Tensor) -> Tensor:
     mean = rows.mean(dim=1)
     if kind == "mean":
         return mean[:, None]
-    num_rows = torch.tensor(rows.shape[1], device=rows.device)
+    num_rows = mean.new_full((1, 1), rows.shape[1])
     return torch.stack((mean, mean_diagonal(rows, num_rows)), dim=1)
 
 

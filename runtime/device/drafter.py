@@ -151,8 +151,8 @@ class NgramDrafter(Drafter):
         index = torch.arange(self.rule.k, device=slot.device)
         state.token_ids[slot[:, None], known[:, None] + index] = drafts.tokens
         state.num_drafts[slot] = drafts.num_drafts.int()
-        state.draft_probs[slot] = 0
-        state.draft_probs[slot[:, None], index, drafts.tokens] = 1
+        one_hot = state.draft_probs.new_zeros(len(slot), *state.draft_probs.shape[1:])
+        state.draft_probs[slot] = one_hot.scatter_(2, drafts.tokens[..., None], 1.0)
 
 
 def make_drafter(config: SpeculationConfig) -> Drafter:
