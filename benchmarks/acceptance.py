@@ -20,7 +20,7 @@ import torch
 from acceptance_study.branches import expected_accepted, prefill
 from acceptance_study.loops import LoopResult, run_loops
 from acceptance_study.observations import Cell, Half, Observation, Study, write_observations
-from acceptance_study.rules import DEFAULT, NGRAM, RULES, rule
+from acceptance_study.rules import AS_SHIPPED, NGRAM, RULES, rule
 from acceptance_study.texts import Text, collect_texts
 from sparsespec.builder.config_io import add_flags, check_range, from_flags, option, required
 from sparsespec.builder.errors import InputError
@@ -47,7 +47,7 @@ class StudyConfig:
     contexts: tuple[int, ...] = option((1024, 2048, 4096, 7168), "tokens before the first draft")
     ratios: tuple[float, ...] = option((0.05, 0.1), "budgets as shares of the context")
     temperatures: tuple[float, ...] = option((0.0, 0.6), "0 is greedy")
-    rules: tuple[str, ...] = option((DEFAULT, *RULES), "ways to draft")
+    rules: tuple[str, ...] = option((*AS_SHIPPED, *RULES), "ways to draft")
     max_prompts: int = option(64, "positions per context, over all texts")
     num_cycles: int = option(4, "cycles of a branch")
     num_tokens: int = option(192, "new tokens of a loop")
@@ -55,8 +55,8 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         for name in self.rules:
-            if name not in (DEFAULT, *RULES):
-                raise InputError(f"rules: expected some of {', '.join((DEFAULT, *RULES))}, found {name!r}")
+            if name not in (*AS_SHIPPED, *RULES):
+                raise InputError(f"rules: expected some of {', '.join((*AS_SHIPPED, *RULES))}, found {name!r}")
         for context in self.contexts:
             check_range("contexts", context, least=_SHORTEST_CONTEXT)
         for count in ("max_prompts", "num_cycles", "num_tokens"):
@@ -162,9 +162,9 @@ class Run:
 
 
 def _runs(context: int, config: StudyConfig) -> Iterator[Run]:
-    """Every rule at every budget; the default once, at its own. An n-gram drafter has no budget: once as well."""
+    """Every rule at every budget; what ships once, at its own. An n-gram drafter has no budget: once as well."""
     for name in config.rules:
-        for ratio in config.ratios[:1] if name in (DEFAULT, NGRAM) else config.ratios:
+        for ratio in config.ratios[:1] if name in (*AS_SHIPPED, NGRAM) else config.ratios:
             for temperature in config.temperatures:
                 yield Run(config.study, name, rule(name, ratio, min_budget=1), temperature, context)
 

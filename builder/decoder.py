@@ -9,10 +9,10 @@ from typing import Generic, TypeVar
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.ops import Ops
 from sparsespec.plugins.pillar_attention.inputs import (
+    AttentionInputs,
     LayerInputs,
     PillarAttentionParams,
     QkNorm,
-    ScorePlanes,
     StepInputs,
 )
 
@@ -35,28 +35,29 @@ class Decoder(Generic[TensorT]):
 
     ops: Ops[TensorT]
     model: ModelConfig
-    page_size: int
+    attention: PillarAttentionParams
     weights: Mapping[str, TensorT]
-    score_planes: ScorePlanes = "mean"
 
     def __call__(self, inputs: DecoderInputs[TensorT]) -> TensorT:
         """Logits [num_logits, vocab_size] of inputs.logit_rows."""
+        assert len(inputs.layers) == self.model.num_layers
+        plan = self.ops.pillar_plan(self.attention, inputs.step)
         hidden = self.ops.embedding(self.weights["embedding"], inputs.token_ids)
-        for layer, layer_inputs in zip(range(self.model.num_layers), inputs.layers, strict=True):
-            hidden = self.ops.add(hidden, self._attention(layer, hidden, layer_inputs, inputs.step))
+        for layer in range(self.model.num_layers):
+            hidden = self.ops.add(hidden, self._attention(layer, hidden, inputs, plan))
             hidden = self.ops.add(hidden, self._mlp(layer, hidden))
         hidden = self.ops.gather_rows(hidden, inputs.logit_rows)
         hidden = self.ops.rms_norm(hidden, self.weights["final_norm"], self.model.rms_norm_eps)
         return self.ops.linear(hidden, self.weights["embedding" if self.model.tie_word_embeddings else "lm_head"])
 
-    def _attention(
-        self, layer: int, hidden: TensorT, layer_inputs: LayerInputs[TensorT], step: StepInputs[TensorT]
-    ) -> TensorT:
+    def _attention(self, layer: int, hidden: TensorT, inputs: DecoderInputs[TensorT], plan: TensorT) -> TensorT:
         normed = self.ops.rms_norm(hidden, self._weight(layer, "input_norm"), self.model.rms_norm_eps)
         bias = self._weight(layer, "qkv_bias") if self.model.qkv_bias else None
         qkv = self.ops.linear(normed, self._weight(layer, "qkv"), bias)
         qk_norm = QkNorm(self._weight(layer, "q_norm"), self._weight(layer, "k_norm")) if self.model.qk_norm else None
-        attended = self.ops.pillar_attention(self._attention_params(), qkv, qk_norm, layer_inputs, step)
+        attended = self.ops.pillar_attention(
+            self.attention, AttentionInputs(qkv, qk_norm, inputs.layers[layer], inputs.step, plan)
+        )
         return self.ops.linear(attended, self._weight(layer, "o_proj"))
 
     def _mlp(self, layer: int, hidden: TensorT) -> TensorT:
@@ -67,13 +68,13 @@ class Decoder(Generic[TensorT]):
     def _weight(self, layer: int, name: str) -> TensorT:
         return self.weights[f"layers.{layer}.{name}"]
 
-    def _attention_params(self) -> PillarAttentionParams:
-        model = self.model
-        return PillarAttentionParams(
-            num_heads=model.num_heads,
-            num_kv_heads=model.num_kv_heads,
-            head_dim=model.head_dim,
-            page_size=self.page_size,
-            rms_norm_eps=model.rms_norm_eps,
-            score_planes=self.score_planes,
-        )
+
+def attention_params(model: ModelConfig, page_size: int) -> PillarAttentionParams:
+    """The model's own part of them; how rows are scored is the runtime's."""
+    return PillarAttentionParams(
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        page_size=page_size,
+        rms_norm_eps=model.rms_norm_eps,
+    )

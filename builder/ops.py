@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
 
 TensorT = TypeVar("TensorT")
 
@@ -34,12 +34,8 @@ class Ops(Protocol[TensorT]):
     def gather_rows(self, x: TensorT, rows: TensorT) -> TensorT:
         """x[rows]: [len(rows), ...]."""
 
-    def pillar_attention(
-        self,
-        params: PillarAttentionParams,
-        qkv: TensorT,
-        qk_norm: QkNorm[TensorT] | None,
-        layer: LayerInputs[TensorT],
-        step: StepInputs[TensorT],
-    ) -> TensorT:
+    def pillar_plan(self, params: PillarAttentionParams, step: StepInputs[TensorT]) -> TensorT:
+        """plugins.pillar_plan: the step's attention divided into even parts, once for all layers."""
+
+    def pillar_attention(self, params: PillarAttentionParams, inputs: AttentionInputs[TensorT]) -> TensorT:
         """plugins.pillar_attention: the one consumer of the KV pool."""

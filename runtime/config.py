@@ -12,6 +12,8 @@ from sparsespec.builder.errors import InputError
 DrafterName = Literal["pillar", "window", "ngram", "oracle", "none"]
 RankingName = Literal["mean", "accepted", "average"]
 MovingName = Literal["diagonal", "last"]
+NormalizerName = Literal["draft", "exact"]
+AttentionName = Literal["auto", "plugins", "reference"]
 Policy = Literal["unified", "lockstep"]
 MAX_RESULT_LAG = 64
 _MOST_KV_TOKENS = 2**40
@@ -40,6 +42,9 @@ class SpeculationConfig:
     decay: float = option(0.6, "weight of the past in ranking average")
     moving_from: MovingName = option(
         "diagonal", "what moves: where all verified rows moved along, or where the last one looked"
+    )
+    score_normalizer: NormalizerName = option(
+        "draft", "pillars go by scores over what each row's draft read, which a GPU gets cheaply, or over everything"
     )
     num_sinks: int = option(4, "first tokens that the window drafter keeps")
     max_ngram: int = option(4, "most newest tokens that the ngram drafter looks for")
@@ -93,6 +98,9 @@ class RuntimeConfig:
     """How an engine is run."""
 
     device: str = option("auto", "auto, cpu, cuda or cuda:N; auto takes cuda where there is one")
+    attention: AttentionName = option(
+        "auto", "CUDA kernels (plugins) or plain torch (reference); auto takes plugins for 16-bit engines on a GPU"
+    )
     max_batch_size: int | None = option(None, "requests that run at once; the engine's maximum when not given")
     max_tokens_in_paged_kv_cache: int | None = option(None, "KV cache size; room for a full batch when not given")
     chunk_size: int = option(512, "most prompt tokens prefilled in one step")

@@ -17,7 +17,7 @@ from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.executor import Executor, PendingResults
 from sparsespec.runtime.device.slot_state import max_positions
 from sparsespec.runtime.device.step_batch import StepBatch
-from sparsespec.runtime.device.torch_executor import ExecutorLimits, TorchExecutor
+from sparsespec.runtime.device.torch_executor import ExecutorConfig, TorchExecutor
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.loading import LoadedEngine, load_engine
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
@@ -49,13 +49,13 @@ class LLM:
         self.engine = engine if isinstance(engine, LoadedEngine) else load_engine(Path(engine), config.device)
         self.speculation = speculation
         self.config = config
-        limits = self._executor_limits()
-        self.kv_cache = KvCacheManager(limits.num_pages, self.engine.config.build.page_size)
-        self._scheduler = self._make_scheduler(limits)
+        executor = self._executor_config()
+        self.kv_cache = KvCacheManager(executor.num_pages, self.engine.config.build.page_size)
+        self._scheduler = self._make_scheduler(executor.max_batch_size)
         self._executor: Executor[StepBatch, Tensor] = TorchExecutor(
-            self.engine.config, self.engine.weights, speculation, limits
+            self.engine.config, self.engine.weights, speculation, executor
         )
-        kv_cache_tokens = limits.num_pages * self.kv_cache.page_size
+        kv_cache_tokens = executor.num_pages * self.kv_cache.page_size
         drafts = DraftShape(speculation.draft_len, speculation.num_draft_steps)
         self._rules = AdmissionRules(self.engine.config, self.engine.codec, drafts, kv_cache_tokens)
         self._in_flight: deque[PendingResults] = deque()
@@ -170,14 +170,14 @@ class LLM:
             raise RequestError(f"request {request_id} is unknown: never submitted, or its output was taken")
         return self._requests[request_id]
 
-    def _executor_limits(self) -> ExecutorLimits:
+    def _executor_config(self) -> ExecutorConfig:
         build = self.engine.config.build
         size = self.config.max_batch_size or build.max_batch_size
         full_batch = size * -(-max_positions(build) // build.page_size)
         tokens = self.config.max_tokens_in_paged_kv_cache
         pages = full_batch if tokens is None else min(-(-tokens // build.page_size), full_batch)
-        return ExecutorLimits(size, pages)
+        return ExecutorConfig(size, pages, self.config.attention)
 
-    def _make_scheduler(self, limits: ExecutorLimits) -> Scheduler:
-        sizes = SchedulerLimits(limits.max_batch_size, self.engine.config.build.max_num_tokens, self.config.chunk_size)
+    def _make_scheduler(self, max_batch_size: int) -> Scheduler:
+        sizes = SchedulerLimits(max_batch_size, self.engine.config.build.max_num_tokens, self.config.chunk_size)
         return Scheduler(sizes, self.kv_cache, self.config.policy)

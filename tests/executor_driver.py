@@ -13,7 +13,7 @@ from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import SpeculationConfig
-from sparsespec.runtime.device.torch_executor import ExecutorLimits, TorchExecutor
+from sparsespec.runtime.device.torch_executor import ExecutorConfig, TorchExecutor
 from sparsespec.runtime.request import NO_DRAFTS, RequestSpec
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import Admission, PageGrant, ScheduledRows, ScheduledStep
@@ -30,9 +30,9 @@ class Driver:
             dtype=dtype, max_batch_size=len(prompts), max_seq_len=longest, max_draft_len=1, max_budget=8, page_size=16
         )
         self._pages_per_slot = -(-longest // build.page_size)
-        limits = ExecutorLimits(len(prompts), len(prompts) * self._pages_per_slot)
+        config = ExecutorConfig(len(prompts), len(prompts) * self._pages_per_slot)
         speculation = SpeculationConfig(drafter="none")
-        self._executor = TorchExecutor(EngineConfig(model, build), weights, speculation, limits)
+        self._executor = TorchExecutor(EngineConfig(model, build), weights, speculation, config)
         self._executor.prepare(ScheduledStep(0, self._admissions(prompts), self._page_grants(len(prompts)), ()))
 
     def prefill(self, chunks: dict[int, int]) -> dict[int, Tensor]:

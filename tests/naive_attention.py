@@ -1,104 +1,53 @@
-"""PillarAttention as plainly as it can be written, to judge every implementation of it by.
-
-In numpy and fp64, one row and one head at a time, with rotations as complex numbers and a dict instead of pages.
-`paged` lays the same step out as the op takes it.
-"""
+"""Judges every implementation of PillarAttention: random steps, laid out as the op takes them, against naive_step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from naive_step import (
+    THETA,
+    Array,
+    NaiveAnswer,
+    NaiveSlot,
+    NaiveStep,
+    log_sum_exp,
+    logits_of,
+    naive_attention,
+    planes_of,
+    positions_read,
+    rotated,
+    rows_of,
+    written_by,
+)
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import (
+    AttentionInputs,
     LayerInputs,
     PillarAttentionParams,
     QkNorm,
-    ScorePlanes,
     StepInputs,
 )
 
-Array = NDArray[np.float64]
-Attention = Callable[
-    [PillarAttentionParams, Tensor, QkNorm[Tensor] | None, LayerInputs[Tensor], StepInputs[Tensor]], Tensor
-]
-Cache = dict[tuple[int, int], tuple[Array, Array]]  # (slot, position) -> K and V, [num_kv_heads, head_dim] each
+Attention = Callable[[PillarAttentionParams, AttentionInputs[Tensor]], Tensor]
 
-THETA = 10000.0
-# Largest error of outputs and keys of order one, and largest relative error of scores: the roundings of rotated Q and K
-# and of the output to 11 and 8 bits, and in fp32 and fp64 also those of the sums.
+# Largest error of outputs, keys and log-sum-exps of order one, and largest relative error of scores near 1: the
+# roundings of rotated Q and K and of the output to 11 and 8 bits, and in fp32 and fp64 also those of the sums.
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
-
-
-@dataclass(frozen=True)
-class NaiveSlot:
-    """One slot's part in a step."""
-
-    phase: Phase
-    num_rows: int
-    kv_len: int
-    draft_index: int = 0
-    recent_start: int = 0
-    num_staying: int = 0
-    score_rows: int = 0
-    num_moving: int = 0
-    num_lookups: int = 0
-
-    @property
-    def positions(self) -> range:
-        """Positions of its rows."""
-        first = self.kv_len + self.draft_index
-        return range(first, first + self.num_rows)
-
-    @property
-    def cached(self) -> range:
-        """Positions with K and V before the step; a verification also finds those of its drafts."""
-        drafted = self.num_rows - 1 if self.phase == Phase.VERIFY else 0
-        return range(self.positions.start + drafted)
-
-
-@dataclass(frozen=True)
-class NaiveStep:
-    """A step in plain numbers, all of them exact in the type under test."""
-
-    params: PillarAttentionParams
-    slots: tuple[NaiveSlot, ...]
-    qkv: Array  # [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]
-    cache: Cache
-    pillars: dict[tuple[int, int], list[int]]  # (slot, KV head) -> positions
-    moving: dict[tuple[int, int], list[int]]  # (slot, KV head) -> positions in the first draft row
-    lookups: dict[int, list[int]]  # slot -> positions
-    qk_norm: QkNorm[Array] | None
-
-
-@dataclass(frozen=True)
-class NaiveAnswer:
-    """What the op must return and leave behind."""
-
-    output: Array  # [num_rows, num_heads * head_dim]
-    written: Cache  # K and V of the step's rows
-    scores: dict[int, Array]  # slot -> [score_rows, num_kv_heads, tokens]
-
-
-@dataclass(frozen=True)
-class Paged:
-    """A step as the op takes it, with NaN wherever nothing lives that the step may read."""
-
-    qkv: Tensor
-    qk_norm: QkNorm[Tensor] | None
-    layer: LayerInputs[Tensor]
-    step: StepInputs[Tensor]
 
 
 def random_step(
     params: PillarAttentionParams, slots: tuple[NaiveSlot, ...], dtype: torch.dtype, seed: int, qk_norm: bool = False
 ) -> NaiveStep:
-    """Normal numbers rounded to dtype, also the weights of norms, and random pillars before recent_start."""
+    """Normal numbers rounded to dtype, also the weights of norms, and random pillars before recent_start.
+
+    draft_lse has room for about as many drafts as the slots have, and is what those of verified rows may have left.
+    """
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int, mean: float = 0.0, deviation: float = 1.0) -> Array:
@@ -109,7 +58,7 @@ def random_step(
         return normal(params.head_dim, mean=0.7, deviation=0.2)
 
     heads, size = params.num_kv_heads, params.head_dim
-    return NaiveStep(
+    step = NaiveStep(
         params=params,
         slots=slots,
         qkv=normal(sum(part.num_rows for part in slots), (params.num_heads + 2 * heads) * size),
@@ -122,7 +71,37 @@ def random_step(
         moving=_chosen(rng, slots, heads, [part.num_moving for part in slots]),
         lookups={slot: rng.integers(0, part.kv_len + 1, part.num_lookups).tolist() for slot, part in enumerate(slots)},
         qk_norm=QkNorm(norm(), norm()) if qk_norm else None,
+        draft_lse=np.full((len(slots), _some_draft_len(rng, slots), params.num_heads), np.nan),
     )
+    return replace(step, draft_lse=_drafted_lse(step, rng))
+
+
+def _some_draft_len(rng: np.random.Generator, slots: tuple[NaiveSlot, ...]) -> int:
+    """Room for all drafts of all slots, for one more, or for one too few."""
+    drafted = [part.draft_index + 1 for part in slots if part.phase == Phase.DRAFT]
+    verified = [part.num_rows - 1 for part in slots if part.phase == Phase.VERIFY]
+    return max(1, max([*drafted, *verified], default=1) + int(rng.integers(-1, 2)))
+
+
+def _drafted_lse(step: NaiveStep, rng: np.random.Generator) -> Array:
+    """In fp32, over a random half of what each verified row sees and itself, as if its draft had read that.
+
+    The last row of a verification was no draft: there is NaN in its place, and everywhere where nobody asks for it.
+    """
+    lse = step.draft_lse.copy()
+    if step.params.score_normalizer == "exact":
+        return lse
+    cache = step.cache | written_by(step)
+    for slot, position, heads in rows_of(step):
+        part = step.slots[slot]
+        row = position - part.positions.start
+        if part.phase == Phase.VERIFY and row < min(part.num_rows - 1, lse.shape[1]):
+            seen = [*np.flatnonzero(rng.random(position) < 0.5).tolist(), position]
+            for head in range(step.params.num_heads):
+                kv_head = head // (step.params.num_heads // step.params.num_kv_heads)
+                logits = logits_of(rotated(heads[head], position), [cache[slot, p][0][kv_head] for p in seen])
+                lse[slot, row, head] = np.float32(log_sum_exp(logits))
+    return lse
 
 
 def _chosen(
@@ -136,37 +115,11 @@ def _chosen(
     }
 
 
-def naive_attention(step: NaiveStep) -> NaiveAnswer:
-    """Write every row's K and V, then attend row by row and head by head."""
-    params = step.params
-    written: Cache = {}
-    for slot, position, heads in _rows(step):
-        keys = heads[params.num_heads : params.num_heads + params.num_kv_heads]
-        values = heads[params.num_heads + params.num_kv_heads :]
-        written[slot, position] = (np.array([_rotated(key, position) for key in keys]), values)
-    cache = step.cache | written
-    output = []
-    scores = {
-        slot: np.zeros((part.score_rows, params.num_kv_heads, part.positions.stop))
-        for slot, part in enumerate(step.slots)
-        if part.score_rows
-    }
-    group = params.num_heads // params.num_kv_heads
-    for slot, position, heads in _rows(step):
-        part = step.slots[slot]
-        for head in range(params.num_heads):
-            read = _positions_read(step, slot, head // group, position)
-            entries = [(cache[slot, p][0][head // group], cache[slot, p][1][head // group]) for p in read]
-            attended, probabilities = _attend(_rotated(heads[head], position), entries)
-            output.append(attended)
-            row = position - (part.positions.stop - part.score_rows)
-            if row >= 0:
-                scores[slot][row, head // group, read] += probabilities / group
-    return NaiveAnswer(np.array(output).reshape(len(step.qkv), params.num_heads * params.head_dim), written, scores)
+def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> AttentionInputs[Tensor]:
+    """The step as the op takes it, with NaN wherever nothing lives that it may read, and an empty plan.
 
-
-def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> Paged:
-    """Scatter the cache over pages in random order. Page 0 is nobody's: unused places of the page table name it."""
+    The cache is scattered over pages in random order. Page 0 is nobody's: unused places of the page table name it.
+    """
     rng = np.random.default_rng(seed)
     params, slots = step.params, step.slots
     exact = torch.float64 if dtype == torch.float64 else torch.float32
@@ -187,7 +140,8 @@ def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> Paged:
                 for index, vector in enumerate(step.cache[slot, position]):
                     pool[page, index, head, offset] = torch.from_numpy(vector[head])
     longest = max(part.positions.stop for part in slots)
-    planes = {"mean": 1, "diagonal": 2, "rows": max(part.score_rows for part in slots)}[params.score_planes]
+    most_rows = max(1, *(part.score_rows for part in slots))
+    planes = {"none": 1, "mean": 1, "diagonal": 2, "rows": most_rows}[params.score_planes]
     scores = torch.full((len(slots) + 2, planes, params.num_kv_heads, longest), torch.nan, dtype=exact)
 
     def ints(values: object) -> Tensor:
@@ -197,10 +151,16 @@ def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> Paged:
         return torch.from_numpy(values).to(device, dtype)
 
     norm = step.qk_norm
-    return Paged(
+    return AttentionInputs(
         qkv=floats(step.qkv),
         qk_norm=None if norm is None else QkNorm(floats(norm.q_norm), floats(norm.k_norm)),
-        layer=LayerInputs(pool.to(device), ints(pillars), scores.to(device)),
+        layer=LayerInputs(
+            kv_pool=pool.to(device),
+            draft_lse=torch.from_numpy(step.draft_lse).to(device, exact),
+            pillars=ints(pillars),
+            scores=scores.to(device),
+        ),
+        plan=ints([]),
         step=StepInputs(
             row_start=ints(np.cumsum([0, *(part.num_rows for part in slots)])),
             phase=ints([part.phase for part in slots]),
@@ -223,25 +183,43 @@ def check_attention(attention: Attention, step: NaiveStep, dtype: torch.dtype, d
     """Run `attention` on a paged copy of `step`; AssertionError unless everything it returns and leaves is right."""
     given = paged(step, dtype, device, seed)
     pool_before = given.layer.kv_pool.clone()
-    output = attention(step.params, given.qkv, given.qk_norm, given.layer, given.step)
+    output = attention(step.params, given)
     answer = naive_attention(step)
     torch.testing.assert_close(output, output.to(given.qkv), rtol=0, atol=0)
     assert_near(output, torch.from_numpy(answer.output), TOLERANCES[dtype])
     _check_pool(step, given, pool_before, TOLERANCES[dtype])
+    _check_draft_lse(step, answer, given, TOLERANCES[dtype])
     scores = torch.full_like(given.layer.scores, torch.nan).cpu().double()
     places = given.step.score_index.tolist()
-    for slot, rows in answer.scores.items():
-        expected = _planes(step.params.score_planes, rows)
+    for slot, rows in answer.scores.items() if step.params.score_planes != "none" else ():
+        expected = planes_of(step.params.score_planes, rows)
         scores[places[slot], : len(expected), :, : expected.shape[2]] = torch.from_numpy(expected)
-    found = given.layer.scores.cpu().double()
-    torch.testing.assert_close(found, scores, rtol=TOLERANCES[dtype], atol=0, equal_nan=True)
+    _check_scores(given.layer.scores.cpu().double(), scores, TOLERANCES[dtype])
 
 
 def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(found.cpu().double(), expected, rtol=0, atol=tolerance, equal_nan=True)
 
 
-def _check_pool(step: NaiveStep, after: Paged, before: Tensor, tolerance: float) -> None:
+def _check_draft_lse(step: NaiveStep, answer: NaiveAnswer, after: AttentionInputs[Tensor], tolerance: float) -> None:
+    """Those of the step's drafts are in place; every other bit is as it was."""
+    found, expected = after.layer.draft_lse, torch.from_numpy(answer.draft_lse)
+    assert_near(found, expected, tolerance)
+    before = torch.from_numpy(step.draft_lse).to(found)
+    untouched = torch.from_numpy((answer.draft_lse == step.draft_lse) | np.isnan(answer.draft_lse))
+    torch.testing.assert_close(found[untouched], before[untouched], rtol=0, atol=0, equal_nan=True)
+
+
+def _check_scores(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    """The relative error of a score is the error of its logit, and larger logits have larger errors."""
+    torch.testing.assert_close(found.isnan(), expected.isnan())
+    known = ~expected.isnan()
+    limit = tolerance * (expected + torch.xlogy(expected, expected).abs() / 8)[known]
+    beyond = ((found - expected).abs()[known] - limit).clamp(min=0)
+    torch.testing.assert_close(beyond, torch.zeros_like(beyond), rtol=0, atol=0)
+
+
+def _check_pool(step: NaiveStep, after: AttentionInputs[Tensor], before: Tensor, tolerance: float) -> None:
     """K and V of the rows are in place; every other bit of the pool is as it was."""
     keys, values, untouched = before.clone(), before.clone(), torch.ones_like(before[:, 0], dtype=torch.bool)
     pages, size = after.step.page_table.tolist(), step.params.page_size
@@ -256,72 +234,15 @@ def _check_pool(step: NaiveStep, after: Paged, before: Tensor, tolerance: float)
     torch.testing.assert_close(pool[:, 0][untouched], before[:, 0][untouched], rtol=0, atol=0, equal_nan=True)
 
 
-def _rows(step: NaiveStep) -> list[tuple[int, int, Array]]:
-    """(slot, position, [num_heads + 2 * num_kv_heads, head_dim]) of every row, normed."""
-    owners = [(slot, position) for slot, part in enumerate(step.slots) for position in part.positions]
-    heads = step.qkv.reshape(len(owners), step.qkv.shape[1] // step.params.head_dim, step.params.head_dim)
-    return [(slot, position, _normed(step, row)) for (slot, position), row in zip(owners, heads, strict=True)]
-
-
-def _normed(step: NaiveStep, row: Array) -> Array:
-    """Query and key heads over their root mean squares, times the norms' weights; value heads as they are."""
-    if step.qk_norm is None:
-        return row
-    weights = [step.qk_norm.q_norm] * step.params.num_heads + [step.qk_norm.k_norm] * step.params.num_kv_heads
-    normed = [
-        head / np.sqrt(np.mean(head**2) + step.params.rms_norm_eps) * weight
-        for head, weight in zip(row, weights, strict=False)
-    ]
-    return np.array([*normed, *row[len(weights) :]])
-
-
-def _rotated(x: Array, position: int) -> Array:
-    """Pair i is the complex number x[i] + i x[i + head_dim / 2], turned by position / theta^(2i / head_dim)."""
-    half = len(x) // 2
-    turned = (x[:half] + 1j * x[half:]) * np.exp(1j * position * THETA ** (-np.arange(half) / half))
-    return np.concatenate((turned.real, turned.imag))
-
-
 def _rope_table(head_dim: int, num_positions: int) -> Tensor:
     angles = np.outer(np.arange(num_positions), THETA ** (-np.arange(head_dim // 2) / (head_dim // 2)))
     return torch.from_numpy(np.concatenate((np.cos(angles), np.sin(angles)), axis=1))
 
 
-def _planes(kind: ScorePlanes, rows: Array) -> Array:
-    """What `scores` holds of [score_rows, num_kv_heads, tokens]."""
-    if kind == "rows":
-        return rows
-    mean = rows.sum(axis=0) / len(rows)
-    if kind == "mean":
-        return mean[None]
-    diagonal = np.zeros_like(mean)
-    for row, head, token in np.ndindex(*rows.shape):
-        if token >= row:
-            diagonal[head, token - row] += rows[row, head, token] / len(rows)
-    return np.array([mean, diagonal])
-
-
-def _positions_read(step: NaiveStep, slot: int, kv_head: int, position: int) -> list[int]:
-    """What the row at `position` attends to."""
-    part = step.slots[slot]
-    if part.phase != Phase.DRAFT:
-        return list(range(position + 1))
-    moved = [p + part.draft_index for p in step.moving[slot, kv_head]]
-    older = [p for p in (*step.pillars[slot, kv_head], *moved, *step.lookups[slot]) if p < part.recent_start]
-    return [*sorted(dict.fromkeys(older)), *range(part.recent_start, position + 1)]
-
-
 def _positions_readable(step: NaiveStep, slot: int, kv_head: int) -> list[int]:
     """Cached positions that some row of the slot may read, for this head."""
     rows = step.slots[slot].positions
-    return [p for p in _positions_read(step, slot, kv_head, rows.stop - 1) if (slot, p) in step.cache] if rows else []
-
-
-def _attend(query: Array, entries: list[tuple[Array, Array]]) -> tuple[Array, Array]:
-    logits = np.array([query @ key for key, _ in entries]) / np.sqrt(len(query))
-    weights = np.exp(logits - logits.max())
-    probabilities = weights / weights.sum()
-    return sum(p * value for p, (_, value) in zip(probabilities, entries, strict=True)), probabilities
+    return [p for p in positions_read(step, slot, kv_head, rows.stop - 1) if (slot, p) in step.cache] if rows else []
 
 
 def _page_table(step: NaiveStep, rng: np.random.Generator) -> NDArray[np.int64]:

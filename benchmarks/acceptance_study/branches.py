@@ -19,7 +19,7 @@ from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.acceptance import Block
 from sparsespec.runtime.device.slot_state import max_positions
-from sparsespec.runtime.device.torch_executor import ExecutorLimits, TorchExecutor
+from sparsespec.runtime.device.torch_executor import ExecutorConfig, TorchExecutor
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.request import DraftShape, RequestSpec
 from sparsespec.runtime.sampling_params import SamplingNeeds, SamplingParams
@@ -37,7 +37,7 @@ class Branches:
     engine: EngineConfig
     weights: dict[str, Tensor]
     prompts: tuple[tuple[int, ...], ...]
-    limits: ExecutorLimits
+    executor: ExecutorConfig
     kv_pool: Tensor
 
     @property
@@ -50,10 +50,10 @@ def prefill(engine: LoadedEngine, prompts: Sequence[Sequence[int]], num_cycles: 
     """Run the prompts, all of one length, through the model."""
     num_slots, longest = len(prompts), len(prompts[0]) + (num_cycles + 1) * (_K + 1)
     config = replace(engine.config, build=_build(engine.config.build, num_slots, longest))
-    limits = ExecutorLimits(num_slots, num_slots * _pages_per_slot(config.build))
-    executor = TorchExecutor(config, engine.weights, SpeculationConfig(drafter="none"), limits)
+    sizes = ExecutorConfig(num_slots, num_slots * _pages_per_slot(config.build))
+    executor = TorchExecutor(config, engine.weights, SpeculationConfig(drafter="none"), sizes)
     known = tuple(tuple(prompt) for prompt in prompts)
-    branches = Branches(config, engine.weights, known, limits, executor.memory.kv_pool)
+    branches = Branches(config, engine.weights, known, sizes, executor.memory.kv_pool)
     executor.prepare(_admission(branches, temperature=0.0))
     for first in range(0, num_slots, _SLOTS_AT_ONCE):
         slots = range(first, min(first + _SLOTS_AT_ONCE, num_slots))
@@ -68,7 +68,7 @@ def expected_accepted(
 ) -> list[float]:
     """Of each prompt, the expected number of accepted drafts over num_cycles cycles; speculation.k is 8."""
     assert speculation.k == _K
-    executor = TorchExecutor(branches.engine, branches.weights, speculation, branches.limits, kv_pool=branches.kv_pool)
+    executor = TorchExecutor(branches.engine, branches.weights, speculation, branches.executor, branches.kv_pool)
     slots = range(len(branches.prompts))
     executor.prepare(_admission(branches, temperature))
     executor.memory.state.kv_len[:] = branches.num_prefilled

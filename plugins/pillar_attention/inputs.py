@@ -8,16 +8,25 @@ from typing import Generic, Literal, TypeVar
 TensorT = TypeVar("TensorT")
 
 # What the scored rows of a block leave in `scores`, all of it averaged over the query heads of the group:
+# "none": nothing, and score_rows are 0.
 # "mean": one plane, the mean over the rows.
 # "diagonal": that plane, and a second one: at p the mean over rows i of what row i gives to position p + i. Attention
 #     that moves along with the rows stands out there, as attention that stays does in the first.
 # "rows": a plane for each row.
-ScorePlanes = Literal["mean", "diagonal", "rows"]
+ScorePlanes = Literal["none", "mean", "diagonal", "rows"]
+
+# What turns a scored row's logits into scores:
+# "exact": its own log-sum-exp, so that scores are its attention probabilities.
+# "draft": the log-sum-exp that the draft of the same row left in draft_lse, over the tokens that the draft read; scores
+#     are cut off at 1. The last row has no draft and borrows its neighbour's: it must count, it alone sees the newest
+#     token. A kernel then needs no second pass over the keys to score them. Rows without drafts are scored exactly:
+#     those of prompts, and verifications of a single row.
+ScoreNormalizer = Literal["draft", "exact"]
 
 
 def num_score_planes(kind: ScorePlanes, max_score_rows: int) -> int:
     """Planes of `scores` for blocks of at most max_score_rows scored rows."""
-    return {"mean": 1, "diagonal": 2, "rows": max_score_rows}[kind]
+    return {"none": 0, "mean": 1, "diagonal": 2, "rows": max_score_rows}[kind]
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class PillarAttentionParams:
     page_size: int
     rms_norm_eps: float = 1e-6  # of the QK-norm, where there is one
     score_planes: ScorePlanes = "mean"
+    score_normalizer: ScoreNormalizer = "draft"
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,20 @@ class StepInputs(Generic[TensorT]):
 
 @dataclass(frozen=True)
 class LayerInputs(Generic[TensorT]):
-    """What one layer owns. The op updates kv_pool and scores in place (aliased in the TensorRT plugin)."""
+    """What one layer owns. The op updates kv_pool, draft_lse and scores in place (aliased in the TensorRT plugin)."""
 
     kv_pool: TensorT  # [num_pages, 2, num_kv_heads, page_size, head_dim] keys, then values
+    draft_lse: TensorT  # [B, max_draft_len, num_heads] of draft row j at j: log-sum-exp of its scaled logits
     pillars: TensorT  # [B, num_kv_heads, max_budget] int32 logical positions: num_staying that stay, then num_moving
-    scores: TensorT  # [max_scored, planes, num_kv_heads, max_positions] attention probabilities, see ScorePlanes
+    scores: TensorT  # [max_scored, planes, num_kv_heads, max_positions], see ScorePlanes and ScoreNormalizer
+
+
+@dataclass(frozen=True)
+class AttentionInputs(Generic[TensorT]):
+    """Everything one layer's attention reads in one step."""
+
+    qkv: TensorT  # [num_rows, (num_heads + 2 * num_kv_heads) * head_dim], before RoPE
+    qk_norm: QkNorm[TensorT] | None
+    layer: LayerInputs[TensorT]
+    step: StepInputs[TensorT]
+    plan: TensorT  # what PillarPlan made of the step: int32, of the lowering's own meaning

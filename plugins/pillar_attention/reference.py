@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import (
+    AttentionInputs,
     LayerInputs,
     PillarAttentionParams,
     QkNorm,
@@ -22,37 +23,35 @@ from sparsespec.plugins.pillar_attention.inputs import (
 )
 
 
-def pillar_attention(
-    params: PillarAttentionParams,
-    qkv: Tensor,
-    qk_norm: QkNorm[Tensor] | None,
-    layer: LayerInputs[Tensor],
-    step: StepInputs[Tensor],
-) -> Tensor:
+def pillar_attention(params: PillarAttentionParams, inputs: AttentionInputs[Tensor]) -> Tensor:
     """Attention of every row of a step; appends the rows' K and V to the pool and writes the scores of scored rows.
 
-    qkv: [num_rows, (num_heads + 2 * num_kv_heads) * head_dim], before RoPE; row r of slot s is the token at position
-    kv_len[s] + draft_index[s] + r. A row overwrites whatever K and V the pool holds at its position, so a VERIFY row
-    replaces what the draft left there. Returns [num_rows, num_heads * head_dim] in the type of qkv.
+    Row r of slot s is the token at position kv_len[s] + draft_index[s] + r. A row overwrites whatever K and V the pool
+    holds at its position, so a VERIFY row replaces what the draft left there. The plan is not looked at. Returns
+    [num_rows, num_heads * head_dim] in the type of qkv.
     """
+    qkv, layer, step = inputs.qkv, inputs.layer, inputs.step
     output = torch.zeros(qkv.shape[0], params.num_heads * params.head_dim, dtype=qkv.dtype, device=qkv.device)
     for group in _slot_groups(step):
-        q, k, v = _rotated_qkv(params, qkv[group.rows], qk_norm, step.rope_table[group.positions])
+        q, k, v = _rotated_qkv(params, qkv[group.rows], inputs.qk_norm, step.rope_table[group.positions])
         pages = step.page_table[group.slots]
         _append(params, layer.kv_pool, pages, group.positions, k, v)
-        read = _draft_reads(group, layer, step) if group.drafts else _everything(group)
+        read = _draft_reads(group, layer, step) if group.phase == Phase.DRAFT else _everything(group)
         keys, values = _gather(params, layer.kv_pool, pages, read.positions)
-        probabilities = _attention_probabilities(q, keys, read.allowed)
-        output[group.rows] = _attended(probabilities, values).to(qkv.dtype)
-        _write_scores(params.score_planes, group, probabilities, layer.scores)
+        logits = _logits(q, keys, read.allowed)
+        output[group.rows] = _attended(logits.softmax(dim=-1), values).to(qkv.dtype)
+        if group.phase == Phase.DRAFT:
+            _write_draft_lse(group, logits, step.draft_index, layer.draft_lse)
+        elif group.score_rows and params.score_planes != "none":
+            _write_scores(params.score_planes, group, _scored(params, group, logits, layer.draft_lse), layer.scores)
     return output
 
 
 @dataclass(frozen=True)
 class SlotGroup:
-    """S slots with n rows each that draft, or that do not, and equally many scored rows."""
+    """S slots of one phase with n rows each, and equally many scored rows."""
 
-    drafts: bool
+    phase: Phase
     slots: Tensor  # [S] int64
     rows: Tensor  # [S, n] int64 into qkv
     positions: Tensor  # [S, n] int64
@@ -73,21 +72,21 @@ def _slot_groups(step: StepInputs[Tensor]) -> list[SlotGroup]:
     """The slots at work, those with equally many rows of the same kind together. Waits for the device, once."""
     ends = step.row_start[1:]
     columns = (step.phase, step.row_start[:-1], ends, step.kv_len + step.draft_index, step.score_rows, step.score_index)
-    members: dict[tuple[bool, int, int], list[tuple[int, int, int, int]]] = {}
+    members: dict[tuple[Phase, int, int], list[tuple[int, int, int, int]]] = {}
     for slot, (phase, start, end, first, score_rows, score_index) in enumerate(torch.stack(columns, dim=1).tolist()):
         if phase != Phase.IDLE and end > start:
-            key = (phase == Phase.DRAFT, end - start, score_rows)
+            key = (Phase(phase), end - start, score_rows)
             members.setdefault(key, []).append((slot, start, first, score_index))
     return [_group(*key, part, step.phase.device) for key, part in members.items()]
 
 
 def _group(
-    drafts: bool, num_rows: int, score_rows: int, members: list[tuple[int, int, int, int]], device: torch.device
+    phase: Phase, num_rows: int, score_rows: int, members: list[tuple[int, int, int, int]], device: torch.device
 ) -> SlotGroup:
     slots, starts, firsts, score_index = torch.tensor(members, dtype=torch.int64, device=device).unbind(dim=1)
     index = torch.arange(num_rows, device=device)
     return SlotGroup(
-        drafts=drafts,
+        phase=phase,
         slots=slots,
         rows=starts[:, None] + index,
         positions=firsts[:, None] + index,
@@ -181,17 +180,17 @@ def _gather(params: PillarAttentionParams, kv_pool: Tensor, pages: Tensor, posit
     return kv_pool[page, 0, head, offset], kv_pool[page, 1, head, offset]
 
 
-def _attention_probabilities(q: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:
-    """[S, num_kv_heads, group, n, m] softmax of q [S, n, num_heads, head_dim] over keys [S, num_kv_heads, m, head_dim].
+def _logits(q: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:
+    """[S, num_kv_heads, group, n, m] scaled products of q [S, n, num_heads, head_dim] and keys, -inf where not allowed.
 
-    allowed: broadcasts to [S, num_kv_heads, n, m].
+    keys: [S, num_kv_heads, m, head_dim]. allowed: broadcasts to [S, num_kv_heads, n, m].
     """
     exact = torch.float64 if q.dtype == torch.float64 else torch.float32
     num_kv_heads, head_dim = keys.shape[1], keys.shape[3]
     grouped = q.to(exact).unflatten(2, (num_kv_heads, -1)).permute(0, 2, 3, 1, 4) * head_dim**-0.5
     logits = (grouped.flatten(2, 3) @ keys.to(exact).transpose(2, 3)).unflatten(2, grouped.shape[2:4])
-    probabilities: Tensor = logits.masked_fill_(~allowed[:, :, None], -torch.inf).softmax(dim=-1)
-    return probabilities
+    masked: Tensor = logits.masked_fill_(~allowed[:, :, None], -torch.inf)
+    return masked
 
 
 def _attended(probabilities: Tensor, values: Tensor) -> Tensor:
@@ -201,13 +200,29 @@ def _attended(probabilities: Tensor, values: Tensor) -> Tensor:
     return rows
 
 
-def _write_scores(kind: ScorePlanes, group: SlotGroup, probabilities: Tensor, scores: Tensor) -> None:
-    if group.score_rows == 0:
-        return
-    rows = probabilities[:, :, :, -group.score_rows :].mean(dim=2).transpose(1, 2)
-    planes = score_planes(kind, rows).to(scores.dtype)
+def _write_draft_lse(group: SlotGroup, logits: Tensor, draft_index: Tensor, draft_lse: Tensor) -> None:
+    """Of draft rows that draft_lse has a place for."""
+    place = draft_index[group.slots].long()
+    kept = place < draft_lse.shape[1]
+    draft_lse[group.slots[kept], place[kept]] = logits.logsumexp(dim=-1).flatten(1)[kept]
+
+
+def _scored(params: PillarAttentionParams, group: SlotGroup, logits: Tensor, draft_lse: Tensor) -> Tensor:
+    """[S, num_kv_heads, group, score_rows, m] of the group's last rows: see ScoreNormalizer."""
+    num_rows, scored = logits.shape[3], logits[:, :, :, -group.score_rows :]
+    if params.score_normalizer == "exact" or group.phase != Phase.VERIFY or num_rows < 2:
+        return scored.softmax(dim=-1)
+    row = torch.arange(num_rows, device=logits.device)[-group.score_rows :]
+    lse = draft_lse[group.slots[:, None], row.clamp(max=min(num_rows - 2, draft_lse.shape[1] - 1))]
+    normalizer = lse.transpose(1, 2).unflatten(1, scored.shape[1:3])[..., None]
+    probabilities: Tensor = (scored - normalizer).exp().clamp(max=1)
+    return probabilities
+
+
+def _write_scores(kind: ScorePlanes, group: SlotGroup, scored: Tensor, scores: Tensor) -> None:
+    planes = score_planes(kind, scored.mean(dim=2).transpose(1, 2)).to(scores.dtype)
     num_planes, num_tokens = planes.shape[1], planes.shape[3]
-    known = (torch.arange(num_tokens, device=rows.device) <= group.positions[:, -1:])[:, None, None]
+    known = (torch.arange(num_tokens, device=scores.device) <= group.positions[:, -1:])[:, None, None]
     before = scores[group.score_index, :num_planes, :, :num_tokens]
     scores[group.score_index, :num_planes, :, :num_tokens] = torch.where(known, planes, before)
 

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from sparsespec.plugins.pillar_attention.inputs import StepInputs
+from sparsespec.plugins.pillar_select.inputs import SelectInputs
 
 
-@dataclass(frozen=True)
-class PillarScores:
-    """What pillars are chosen by, each [num_layers, S, num_kv_heads, positions] for S slots."""
-
-    staying: Tensor
-    moving: Tensor | None  # at p: for reading position p in the first draft row, p + 1 in the next; None for none
-
-
-def pillar_select(scores: PillarScores, pillars: Tensor, step: StepInputs[Tensor], slots: list[int]) -> None:
-    """Write the pillars of `slots`, in place. pillars: [num_layers, B, num_kv_heads, max_budget].
+def pillar_select(inputs: SelectInputs[Tensor]) -> None:
+    """Write the pillars of the scored slots, in place.
 
     For each layer, slot s and KV head: the num_staying[s] best positions before recent_start[s], ascending, then the
-    num_moving[s] best ones to move from, ascending. Equal scores: the lower position wins. The lengths are those of the
-    coming drafts.
+    num_moving[s] best ones to move from, ascending. Equal scores: the lower position wins. NaN is above all numbers.
     """
-    if not slots:
+    scored = [place for place, slot in enumerate(inputs.scored_slot.tolist()) if slot >= 0]
+    if not scored:
         return
-    index = torch.tensor(slots, device=pillars.device)
-    columns = (step.recent_start, step.num_staying, step.num_moving)
-    recent_start, num_staying, num_moving = torch.stack([column[index] for column in columns]).long()
-    _write(pillars, slots, torch.zeros_like(num_staying), num_staying, _best(scores.staying, recent_start, num_staying))
-    if scores.moving is not None:
-        _write(pillars, slots, num_staying, num_moving, _best(scores.moving, recent_start, num_moving))
+    place = torch.tensor(scored, device=inputs.pillars.device)
+    slot = inputs.scored_slot[place].long()
+    columns = (inputs.recent_start, inputs.num_staying, inputs.num_moving)
+    recent_start, num_staying, num_moving = torch.stack([column[slot] for column in columns]).long()
+    planes = inputs.scores[:, place].unbind(dim=2)
+    staying = _best(planes[0], recent_start, num_staying)
+    _write(inputs.pillars, slot, torch.zeros_like(num_staying), num_staying, staying)
+    if len(planes) == 2:
+        moving = _best(_shifted(planes[1], inputs.moving_shift[place].long()), recent_start, num_moving)
+        _write(inputs.pillars, slot, num_staying, num_moving, moving)
+
+
+def _shifted(scores: Tensor, steps: Tensor) -> Tensor:
+    """scores [num_layers, S, num_kv_heads, positions], those of slot s moved on by steps[s] positions."""
+    source = torch.arange(scores.shape[3], device=scores.device) - steps[:, None]
+    index = source.clamp(min=0)[None, :, None].expand_as(scores)
+    return scores.gather(3, index).masked_fill((source < 0)[None, :, None], 0)
 
 
 def _best(scores: Tensor, recent_start: Tensor, count: Tensor) -> Tensor:
@@ -45,6 +46,6 @@ def _best(scores: Tensor, recent_start: Tensor, count: Tensor) -> Tensor:
     return ranked.masked_fill(beyond, len(index)).sort(dim=-1).values.int()
 
 
-def _write(pillars: Tensor, slots: list[int], first: Tensor, count: Tensor, best: Tensor) -> None:
-    for place, (slot, start, size) in enumerate(zip(slots, first.tolist(), count.tolist(), strict=True)):
+def _write(pillars: Tensor, slots: Tensor, first: Tensor, count: Tensor, best: Tensor) -> None:
+    for place, (slot, start, size) in enumerate(zip(slots.tolist(), first.tolist(), count.tolist(), strict=True)):
         pillars[:, slot, :, start : start + size] = best[:, place, :, :size]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import ScorePlanes
-from sparsespec.plugins.pillar_select.reference import pillar_select
+from sparsespec.plugins.pillar_select.inputs import SelectInputs
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.lookup import find_lookups
 from sparsespec.runtime.device.ngram import NgramRule, propose
-from sparsespec.runtime.device.selection import ScoredBlocks, SelectionRule, make_selection_rule
+from sparsespec.runtime.device.selection import RankedBlocks, ScoredBlocks, SelectionRule, make_selection_rule
 from sparsespec.runtime.device.slot_state import SlotState
-from sparsespec.runtime.device.step_batch import BlockRows, DraftRows, StepBatch
+from sparsespec.runtime.device.step_batch import BlockRows, DraftRows, StepBatch, StepMemory
+
+Select = Callable[[SelectInputs[Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,23 @@ class BudgetSplit:
 
 @dataclass(frozen=True)
 class DrafterNeeds:
-    """Device memory that a drafter works in."""
+    """What a drafter needs of the rest of the device side."""
 
-    score_planes: ScorePlanes | None = None  # what `plan` reads of the verified rows' scores
+    score_planes: ScorePlanes = "none"  # what `plan` reads of the verified rows' scores
     max_lookups: int = 0
     score_history: bool = False
+    oracle: bool = False  # draft rows choose their own pillars: plugins.pillar_attention.oracle
 
 
+@dataclass(frozen=True)
 class Drafter:
     """Prepares the coming drafts, or makes them. As it stands, it does neither: plain decoding."""
 
+    config: SpeculationConfig
+
     @property
     def needs(self) -> DrafterNeeds:
-        """What to allocate."""
+        """What to allocate, and who attends."""
         return DrafterNeeds()
 
     def split(self, budget: Tensor) -> BudgetSplit:
@@ -50,7 +58,7 @@ class Drafter:
         nothing = torch.zeros_like(budget)
         return BudgetSplit(nothing, nothing, nothing, nothing)
 
-    def plan(self, state: SlotState, scores: Tensor, batch: StepBatch) -> None:
+    def plan(self, memory: StepMemory, batch: StepBatch, select: Select) -> None:
         """After a commit: write the pillars, or the drafts, of the batch's blocks; lengths are those to come.
 
         A plain request's block is not scored, and whatever is written for it is not read.
@@ -69,37 +77,34 @@ class PillarDrafter(Drafter):
     """
 
     rule: SelectionRule
-    recent_share: float
-    moving_share: float
-    max_lookups: int
 
     @property
     def needs(self) -> DrafterNeeds:
         """See Drafter."""
-        return DrafterNeeds(self.rule.score_planes, self.max_lookups, self.rule.keeps_history)
+        return DrafterNeeds(self.rule.score_planes, self.config.max_lookups, self.rule.keeps_history)
 
     def split(self, budget: Tensor) -> BudgetSplit:
         """Shares are rounded down, recent_share first; pillars that stay get the rest."""
-        recent = _share(budget, self.recent_share)
-        moving = torch.minimum(_share(budget, self.moving_share), budget - recent)
-        lookups = (budget - recent - moving).clamp(max=self.max_lookups)
+        recent = _share(budget, self.config.recent_share)
+        moving = torch.minimum(_share(budget, self.config.moving_share), budget - recent)
+        lookups = (budget - recent - moving).clamp(max=self.config.max_lookups)
         return BudgetSplit(budget - recent - moving - lookups, recent, moving, lookups)
 
-    def plan(self, state: SlotState, scores: Tensor, batch: StepBatch) -> None:
+    def plan(self, memory: StepMemory, batch: StepBatch, select: Select) -> None:
         """Top scores before recent_start."""
         scored = [place for place, row in enumerate(batch.blocks.rows) if row.scored]
         if scored:
-            blocks = _scored_blocks(state, scores, batch.blocks, scored)
-            slots = [batch.blocks.rows[place].slot for place in scored]
-            pillar_select(self.rule.scores(blocks), state.pillars, batch.inputs.step, slots)
+            blocks = _scored_blocks(memory, batch.blocks, scored)
+            select(_select_inputs(memory.state, blocks.slot, self.rule.rank(blocks)))
 
     def look_up(self, state: SlotState, drafts: DraftRows) -> None:
         """Positions after earlier occurrences of each row's token."""
-        if self.max_lookups == 0 or not drafts.needs:
+        most = self.config.max_lookups
+        if most == 0 or not drafts.needs:
             return
         slot = drafts.slot
         length = state.kv_len[slot] + drafts.draft_index + 1
-        found, count = find_lookups(state.token_ids[slot], length, state.recent_start[slot], self.max_lookups)
+        found, count = find_lookups(state.token_ids[slot], length, state.recent_start[slot], most)
         state.lookups[slot] = found
         state.num_lookups[slot] = torch.minimum(count, state.lookup_budget[slot])
 
@@ -108,18 +113,16 @@ class PillarDrafter(Drafter):
 class WindowDrafter(Drafter):
     """A sliding window after the first num_sinks tokens (StreamingLLM, Xiao et al. 2023). Reads and keeps no scores."""
 
-    num_sinks: int
-
     def split(self, budget: Tensor) -> BudgetSplit:
         """Everything but the sinks is recent."""
-        nothing = torch.zeros_like(budget)
-        return BudgetSplit(budget.clamp(max=self.num_sinks), (budget - self.num_sinks).clamp(min=0), nothing, nothing)
+        sinks, nothing = budget.clamp(max=self.config.num_sinks), torch.zeros_like(budget)
+        return BudgetSplit(sinks, budget - sinks, nothing, nothing)
 
-    def plan(self, state: SlotState, scores: Tensor, batch: StepBatch) -> None:
+    def plan(self, memory: StepMemory, batch: StepBatch, select: Select) -> None:
         """The sinks."""
-        sinks = min(self.num_sinks, state.pillars.shape[-1])
-        slots = batch.blocks.slot
-        state.pillars[:, slots, :, :sinks] = torch.arange(sinks, dtype=torch.int32, device=slots.device)
+        pillars, slots = memory.state.pillars, batch.blocks.slot
+        sinks = min(self.config.num_sinks, pillars.shape[-1])
+        pillars[:, slots, :, :sinks] = torch.arange(sinks, dtype=torch.int32, device=slots.device)
 
 
 @dataclass(frozen=True)
@@ -129,11 +132,14 @@ class OracleDrafter(Drafter):
     For studies: it reads every key in every draft row. The choice itself is plugins.pillar_attention.oracle.
     """
 
-    recent_share: float
+    @property
+    def needs(self) -> DrafterNeeds:
+        """See Drafter."""
+        return DrafterNeeds(oracle=True)
 
     def split(self, budget: Tensor) -> BudgetSplit:
         """As PillarDrafter, without what a fresh choice has no need of."""
-        recent, nothing = _share(budget, self.recent_share), torch.zeros_like(budget)
+        recent, nothing = _share(budget, self.config.recent_share), torch.zeros_like(budget)
         return BudgetSplit(budget - recent, recent, nothing, nothing)
 
 
@@ -143,9 +149,9 @@ class NgramDrafter(Drafter):
 
     rule: NgramRule
 
-    def plan(self, state: SlotState, scores: Tensor, batch: StepBatch) -> None:
+    def plan(self, memory: StepMemory, batch: StepBatch, select: Select) -> None:
         """Write the drafts, each certain of its token."""
-        slot = batch.blocks.slot
+        state, slot = memory.state, batch.blocks.slot
         known = state.kv_len[slot].long() + 1
         drafts = propose(state.token_ids[slot], known, self.rule)
         index = torch.arange(self.rule.k, device=slot.device)
@@ -158,48 +164,67 @@ class NgramDrafter(Drafter):
 def make_drafter(config: SpeculationConfig) -> Drafter:
     """The drafter that config names."""
     if config.drafter == "pillar":
-        rule = make_selection_rule(config)
-        return PillarDrafter(rule, config.recent_share, config.moving_share, config.max_lookups)
+        return PillarDrafter(config, make_selection_rule(config))
     if config.drafter == "oracle":
-        return OracleDrafter(config.recent_share)
+        return OracleDrafter(config)
     if config.drafter == "ngram":
-        return NgramDrafter(NgramRule(config.k, config.max_ngram, config.min_ngram))
+        return NgramDrafter(config, NgramRule(config.k, config.max_ngram, config.min_ngram))
     if config.drafter == "window":
-        return WindowDrafter(config.num_sinks)
-    return Drafter()
+        return WindowDrafter(config)
+    return Drafter(config)
 
 
-def commit(
-    state: SlotState, slots: Tensor, kv_len: Tensor, block_start: Tensor, config: SpeculationConfig, drafter: Drafter
-) -> None:
-    """Make kv_len [S] the verified length of slots [S], and set what the coming drafts read around block_start [S].
+@dataclass(frozen=True)
+class VerifiedBlocks:
+    """S blocks once it is known how much of them stands; [S] each."""
+
+    slot: Tensor
+    block_start: Tensor  # position of the block's first row
+    kv_len: Tensor  # verified tokens from now on
+
+
+def commit(state: SlotState, blocks: VerifiedBlocks, split: BudgetSplit) -> None:
+    """Move the verified lengths, and set what the coming drafts read around each block.
 
     Tokens from block_start on were not seen by every scored row, so they are always read: they have no fair score.
     """
-    budget = (kv_len.double() * config.ratio).floor().long().clamp(min=config.min_budget)
-    split = drafter.split(budget)
-    recent_start = (block_start - split.recent).clamp(min=0)
-    state.kv_len[slots] = kv_len.int()
-    state.recent_start[slots] = recent_start.int()
-    state.num_staying[slots] = torch.minimum(split.staying, recent_start).int()
-    state.num_moving[slots] = torch.minimum(split.moving, recent_start).int()
-    state.lookup_budget[slots] = torch.minimum(split.lookups, recent_start).int()
+    recent_start = (blocks.block_start - split.recent).clamp(min=0)
+    state.kv_len[blocks.slot] = blocks.kv_len.int()
+    state.recent_start[blocks.slot] = recent_start.int()
+    state.num_staying[blocks.slot] = torch.minimum(split.staying, recent_start).int()
+    state.num_moving[blocks.slot] = torch.minimum(split.moving, recent_start).int()
+    state.lookup_budget[blocks.slot] = torch.minimum(split.lookups, recent_start).int()
 
 
 def _share(budget: Tensor, share: float) -> Tensor:
     return (budget.double() * share).floor().long()
 
 
-def _scored_blocks(state: SlotState, scores: Tensor, blocks: BlockRows, scored: list[int]) -> ScoredBlocks:
+def _scored_blocks(memory: StepMemory, blocks: BlockRows, scored: list[int]) -> ScoredBlocks:
     place = torch.tensor(scored, device=blocks.slot.device)
     slot = blocks.slot[place]
     rows = [blocks.rows[index] for index in scored]
+    kv_len = memory.state.kv_len[slot]
     return ScoredBlocks(
-        planes=scores[:, : len(scored)],
+        planes=memory.scores,
         slot=slot,
         num_rows=torch.tensor([row.block_rows for row in rows], device=slot.device),
-        last_row=state.kv_len[slot] - 1 - blocks.block_start[place],
-        kv_len=state.kv_len[slot],
+        last_row=kv_len - 1 - blocks.block_start[place],
+        kv_len=kv_len,
         first=torch.tensor([row.phase == Phase.PREFILL for row in rows], device=slot.device),
-        history=state.score_history,
+        history=memory.state.score_history,
+    )
+
+
+def _select_inputs(state: SlotState, slot: Tensor, ranked: RankedBlocks) -> SelectInputs[Tensor]:
+    """Places of the scores that hold nobody's come last."""
+    unused = ranked.scores.shape[1] - len(slot)
+    return SelectInputs(
+        scores=ranked.scores,
+        scored_slot=pad(slot.int(), (0, unused), value=-1),
+        moving_shift=pad(ranked.moving_shift, (0, unused)),
+        recent_start=state.recent_start,
+        num_staying=state.num_staying,
+        num_moving=state.num_moving,
+        pillars=state.pillars,
     )

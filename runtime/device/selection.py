@@ -6,7 +6,7 @@ num_layers * num_kv_heads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from sparsespec.plugins.pillar_attention.inputs import ScorePlanes
 from sparsespec.plugins.pillar_attention.reference import mean_diagonal
-from sparsespec.plugins.pillar_select.reference import PillarScores
 from sparsespec.runtime.config import SpeculationConfig
 
 
@@ -22,13 +21,78 @@ from sparsespec.runtime.config import SpeculationConfig
 class ScoredBlocks:
     """S blocks whose rows were scored: verifications, and the ends of prompts."""
 
-    planes: Tensor  # [num_layers, S, planes, num_kv_heads, max_positions], see ScorePlanes
+    planes: Tensor  # [num_layers, max_scored, planes, num_kv_heads, max_positions]: theirs come first; see ScorePlanes
     slot: Tensor  # [S] int64
     num_rows: Tensor  # [S] int64: scored rows
     last_row: Tensor  # [S] int64: of them, the last that stands; the next row to come is the first draft
     kv_len: Tensor  # [S]: verified tokens, up to and with the last row that stands
     first: Tensor  # [S] bool: ends a prompt, so nothing before it counts
     history: Tensor  # [num_layers, B, num_kv_heads, max_positions], or empty: what AverageRanking keeps
+
+
+@dataclass(frozen=True)
+class RankedBlocks:
+    """What PillarSelect goes by: see SelectInputs."""
+
+    scores: Tensor  # [num_layers, S or more, 1 or 2 planes, num_kv_heads, max_positions]
+    moving_shift: Tensor  # [S] int32
+
+
+class SelectionRule(Protocol):
+    """How pillars that stay are ranked, and those that move if there are any."""
+
+    @property
+    def score_planes(self) -> ScorePlanes:
+        """What attention is to leave of the scored rows."""
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether ScoredBlocks.history is needed."""
+
+    def rank(self, blocks: ScoredBlocks) -> RankedBlocks:
+        """From scored rows to one score per token, for pillars that stay and for those that move."""
+
+
+@dataclass(frozen=True)
+class AsScored:
+    """The planes as attention left them: the mean over all scored rows (SparseSpec, section 4.1), and their diagonal.
+
+    Reads N of each plane in PillarSelect itself and computes nothing, keeps nothing.
+    """
+
+    moves: bool
+
+    @property
+    def score_planes(self) -> ScorePlanes:
+        """See SelectionRule."""
+        return "diagonal" if self.moves else "mean"
+
+    @property
+    def keeps_history(self) -> bool:
+        """See SelectionRule."""
+        return False
+
+    def rank(self, blocks: ScoredBlocks) -> RankedBlocks:
+        """See SelectionRule. The diagonal is anchored at the block's first row."""
+        return RankedBlocks(blocks.planes, blocks.last_row.int() + 1)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Planes computed from those that attention left."""
+
+    score_planes: ScorePlanes
+    keeps_history: bool
+    staying: Ranking
+    moving: MovingRanking | None
+
+    def rank(self, blocks: ScoredBlocks) -> RankedBlocks:
+        """See SelectionRule."""
+        own = replace(blocks, planes=blocks.planes[:, : len(blocks.slot)])
+        staying = self.staying.rank(own)
+        if self.moving is None:
+            return RankedBlocks(staying[:, :, None], torch.zeros_like(own.last_row, dtype=torch.int32))
+        return RankedBlocks(torch.stack((staying, self.moving.rank(own)), dim=2), self.moving.shift(own).int())
 
 
 class Ranking(Protocol):
@@ -38,9 +102,16 @@ class Ranking(Protocol):
         """[num_layers, S, num_kv_heads, max_positions]."""
 
 
+class MovingRanking(Ranking, Protocol):
+    """Where pillars move from: position p of the first draft row where `rank` has p - shift."""
+
+    def shift(self, blocks: ScoredBlocks) -> Tensor:
+        """[S]."""
+
+
 @dataclass(frozen=True)
 class MeanRanking:
-    """The paper's rule (SparseSpec, section 4.1): the mean over all scored rows. Reads N of a plane, keeps nothing."""
+    """The mean over all scored rows. Reads N of a plane, keeps nothing."""
 
     per_row: bool  # whether the planes are rows; else the first plane is their mean
 
@@ -82,9 +153,13 @@ class MovingFromLast:
     """Pillars that move start where the last row that stands looked, one token on. Reads N of k + 1 planes."""
 
     def rank(self, blocks: ScoredBlocks) -> Tensor:
-        """Score at p for reading p in the first draft row, p + 1 in the next."""
+        """See MovingRanking."""
         place = torch.arange(len(blocks.slot), device=blocks.slot.device)
-        return _shifted(blocks.planes[:, place, blocks.last_row], torch.ones_like(blocks.last_row))
+        return blocks.planes[:, place, blocks.last_row]
+
+    def shift(self, blocks: ScoredBlocks) -> Tensor:
+        """See MovingRanking."""
+        return torch.ones_like(blocks.last_row)
 
 
 @dataclass(frozen=True)
@@ -94,35 +169,26 @@ class MovingFromDiagonal:
     per_row: bool  # whether the planes are rows; else the second plane is their diagonal
 
     def rank(self, blocks: ScoredBlocks) -> Tensor:
-        """As MovingFromLast.rank: the diagonal is anchored at the block's first row."""
-        planes, num_rows = blocks.planes, blocks.num_rows[None, :, None, None]
-        diagonal = mean_diagonal(planes, num_rows) if self.per_row else planes[:, :, 1]
-        return _shifted(diagonal, blocks.last_row + 1)
+        """See MovingRanking."""
+        num_rows = blocks.num_rows[None, :, None, None]
+        return mean_diagonal(blocks.planes, num_rows) if self.per_row else blocks.planes[:, :, 1]
 
-
-@dataclass(frozen=True)
-class SelectionRule:
-    """How pillars that stay are ranked, and those that move if there are any."""
-
-    score_planes: ScorePlanes
-    keeps_history: bool
-    staying: Ranking
-    moving: Ranking | None
-
-    def scores(self, blocks: ScoredBlocks) -> PillarScores:
-        """What PillarSelect goes by."""
-        return PillarScores(self.staying.rank(blocks), None if self.moving is None else self.moving.rank(blocks))
+    def shift(self, blocks: ScoredBlocks) -> Tensor:
+        """The diagonal is anchored at the block's first row."""
+        return blocks.last_row + 1
 
 
 def make_selection_rule(config: SpeculationConfig) -> SelectionRule:
     """The rule that config names."""
     moves = config.moving_share > 0
     per_row = config.ranking == "accepted" or (moves and config.moving_from == "last")
+    if config.ranking == "mean" and not per_row:
+        return AsScored(moves)
     ranking: Ranking = AcceptedRanking() if config.ranking == "accepted" else MeanRanking(per_row)
     if config.ranking == "average":
         ranking = AverageRanking(ranking, config.decay)
-    moving: Ranking = MovingFromLast() if config.moving_from == "last" else MovingFromDiagonal(per_row)
-    return SelectionRule(
+    moving: MovingRanking = MovingFromLast() if config.moving_from == "last" else MovingFromDiagonal(per_row)
+    return Ranked(
         score_planes="rows" if per_row else "diagonal" if moves else "mean",
         keeps_history=config.ranking == "average",
         staying=ranking,
@@ -135,10 +201,3 @@ def _mean_of_rows(blocks: ScoredBlocks, num_rows: Tensor) -> Tensor:
     # Planes beyond a short block's rows hold another block's scores, NaN if its model overflowed.
     others = (row >= num_rows[:, None])[None, :, :, None, None]
     return blocks.planes.masked_fill(others, 0).sum(dim=2) / num_rows[None, :, None, None]
-
-
-def _shifted(scores: Tensor, steps: Tensor) -> Tensor:
-    """scores [num_layers, S, num_kv_heads, positions], those of slot s moved on by steps[s] positions."""
-    source = torch.arange(scores.shape[3], device=scores.device) - steps[:, None]
-    index = source.clamp(min=0)[None, :, None].expand_as(scores)
-    return scores.gather(3, index) * (source >= 0)[None, :, None]

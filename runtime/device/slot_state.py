@@ -27,8 +27,9 @@ class SlotState:
     pillars: Tensor  # [num_layers, B, num_kv_heads, max_budget] int32
     lookup_budget: Tensor  # [B] int32: the budget's part for them
     num_lookups: Tensor  # [B] int32
-    lookups: Tensor  # [B, max_lookups] int32
+    lookups: Tensor  # [B, max_lookups] int32, at least one wide
     num_drafts: Tensor  # [B] int32: drafts to verify; fewer than were scheduled where a drafter found none
+    draft_lse: Tensor  # [num_layers, B, k, num_heads]: see LayerInputs
     score_history: Tensor  # [num_layers, B, num_kv_heads, max_positions], or empty where no ranking keeps it
     page_table: Tensor  # [B, max_pages] int32
     draft_probs: Tensor  # [B, k, vocab_size]: the distribution each draft was drawn from; the largest by far
@@ -93,13 +94,13 @@ class SlotLimits:
 
 def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, device: torch.device) -> SlotState:
     """Zeroed state for limits.max_batch_size slots."""
-    positions = max_positions(build)
+    positions, size = max_positions(build), limits.max_batch_size
     exact = exact_dtype(build)
 
     def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=device)
 
-    size = limits.max_batch_size
+    # No tensor that a plugin reads may be empty: TensorRT has no place for those.
     return SlotState(
         token_ids=zeros(size, positions + 1, dtype=torch.int64),
         kv_len=zeros(size),
@@ -110,8 +111,9 @@ def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, 
         pillars=zeros(model.num_layers, size, model.num_kv_heads, build.max_budget),
         lookup_budget=zeros(size),
         num_lookups=zeros(size),
-        lookups=zeros(size, limits.max_lookups),
+        lookups=zeros(size, max(1, limits.max_lookups)),
         num_drafts=zeros(size) + limits.draft_len,
+        draft_lse=zeros(model.num_layers, size, max(1, limits.draft_len), model.num_heads, dtype=exact),
         score_history=zeros(
             model.num_layers, size if limits.score_history else 0, model.num_kv_heads, positions, dtype=exact
         ),

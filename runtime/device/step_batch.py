@@ -62,6 +62,7 @@ class StepMemory:
     """Device memory that outlives a step."""
 
     state: SlotState
+    budget: Tensor  # [max_positions] int64: tokens per KV head that drafts read, by the verified tokens
     rope_table: Tensor  # [max_positions, head_dim]
     kv_pool: Tensor  # [num_layers, num_pages, 2, num_kv_heads, page_size, head_dim]
     scores: Tensor  # [num_layers, max_batch_size, planes, num_kv_heads, max_positions]; empty without scored rows

@@ -2,59 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from sparsespec.builder.decoder import Decoder
+from sparsespec.builder.decoder import Decoder, attention_params
 from sparsespec.builder.engine_dir import TORCH_DTYPES, EngineConfig
 from sparsespec.builder.errors import InputError
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs, num_score_planes
-from sparsespec.plugins.pillar_attention.oracle import oracle_attention
-from sparsespec.plugins.pillar_attention.reference import pillar_attention
-from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.config import AttentionName, SpeculationConfig
 from sparsespec.runtime.device.acceptance import Block, count_accepted, next_token
-from sparsespec.runtime.device.drafter import commit, make_drafter
+from sparsespec.runtime.device.attention_choice import choose_attention
+from sparsespec.runtime.device.drafter import Drafter, VerifiedBlocks, commit, make_drafter
 from sparsespec.runtime.device.rng import Purpose, uniform
 from sparsespec.runtime.device.sampling import RowSampling, draw, probabilities
 from sparsespec.runtime.device.slot_state import SlotLimits, exact_dtype, make_slot_state, max_positions
 from sparsespec.runtime.device.step_batch import BlockRows, StepBatch, StepMemory, make_batch
 from sparsespec.runtime.device.torch_ops import TorchOps, rope_table
-from sparsespec.runtime.device.torch_results import BlockOutcome, TorchResults, block_logprobs
+from sparsespec.runtime.device.torch_results import BlockCounts, BlockOutcome, TorchResults, block_logprobs, packed
 from sparsespec.runtime.scheduler import ScheduledStep
 
 
 @dataclass(frozen=True)
-class ExecutorLimits:
-    """Memory the executor takes: slots and KV pages."""
+class ExecutorConfig:
+    """Memory that the executor takes, slots and KV pages, and whose attention it runs."""
 
     max_batch_size: int
     num_pages: int
+    attention: AttentionName = "auto"
 
 
 class TorchExecutor:
-    """executor.Executor in torch.
-
-    The reference ops read lengths on the host, so on a GPU they wait for the device; kernels will not.
-    """
+    """executor.Executor in torch, with attention and selection by plugins or in torch as well."""
 
     def __init__(
         self,
         engine: EngineConfig,
         weights: dict[str, Tensor],
         speculation: SpeculationConfig,
-        limits: ExecutorLimits,
+        config: ExecutorConfig,
         kv_pool: Tensor | None = None,
     ) -> None:
-        """kv_pool: another executor's, of the same engine and limits, to share; its own when not given."""
-        self._speculation = speculation
+        """kv_pool: another executor's, of the same engine and config, to share; its own when not given.
+
+        Raises InputError where there is no memory, or no such attention.
+        """
+        device = weights["embedding"].device
         self._drafter = make_drafter(speculation)
-        ops = TorchOps(oracle_attention if speculation.drafter == "oracle" else pillar_attention)
-        self._planes = self._drafter.needs.score_planes
-        page_size = engine.build.page_size
-        self._decoder: Decoder[Tensor] = Decoder(ops, engine.model, page_size, weights, self._planes or "mean")
-        self._memory = make_memory(engine, speculation, limits, weights["embedding"].device, kv_pool)
+        self._ops = choose_attention(config.attention, engine, self._drafter, device)
+        params = replace(
+            attention_params(engine.model, engine.build.page_size),
+            score_planes=self._drafter.needs.score_planes,
+            score_normalizer=speculation.score_normalizer,
+        )
+        self._decoder: Decoder[Tensor] = Decoder(TorchOps(self._ops), engine.model, params, weights)
+        self._memory = make_memory(engine, self._drafter, config, device, kv_pool)
 
     @property
     def memory(self) -> StepMemory:
@@ -68,7 +71,7 @@ class TorchExecutor:
             self._memory.state.admit(admission.slot, admission.spec)
         for grant in step.page_grants:
             self._memory.state.grant(grant)
-        batch = make_batch(self._memory, step, scored=self._planes is not None)
+        batch = make_batch(self._memory, step, scored=self._drafter.needs.score_planes != "none")
         self._drafter.look_up(self._memory.state, batch.drafts)
         return batch
 
@@ -88,9 +91,9 @@ class TorchExecutor:
         """The second half of `sample`: accept, commit, and plan the coming drafts."""
         num_accepted = self._accept(batch.blocks, block)
         num_tokens = self._commit(batch, num_accepted)
-        counts = [num_tokens, block.num_drafts, num_accepted]
+        counts = self._counts(batch.blocks, num_tokens, block.num_drafts, num_accepted)
         outcome = self._outcome(batch.blocks, logits, counts)
-        self._drafter.plan(self._memory.state, self._memory.scores, batch)
+        self._drafter.plan(self._memory, batch, self._ops.select)
         return TorchResults(batch.step, batch.blocks.rows, outcome)
 
     def _draw_drafts(self, batch: StepBatch, logits: Tensor) -> None:
@@ -136,35 +139,49 @@ class TorchExecutor:
         state.kv_len[batch.chunks.slot] += batch.chunks.num_rows
         before_token = blocks.first_position - 1  # kv_len when all before the first new token is verified
         num_tokens = torch.minimum(num_accepted + 1, state.end_len[blocks.slot] - before_token)
-        commit(state, blocks.slot, before_token + num_tokens, blocks.block_start, self._speculation, self._drafter)
+        kv_len = before_token + num_tokens
+        split = self._drafter.split(self._memory.budget[kv_len])
+        commit(state, VerifiedBlocks(blocks.slot, blocks.block_start, kv_len), split)
         return num_tokens
 
-    def _outcome(self, blocks: BlockRows, logits: Tensor, counts: list[Tensor]) -> BlockOutcome:
+    def _outcome(self, blocks: BlockRows, logits: Tensor, counts: BlockCounts[Tensor]) -> BlockOutcome:
         state = self._memory.state
         index = torch.arange(blocks.logits.shape[1], device=logits.device)
         tokens = state.token_ids[blocks.slot[:, None], blocks.first_position[:, None] + index]
         logprobs, top_ids = block_logprobs(logits, blocks, tokens)
-        chosen = torch.minimum(state.num_staying + state.num_moving + state.lookup_budget, state.recent_start)
-        lengths = [length[blocks.slot] for length in (state.kv_len, state.recent_start, chosen)]
-        return BlockOutcome(torch.stack([*counts, *lengths], dim=1), tokens, logprobs, top_ids)
+        return BlockOutcome(packed(counts), tokens, logprobs, top_ids)
+
+    def _counts(
+        self, blocks: BlockRows, num_tokens: Tensor, num_drafts: Tensor, num_accepted: Tensor
+    ) -> BlockCounts[Tensor]:
+        state, slot = self._memory.state, blocks.slot
+        recent_start = state.recent_start[slot]
+        chosen = state.num_staying[slot] + state.num_moving[slot] + state.lookup_budget[slot]
+        return BlockCounts(
+            num_tokens=num_tokens,
+            num_drafts=num_drafts,
+            num_accepted=num_accepted,
+            kv_len=state.kv_len[slot],
+            recent_start=recent_start,
+            num_chosen=torch.minimum(chosen, recent_start),
+        )
 
 
 def make_memory(
     engine: EngineConfig,
-    speculation: SpeculationConfig,
-    limits: ExecutorLimits,
+    drafter: Drafter,
+    config: ExecutorConfig,
     device: torch.device,
     kv_pool: Tensor | None = None,
 ) -> StepMemory:
     """Allocate what outlives a step. Raises InputError where there is no room for it."""
     model, build = engine.model, engine.build
-    positions = max_positions(build)
-    exact, needs = exact_dtype(build), make_drafter(speculation).needs
-    pool = (model.num_layers, limits.num_pages, 2, model.num_kv_heads, build.page_size, model.head_dim)
-    planes = num_score_planes(needs.score_planes, speculation.draft_len + 1) if needs.score_planes else 0
-    max_scored = limits.max_batch_size if needs.score_planes else 0
-    scores_shape = (model.num_layers, max_scored, planes, model.num_kv_heads, positions)
-    slots = SlotLimits(limits.max_batch_size, speculation.draft_len, needs.max_lookups, needs.score_history)
+    positions, exact = max_positions(build), exact_dtype(build)
+    needs, draft_len = drafter.needs, drafter.config.draft_len
+    pool = (model.num_layers, config.num_pages, 2, model.num_kv_heads, build.page_size, model.head_dim)
+    planes = num_score_planes(needs.score_planes, draft_len + 1)
+    scores_shape = (model.num_layers, config.max_batch_size if planes else 0, planes, model.num_kv_heads, positions)
+    slots = SlotLimits(config.max_batch_size, draft_len, needs.max_lookups, needs.score_history)
     try:
         state = make_slot_state(model, build, slots, device)
         if kv_pool is None:
@@ -172,15 +189,18 @@ def make_memory(
         scores = torch.zeros(scores_shape, dtype=exact, device=device)
         rope = rope_table(model, positions, exact).to(device)
     except RuntimeError as error:  # torch's word for no memory, on either device
-        size = limits.num_pages * build.page_size * model.kv_bytes_per_token(build.element_size)
+        size = config.num_pages * build.page_size * model.kv_bytes_per_token(build.element_size)
         raise InputError(
-            f"no memory on {device} for {limits.max_batch_size} slots and a KV cache of {size / 1e9:.1f} GB; lower "
+            f"no memory on {device} for {config.max_batch_size} slots and a KV cache of {size / 1e9:.1f} GB; lower "
             f"max_batch_size or max_tokens_in_paged_kv_cache ({error})"
         ) from error
     return StepMemory(
         state=state,
+        budget=torch.tensor([drafter.config.budget(kv_len) for kv_len in range(positions)], device=device),
         rope_table=rope,
         kv_pool=kv_pool,
         scores=scores,
-        layers=tuple(LayerInputs(*parts) for parts in zip(kv_pool, state.pillars, scores, strict=True)),
+        layers=tuple(
+            LayerInputs(*parts) for parts in zip(kv_pool, state.draft_lse, state.pillars, scores, strict=True)
+        ),
     )

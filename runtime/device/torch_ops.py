@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.rope import rope_frequencies
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
-from sparsespec.plugins.pillar_attention.reference import pillar_attention, rms_norm
-
-Attention = Callable[
-    [PillarAttentionParams, Tensor, QkNorm[Tensor] | None, LayerInputs[Tensor], StepInputs[Tensor]], Tensor
-]
+from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
+from sparsespec.plugins.pillar_attention.reference import rms_norm
+from sparsespec.runtime.device.attention_ops import AttentionOps
 
 
 class TorchOps:
     """builder.ops.Ops for torch tensors, run at once."""
 
-    def __init__(self, attention: Attention = pillar_attention) -> None:
-        """attention: pillar_attention, or another op of its signature."""
+    def __init__(self, attention: AttentionOps) -> None:
+        """attention: who does the project's own ops."""
         self._attention = attention
 
     def embedding(self, table: Tensor, token_ids: Tensor) -> Tensor:
@@ -50,16 +45,13 @@ class TorchOps:
         """See Ops."""
         return x[rows]
 
-    def pillar_attention(
-        self,
-        params: PillarAttentionParams,
-        qkv: Tensor,
-        qk_norm: QkNorm[Tensor] | None,
-        layer: LayerInputs[Tensor],
-        step: StepInputs[Tensor],
-    ) -> Tensor:
+    def pillar_plan(self, params: PillarAttentionParams, step: StepInputs[Tensor]) -> Tensor:
         """See Ops."""
-        return self._attention(params, qkv, qk_norm, layer, step)
+        return self._attention.plan(params, step)
+
+    def pillar_attention(self, params: PillarAttentionParams, inputs: AttentionInputs[Tensor]) -> Tensor:
+        """See Ops."""
+        return self._attention.attention(params, inputs)
 
 
 def rope_table(model: ModelConfig, num_positions: int, dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,12 +13,31 @@ from sparsespec.runtime.results import SlotResult, TokenLogprobs
 from sparsespec.runtime.sampling_params import MAX_LOGPROBS
 from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
 
+NumberT = TypeVar("NumberT")
+
+
+@dataclass(frozen=True)
+class BlockCounts(Generic[NumberT]):
+    """Numbers of a block: [S] tensors, or one block's ints. Lengths are those after it; see SlotResult."""
+
+    num_tokens: NumberT  # that join the output
+    num_drafts: NumberT
+    num_accepted: NumberT
+    kv_len: NumberT
+    recent_start: NumberT
+    num_chosen: NumberT
+
+
+def packed(counts: BlockCounts[Tensor]) -> Tensor:
+    """[S, number of fields], so that one copy brings them all."""
+    return torch.stack([getattr(counts, field.name) for field in fields(counts)], dim=1)
+
 
 @dataclass(frozen=True)
 class BlockOutcome:
     """What S blocks produced, on the device or on its way to the host."""
 
-    counts: Tensor  # [S, 6]: tokens that join the output, drafts verified, drafts accepted, then the three lengths
+    counts: Tensor  # [S, ...]: BlockCounts, packed
     tokens: Tensor  # [S, K + 1]
     logprobs: Tensor  # [S, K + 1, 1 + MAX_LOGPROBS] of the token, then of the most likely ones; [0] where unasked
     top_ids: Tensor  # [S, K + 1, MAX_LOGPROBS], or [0]
@@ -45,21 +65,21 @@ class TorchResults:
             self._event.synchronize()
         counts, tokens = self._host.counts.tolist(), self._host.tokens.tolist()
         return {
-            row.slot: self._slot_result(index, counts[index], tokens[index]) for index, row in enumerate(self._rows)
+            row.slot: self._slot_result(index, BlockCounts(*counts[index]), tokens[index])
+            for index, row in enumerate(self._rows)
         }
 
-    def _slot_result(self, index: int, counts: list[int], tokens: list[int]) -> SlotResult:
+    def _slot_result(self, index: int, counts: BlockCounts[int], tokens: list[int]) -> SlotResult:
         row, host = self._rows[index], self._host
-        num_tokens, num_drafts, num_accepted, kv_len, recent_start, num_chosen = counts
-        kept = tokens[:num_tokens]
+        kept = tokens[: counts.num_tokens]
         return SlotResult(
             phase=row.phase,
             tokens=tuple(kept),
-            num_drafts=num_drafts,
-            num_accepted=num_accepted,
-            kv_len=kv_len,
-            recent_start=recent_start,
-            num_chosen=num_chosen,
+            num_drafts=counts.num_drafts,
+            num_accepted=counts.num_accepted,
+            kv_len=counts.kv_len,
+            recent_start=counts.recent_start,
+            num_chosen=counts.num_chosen,
             logprobs=_logprobs(kept, host.logprobs[index], host.top_ids[index]) if row.needs.logprobs else (),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from acceptance_study.observations import Observation, read_observations
 from acceptance_study.rules import rule
 from acceptance_study.texts import Text
 from sparsespec.builder.build_config import BuildConfig
+from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from tiny_llm import greedy, random_prompts, tiny_engine
 from tiny_models import tiny_model_config, write_tiny_engine
@@ -35,6 +37,8 @@ KINDS = (
     "ngram",
     "oracle",
 )
+SPECULATIONS = {name: rule(name, ratio=0.5, min_budget=1) for name in KINDS}
+SPECULATIONS["by drafts"] = replace(SPECULATIONS["recent25 moving lookups"], score_normalizer="draft")
 CONTEXT = 40
 WORDS = ("with the other thing ", "that path is there ", "three of them think ", "both of the authors ")
 # Of each source one that has room for two positions, one for a single position, and one that is too short.
@@ -82,13 +86,14 @@ def positions_of(observations: Sequence[Observation], name: str) -> list[tuple[s
 def test_branches_and_loops_become_one_report(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     branches, loops = tmp_path / "branches.json", tmp_path / "loops.json"
     rules = ("paper", "average", "ngram")
-    assert study.call(branches, "--rules", "default", *rules, "--num_cycles", "2", "--ratios", "0.3") == 0
+    shipped = ("default", "default exact")
+    assert study.call(branches, "--rules", *shipped, *rules, "--num_cycles", "2", "--ratios", "0.3") == 0
     flags = ("--study", "loops", "--num_tokens", "20", "--ratios", "0.3")
     assert study.call(loops, "--rules", *rules, *flags) == 0
 
     setup, drafted = read_observations(branches)
     assert str(tmp_path) not in json.dumps(setup)
-    assert rules_of(drafted) == ["default", *rules]
+    assert rules_of(drafted) == [*shipped, *rules]
     halves = {"reference": ("tune", "confirm"), "licences": ("confirm", "tune")}
     places = [(f"{source} {number}", at, halves[source][number]) for source in halves for number, at in POSITIONS]
     assert positions_of(drafted, "paper") == sorted(places)
@@ -105,12 +110,11 @@ def test_branches_and_loops_become_one_report(study: Study, tmp_path: Path, caps
     assert "### Confirmation" in printed
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_greedy_branch_accepts_what_the_loop_accepts(name: str) -> None:
+@pytest.mark.parametrize("speculation", SPECULATIONS.values(), ids=list(SPECULATIONS))
+def test_a_greedy_branch_accepts_what_the_loop_accepts(speculation: SpeculationConfig) -> None:
     """From the same prompt both see the same drafts."""
     num_cycles, model = 3, tiny_model_config(vocab_size=12)
     engine, prompts = tiny_engine(5, BUILD, model), random_prompts((CONTEXT,) * 3, model.vocab_size)
-    speculation = rule(name, ratio=0.5, min_budget=1)
     outputs = LLM(engine, speculation).generate(prompts, greedy((num_cycles + 1) * (K + 1)))
     accepted = [sum(block.num_accepted for block in output.outputs[0].verifications[:num_cycles]) for output in outputs]
     assert 0 < sum(accepted) < 3 * num_cycles * K
@@ -122,7 +126,7 @@ def test_a_greedy_branch_accepts_what_the_loop_accepts(name: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--rules", "paper", "best"), "rules: expected some of default, paper,"),
+        (("--rules", "paper", "best"), "rules: expected some of default, default exact, paper,"),
         (("--contexts", "4"), "contexts must be at least 16, found 4"),
         (("--contexts", "4000"), "contexts: found no text of 4000 tokens"),
         (("--num_cycles", "0"), "num_cycles must be at least 1, found 0"),

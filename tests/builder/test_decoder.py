@@ -5,10 +5,15 @@ from typing import get_args
 
 import pytest
 
-from sparsespec.builder.decoder import Decoder, DecoderInputs
+from sparsespec.builder.decoder import Decoder, DecoderInputs, attention_params
 from sparsespec.builder.fused_weights import fused_shapes
 from sparsespec.builder.model_config import Family, ModelConfig
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import (
+    AttentionInputs,
+    LayerInputs,
+    PillarAttentionParams,
+    StepInputs,
+)
 from tiny_models import tiny_model_config
 
 # Sizes that no two axes share, so that a mistaken axis shows.
@@ -18,7 +23,9 @@ MODEL = replace(
     intermediate_size=56,
     rms_norm_eps=3e-5,
 )
-PAGE_SIZE = 4
+PARAMS = PillarAttentionParams(
+    num_heads=6, num_kv_heads=2, head_dim=8, page_size=4, rms_norm_eps=3e-5, score_planes="rows"
+)
 
 
 @dataclass(frozen=True)
@@ -62,25 +69,24 @@ class RecordingOps:
     def gather_rows(self, x: Handle, rows: Handle) -> Handle:
         return self._made("gather_rows", (x, rows), rows.shape + x.shape[1:])
 
-    def pillar_attention(
-        self,
-        params: PillarAttentionParams,
-        qkv: Handle,
-        qk_norm: QkNorm[Handle] | None,
-        layer: LayerInputs[Handle],
-        step: StepInputs[Handle],
-    ) -> Handle:
-        assert params == PillarAttentionParams(6, 2, 8, PAGE_SIZE, MODEL.rms_norm_eps)
+    def pillar_plan(self, params: PillarAttentionParams, step: StepInputs[Handle]) -> Handle:
+        assert params == PARAMS
         assert step == step_inputs()
-        assert qkv.shape == ("rows", (6 + 2 * 2) * 8)
-        norms = () if qk_norm is None else (qk_norm.q_norm, qk_norm.k_norm)
-        assert all(norm.shape == (8,) for norm in norms)
-        operands = (qkv, *norms, layer.kv_pool, layer.pillars, layer.scores)
+        return self._made("pillar_plan", (), ("plan",))
+
+    def pillar_attention(self, params: PillarAttentionParams, inputs: AttentionInputs[Handle]) -> Handle:
+        assert params == PARAMS
+        assert inputs.step == step_inputs()
+        assert inputs.qkv.shape == ("rows", (6 + 2 * 2) * 8)
+        layer, norm = inputs.layer, inputs.qk_norm
+        norms = () if norm is None else (norm.q_norm, norm.k_norm)
+        assert all(weight.shape == (8,) for weight in norms)
+        operands = (inputs.qkv, *norms, layer.kv_pool, layer.draft_lse, layer.pillars, layer.scores, inputs.plan)
         return self._made("pillar_attention", operands, ("rows", 6 * 8))
 
     def _made(self, op: str, operands: tuple[Handle, ...], shape: tuple[int | str, ...]) -> Handle:
         result = Handle(f"%{len(self.calls)}", shape)
-        self.calls.append(f"{result.name} = {op} {', '.join(operand.name for operand in operands)}")
+        self.calls.append(f"{result.name} = {op} {', '.join(operand.name for operand in operands)}".rstrip())
         return result
 
 
@@ -101,12 +107,17 @@ def record(model: ModelConfig) -> tuple[list[str], Handle]:
         step=step_inputs(),
         layers=tuple(layer_inputs(layer) for layer in range(model.num_layers)),
     )
-    return ops.calls, Decoder(ops, model, PAGE_SIZE, weights)(inputs)
+    return ops.calls, Decoder(ops, model, PARAMS, weights)(inputs)
+
+
+def operands_of(layer: int) -> str:
+    """What attention of that layer takes beside qkv: its own memory, and the plan that all layers share."""
+    return f"{layer}.kv_pool, {layer}.draft_lse, {layer}.pillars, {layer}.scores, %0"
 
 
 def block(layer: int) -> list[str]:
-    """Layer `layer`, each op after the ten of every layer before it."""
-    x, weights, own = 10 * layer, f"layers.{layer}", f"{layer}.kv_pool, {layer}.pillars, {layer}.scores"
+    """Layer `layer`, each op after the plan, the embedding and the ten of every layer before it."""
+    x, weights, own = 10 * layer + 1, f"layers.{layer}", operands_of(layer)
     return [
         f"%{x + 1} = rms_norm %{x}, {weights}.input_norm",
         f"%{x + 2} = linear %{x + 1}, {weights}.qkv",
@@ -125,22 +136,23 @@ def test_network() -> None:
     """Pre-norm blocks with a residual around attention and MLP; only the rows asked for reach the output projection."""
     calls, logits = record(MODEL)
     assert calls == [
-        "%0 = embedding embedding, token_ids",
+        "%0 = pillar_plan",
+        "%1 = embedding embedding, token_ids",
         *block(0),
         *block(1),
         *block(2),
-        "%31 = gather_rows %30, logit_rows",
-        "%32 = rms_norm %31, final_norm",
-        "%33 = linear %32, lm_head",
+        "%32 = gather_rows %31, logit_rows",
+        "%33 = rms_norm %32, final_norm",
+        "%34 = linear %33, lm_head",
     ]
-    assert logits == Handle("%33", ("logits", MODEL.vocab_size))
+    assert logits == Handle("%34", ("logits", MODEL.vocab_size))
 
 
 def test_biases_of_qwen2() -> None:
     calls, _ = record(replace(MODEL, family="qwen2"))
     plain, _ = record(MODEL)
     assert [call for call in calls if call not in plain] == [
-        f"%{10 * layer + 2} = linear %{10 * layer + 1}, layers.{layer}.qkv, layers.{layer}.qkv_bias"
+        f"%{10 * layer + 3} = linear %{10 * layer + 2}, layers.{layer}.qkv, layers.{layer}.qkv_bias"
         for layer in range(3)
     ]
 
@@ -149,10 +161,14 @@ def test_norms_of_qwen3() -> None:
     calls, _ = record(replace(MODEL, family="qwen3"))
     plain, _ = record(MODEL)
     assert [call for call in calls if call not in plain] == [
-        f"%{10 * layer + 3} = pillar_attention %{10 * layer + 2}, layers.{layer}.q_norm, layers.{layer}.k_norm, "
-        f"{layer}.kv_pool, {layer}.pillars, {layer}.scores"
+        f"%{10 * layer + 4} = pillar_attention %{10 * layer + 3}, layers.{layer}.q_norm, layers.{layer}.k_norm, "
+        f"{operands_of(layer)}"
         for layer in range(3)
     ]
+
+
+def test_attention_of_a_model() -> None:
+    assert attention_params(MODEL, page_size=4) == replace(PARAMS, score_planes="mean")
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -160,6 +176,6 @@ def test_norms_of_qwen3() -> None:
 def test_every_weight_is_used_once(tied: bool, family: Family) -> None:
     model = replace(MODEL, family=family, tie_word_embeddings=tied)
     calls, _ = record(model)
-    operands = [operand for call in calls for operand in call.split(maxsplit=3)[3].split(", ")]
+    operands = [operand for call in calls[1:] for operand in call.split(maxsplit=3)[3].split(", ")]
     used = [operand for operand in operands if operand in fused_shapes(model)]
     assert sorted(used) == sorted([*fused_shapes(model), *(["embedding"] if tied else [])])

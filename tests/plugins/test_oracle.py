@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from naive_attention import NaiveSlot, NaiveStep, Paged, assert_near, naive_attention, paged, random_step
+from naive_attention import NaiveSlot, NaiveStep, assert_near, naive_attention, paged, random_step
 from sparsespec.plugins.phase import Phase
-from sparsespec.plugins.pillar_attention.inputs import PillarAttentionParams, ScorePlanes
+from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, ScorePlanes
 from sparsespec.plugins.pillar_attention.oracle import oracle_attention
 from sparsespec.plugins.pillar_attention.reference import pillar_attention
 
@@ -44,7 +45,7 @@ def own_choice(step: NaiveStep) -> dict[tuple[int, int], list[int]]:
     }
 
 
-def laid_out(step: NaiveStep, device: str, seed: int) -> Paged:
+def laid_out(step: NaiveStep, device: str, seed: int) -> AttentionInputs[Tensor]:
     """As the op takes it, with all that a slot has cached in the pool: the oracle looks at everything."""
     dense = replace(step, slots=tuple(replace(part, recent_start=0) for part in step.slots))
     made = paged(dense, torch.float64, device, seed)
@@ -76,16 +77,17 @@ def slots(draw: st.DrawFn) -> NaiveSlot:
 def test_each_draft_row_reads_its_own_best(
     device: str, params: PillarAttentionParams, parts: list[NaiveSlot], seed: int, qk_norm: bool
 ) -> None:
-    """Outputs, K and V, and the scores of the verified rows beside them."""
+    """Outputs, K and V, what drafts leave, and the scores of the verified rows beside them."""
     step = random_step(params, tuple(parts), torch.float64, seed, qk_norm)
     told, free = laid_out(step, device, seed), laid_out(step, device, seed)
     for (slot, head), chosen in own_choice(step).items():
         told.layer.pillars[slot, head, : len(chosen)] = torch.tensor(chosen, dtype=torch.int32, device=device)
-    expected = pillar_attention(params, told.qkv, told.qk_norm, told.layer, told.step)
-    found = oracle_attention(params, free.qkv, free.qk_norm, free.layer, free.step)
+    expected = pillar_attention(params, told)
+    found = oracle_attention(params, free)
     assert_near(found, expected.cpu(), TOLERANCE)
     assert free.layer.pillars.tolist() == told.layer.pillars.tolist()
     assert_near(free.layer.kv_pool, told.layer.kv_pool.cpu(), TOLERANCE)
+    assert_near(free.layer.draft_lse, told.layer.draft_lse.cpu(), TOLERANCE)
     assert_near(free.layer.scores, told.layer.scores.cpu(), TOLERANCE)
 
 
@@ -98,6 +100,6 @@ def test_as_many_pillars_as_tokens_are_dense_attention(
     step = random_step(params_of(2, 2), parts, torch.float64, seed=4)
     dense = naive_attention(replace(step, slots=tuple(map(verified_alone, parts)))).output
     made = laid_out(step, device, seed=4)
-    found = oracle_attention(step.params, made.qkv, None, made.layer, made.step).cpu()
+    found = oracle_attention(step.params, made).cpu()
     assert_near(found[:1], torch.from_numpy(dense[:1]), TOLERANCE)
     assert (found[1] - torch.from_numpy(dense[1])).abs().max() > 1e-3  # few pillars are not

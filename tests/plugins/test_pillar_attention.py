@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,14 @@ from naive_attention import (
     random_step,
 )
 from sparsespec.plugins.phase import Phase
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, ScorePlanes, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import (
+    AttentionInputs,
+    LayerInputs,
+    PillarAttentionParams,
+    ScoreNormalizer,
+    ScorePlanes,
+    StepInputs,
+)
 from sparsespec.plugins.pillar_attention.reference import pillar_attention
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -33,9 +41,18 @@ SHAPES = [  # (query heads per KV head, KV heads, head_dim, page_size)
 ]
 
 
-def params_of(shape: tuple[int, int, int, int], score_planes: ScorePlanes = "mean") -> PillarAttentionParams:
+def params_of(
+    shape: tuple[int, int, int, int], score_planes: ScorePlanes = "mean", score_normalizer: ScoreNormalizer = "draft"
+) -> PillarAttentionParams:
     group, num_kv_heads, head_dim, page_size = shape
-    return PillarAttentionParams(group * num_kv_heads, num_kv_heads, head_dim, page_size, score_planes=score_planes)
+    return PillarAttentionParams(
+        num_heads=group * num_kv_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        page_size=page_size,
+        score_planes=score_planes,
+        score_normalizer=score_normalizer,
+    )
 
 
 def prefill(kv_len: int, num_rows: int, score_rows: int = 0) -> NaiveSlot:
@@ -81,7 +98,8 @@ def slots(draw: st.DrawFn) -> NaiveSlot:
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**32),
     qk_norm=st.booleans(),
-    score_planes=st.sampled_from(["mean", "diagonal", "rows"]),
+    score_planes=st.sampled_from(["none", "mean", "diagonal", "rows"]),
+    score_normalizer=st.sampled_from(["draft", "exact"]),
 )
 def test_ragged_mixed_steps(
     device: str,
@@ -91,8 +109,9 @@ def test_ragged_mixed_steps(
     seed: int,
     qk_norm: bool,
     score_planes: ScorePlanes,
+    score_normalizer: ScoreNormalizer,
 ) -> None:
-    step = random_step(params_of(shape, score_planes), tuple(parts), dtype, seed, qk_norm)
+    step = random_step(params_of(shape, score_planes, score_normalizer), tuple(parts), dtype, seed, qk_norm)
     check_attention(pillar_attention, step, dtype, device, seed)
 
 
@@ -133,7 +152,7 @@ def test_step_of_idle_slots(device: str) -> None:
     check_attention(pillar_attention, step, torch.float32, device, seed=2)
 
 
-def read_by_hand(device: str) -> tuple[Tensor, LayerInputs[Tensor], StepInputs[Tensor]]:
+def read_by_hand(device: str) -> AttentionInputs[Tensor]:
     """One draft row at position 6 over six tokens whose K are 0 and whose V are 1, 2, 4, ..., in pages of two."""
 
     def ints(*values: int) -> Tensor:
@@ -158,30 +177,43 @@ def read_by_hand(device: str) -> tuple[Tensor, LayerInputs[Tensor], StepInputs[T
         page_table=ints(3, 1, 0, 2)[None],
         rope_table=torch.ones(8, 2, dtype=torch.float64, device=device),
     )
-    scores = torch.zeros(1, 1, 1, 8, dtype=torch.float64, device=device)
-    return qkv, LayerInputs(pool, ints(0, 3, -1)[None, None], scores), step
+    layer = LayerInputs(
+        kv_pool=pool,
+        draft_lse=torch.zeros(1, 3, 1, dtype=torch.float64, device=device),
+        pillars=ints(0, 3, -1)[None, None],
+        scores=torch.zeros(1, 1, 1, 8, dtype=torch.float64, device=device),
+    )
+    return AttentionInputs(qkv, None, layer, step, plan=ints())
+
+
+BY_HAND = PillarAttentionParams(num_heads=1, num_kv_heads=1, head_dim=2, page_size=2)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_draft_row_worked_by_hand(device: str) -> None:
-    """With equal keys the output is the mean of the values read: pillars 0 and 3, then 4, 5 and the row itself."""
-    qkv, layer, step = read_by_hand(device)
-    output = pillar_attention(PillarAttentionParams(1, 1, 2, 2), qkv, None, layer, step)
+    """With equal keys the output is the mean of the values read: pillars 0 and 3, then 4, 5 and the row itself.
+
+    Their five logits are 0: the draft, number 2, leaves the logarithm of 5.
+    """
+    inputs = read_by_hand(device)
+    output = pillar_attention(BY_HAND, inputs)
     assert output.tolist() == [[pytest.approx((1 + 8 + 16 + 32 + 64) / 5)] * 2]
-    assert layer.kv_pool[2, 1, 0].tolist() == [[64.0, 64.0], [0.0, 0.0]]
+    assert inputs.layer.kv_pool[2, 1, 0].tolist() == [[64.0, 64.0], [0.0, 0.0]]
+    assert inputs.layer.draft_lse.flatten().tolist() == [0.0, 0.0, pytest.approx(math.log(5))]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_moving_pillars_and_lookups_worked_by_hand(device: str) -> None:
     """Pillar 0; one that moves from 0 and one from 2, by two; lookups of 0, 3 and of 5, which is recent. Each once."""
-    qkv, layer, step = read_by_hand(device)
-    layer = replace(layer, pillars=torch.tensor([[[0, 0, 2, -1]]], dtype=torch.int32, device=device))
+    inputs = read_by_hand(device)
+    pillars = torch.tensor([[[0, 0, 2, -1]]], dtype=torch.int32, device=device)
+    inputs = replace(inputs, layer=replace(inputs.layer, pillars=pillars))
     ints = torch.tensor([[1, 2, 3], [0, 3, 5]], dtype=torch.int32, device=device)
-    moving = replace(step, num_staying=ints[0, :1], num_moving=ints[0, 1:2])
-    output = pillar_attention(PillarAttentionParams(1, 1, 2, 2), qkv, None, layer, moving)
+    moving = replace(inputs.step, num_staying=ints[0, :1], num_moving=ints[0, 1:2])
+    output = pillar_attention(BY_HAND, replace(inputs, step=moving))
     assert output.tolist() == [[pytest.approx((1 + 4 + 16 + 32 + 64) / 5)] * 2]
     looking = replace(moving, lookups=ints[1:], num_lookups=ints[0, 2:])
-    output = pillar_attention(PillarAttentionParams(1, 1, 2, 2), qkv, None, layer, looking)
+    output = pillar_attention(BY_HAND, replace(inputs, step=looking))
     assert output.tolist() == [[pytest.approx((1 + 4 + 8 + 16 + 32 + 64) / 6)] * 2]
 
 
@@ -192,8 +224,57 @@ def test_unread_keys_do_not_matter_however_large(device: str) -> None:
     step = random_step(params_of(SHAPES[2]), (draft(40, 3, 30, 5),), dtype, seed=3)
     found = paged(step, dtype, device, seed=4)
     huge = replace(found.layer, kv_pool=found.layer.kv_pool.nan_to_num(nan=1e30))
-    output = pillar_attention(step.params, found.qkv, found.qk_norm, huge, found.step)
+    output = pillar_attention(step.params, replace(found, layer=huge))
     assert_near(output, torch.from_numpy(naive_attention(step).output), TOLERANCES[dtype])
+
+
+def scored_by_hand(device: str, draft_lse: list[float]) -> AttentionInputs[Tensor]:
+    """Three verified rows at 1, 2 and 3 whose logits are 0, but for those of position 0, which are the logarithm of 8.
+
+    draft_lse: of the first drafts.
+    """
+    inputs = read_by_hand(device)
+    ints = torch.tensor([0, 3, 1], dtype=torch.int32, device=device)
+    inputs.layer.kv_pool[3, 0, 0, 0] = torch.tensor([math.log(8) * math.sqrt(2), 0.0])
+    qkv = torch.zeros(3, 6, dtype=torch.float64, device=device)
+    qkv[:, 0] = 1.0
+    rope = torch.tensor([[1.0, 0.0]] * 8, dtype=torch.float64, device=device)  # turns nothing
+    step = replace(
+        inputs.step,
+        row_start=ints[:2],
+        phase=ints[:1] + int(Phase.VERIFY),
+        draft_index=ints[:1],
+        score_rows=ints[1:2],
+        kv_len=ints[2:],
+        rope_table=rope,
+    )
+    left = torch.tensor(draft_lse, dtype=torch.float64, device=device)[None, :, None]
+    layer = replace(inputs.layer, draft_lse=left, scores=torch.zeros(1, 3, 1, 8, dtype=torch.float64, device=device))
+    return replace(inputs, qkv=qkv, layer=layer, step=step)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_scores_by_drafts_worked_by_hand(device: str) -> None:
+    """The first draft read position 0 and itself, and left log 9. The second missed position 0 and left log 2.
+
+    So position 0 would be four times certain to the second row. The third row borrows from the second: two drafts.
+    """
+    inputs = scored_by_hand(device, [math.log(9), math.log(2), math.nan])
+    pillar_attention(replace(BY_HAND, score_planes="rows"), inputs)
+    expected = torch.tensor([[8 / 9, 1 / 9, 0, 0], [1, 1 / 2, 1 / 2, 0], [1, 1 / 2, 1 / 2, 1 / 2]])
+    assert_near(inputs.layer.scores[0, :, 0, :4], expected.double(), 1e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("phase", [Phase.PREFILL, Phase.VERIFY])
+def test_rows_without_drafts_are_scored_exactly(phase: Phase, device: str) -> None:
+    """The rows of a prompt, whatever drafts left in the slot; and those of a verification on request."""
+    inputs = scored_by_hand(device, [math.nan] * 3)
+    params = replace(BY_HAND, score_planes="rows", score_normalizer="exact" if phase == Phase.VERIFY else "draft")
+    phases = torch.full_like(inputs.step.phase, int(phase))
+    pillar_attention(params, replace(inputs, step=replace(inputs.step, phase=phases)))
+    expected = torch.tensor([[8 / 9, 1 / 9, 0, 0], [8 / 10, 1 / 10, 1 / 10, 0], [8 / 11, 1 / 11, 1 / 11, 1 / 11]])
+    assert_near(inputs.layer.scores[0, :, 0, :4], expected.double(), 1e-6)
 
 
 @pytest.mark.gpu
@@ -207,11 +288,10 @@ def test_pool_of_more_than_2_to_the_31_elements() -> None:
     pool = torch.full((num_pages, *small.shape[1:]), torch.nan, dtype=dtype, device="cuda")
     moved = num_pages - len(small)
     pool[moved:] = small
-    output = pillar_attention(
-        params,
-        found.qkv,
-        found.qk_norm,
-        replace(found.layer, kv_pool=pool),
-        replace(found.step, page_table=found.step.page_table + moved),
+    far = replace(
+        found,
+        layer=replace(found.layer, kv_pool=pool),
+        step=replace(found.step, page_table=found.step.page_table + moved),
     )
+    output = pillar_attention(params, far)
     assert_near(output, torch.from_numpy(naive_attention(step).output), TOLERANCES[dtype])

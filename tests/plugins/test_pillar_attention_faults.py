@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,41 +13,41 @@ from torch import Tensor
 from naive_attention import Attention, NaiveSlot, check_attention, random_step
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention import reference
-from sparsespec.plugins.pillar_attention.inputs import LayerInputs, PillarAttentionParams, QkNorm, StepInputs
+from sparsespec.plugins.pillar_attention.inputs import (
+    AttentionInputs,
+    PillarAttentionParams,
+    QkNorm,
+    ScorePlanes,
+    StepInputs,
+)
 from sparsespec.plugins.pillar_attention.reference import pillar_attention
 
 Mutate = Callable[[pytest.MonkeyPatch], Attention]
 
 
+def with_inputs(change: Callable[[AttentionInputs[Tensor]], AttentionInputs[Tensor]]) -> Mutate:
+    """An implementation that misreads what it is given."""
+    return lambda _: lambda params, inputs: pillar_attention(params, change(inputs))
+
+
 def with_step(change: Callable[[StepInputs[Tensor]], StepInputs[Tensor]]) -> Mutate:
     """An implementation that misreads its step."""
-
-    def mutant(
-        params: PillarAttentionParams,
-        qkv: Tensor,
-        qk_norm: QkNorm[Tensor] | None,
-        layer: LayerInputs[Tensor],
-        step: StepInputs[Tensor],
-    ) -> Tensor:
-        return pillar_attention(params, qkv, qk_norm, layer, change(step))
-
-    return lambda _: mutant
+    return with_inputs(lambda inputs: replace(inputs, step=change(inputs.step)))
 
 
 def with_norm(change: Callable[[QkNorm[Tensor]], QkNorm[Tensor] | None]) -> Mutate:
     """An implementation that misreads the norms before RoPE."""
 
-    def mutant(
-        params: PillarAttentionParams,
-        qkv: Tensor,
-        qk_norm: QkNorm[Tensor] | None,
-        layer: LayerInputs[Tensor],
-        step: StepInputs[Tensor],
-    ) -> Tensor:
-        assert qk_norm is not None
-        return pillar_attention(params, qkv, change(qk_norm), layer, step)
+    def misread(inputs: AttentionInputs[Tensor]) -> AttentionInputs[Tensor]:
+        assert inputs.qk_norm is not None
+        return replace(inputs, qk_norm=change(inputs.qk_norm))
 
-    return lambda _: mutant
+    return with_inputs(misread)
+
+
+def with_params(change: Callable[[PillarAttentionParams], PillarAttentionParams]) -> Mutate:
+    """An implementation that misreads its constants."""
+    return lambda _: lambda params, inputs: pillar_attention(change(params), inputs)
 
 
 def with_part(name: str, part: Callable[..., object]) -> Mutate:
@@ -59,38 +60,28 @@ def with_part(name: str, part: Callable[..., object]) -> Mutate:
     return mutate
 
 
-def query_heads_by_remainder(
-    params: PillarAttentionParams,
-    qkv: Tensor,
-    qk_norm: QkNorm[Tensor] | None,
-    layer: LayerInputs[Tensor],
-    step: StepInputs[Tensor],
-) -> Tensor:
+def query_heads_by_remainder(params: PillarAttentionParams, inputs: AttentionInputs[Tensor]) -> Tensor:
     """Query head h reads KV head h % num_kv_heads instead of h // group."""
-    heads = qkv.unflatten(1, (-1, params.head_dim)).clone()
+    heads = inputs.qkv.unflatten(1, (-1, params.head_dim)).clone()
     order = torch.arange(params.num_heads).unflatten(0, (-1, params.num_kv_heads)).T.flatten()
     heads[:, : params.num_heads] = heads[:, order]
-    attended = pillar_attention(params, heads.flatten(1), qk_norm, layer, step)
+    attended = pillar_attention(params, replace(inputs, qkv=heads.flatten(1)))
     output: Tensor = attended.unflatten(1, (-1, params.head_dim))
     return output[:, order.argsort()].flatten(1)
 
 
-def restore_drafted_keys(
-    params: PillarAttentionParams,
-    qkv: Tensor,
-    qk_norm: QkNorm[Tensor] | None,
-    layer: LayerInputs[Tensor],
-    step: StepInputs[Tensor],
-) -> Tensor:
+def restore_drafted_keys(params: PillarAttentionParams, inputs: AttentionInputs[Tensor]) -> Tensor:
     """Attends to what the verification computed, but leaves the drafts' K and V in the pool."""
-    drafted = layer.kv_pool.clone()
-    output = pillar_attention(params, qkv, qk_norm, layer, step)
-    layer.kv_pool.copy_(torch.where(drafted.isnan(), layer.kv_pool, drafted))
+    pool = inputs.layer.kv_pool
+    drafted = pool.clone()
+    output = pillar_attention(params, inputs)
+    pool.copy_(torch.where(drafted.isnan(), pool, drafted))
     return output
 
 
 append, everything = reference._append, reference._everything
 rotate, rms_norm, score_planes = reference._rotate, reference.rms_norm, reference.score_planes
+write_draft_lse = reference._write_draft_lse
 
 
 def append_only_the_newest(
@@ -131,6 +122,38 @@ def norm_over_all_heads(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return rms_norm(x.flatten(2), weight.repeat(x.shape[2]), eps).view_as(x)
 
 
+def without_clamp(_: PillarAttentionParams, group: reference.SlotGroup, logits: Tensor, draft_lse: Tensor) -> Tensor:
+    """As reference._scored for rows that all have a draft but the last; scores may exceed 1."""
+    row = torch.arange(logits.shape[3]).clamp(max=min(logits.shape[3] - 2, draft_lse.shape[1] - 1))
+    lse = draft_lse[group.slots[:, None], row].transpose(1, 2).unflatten(1, logits.shape[1:3])
+    return (logits - lse[..., None]).exp()
+
+
+def without_last_row(kind: ScorePlanes, rows: Tensor) -> Tensor:
+    """Only rows that had a draft of their own count."""
+    return score_planes(kind, rows[:, :-1])
+
+
+def of_another_draft(steps: int) -> Mutate:
+    """Each scored row looks `steps` drafts off."""
+
+    def misread(inputs: AttentionInputs[Tensor]) -> AttentionInputs[Tensor]:
+        lse = inputs.layer.draft_lse[:, : VERIFIED[0].num_rows - 1].roll(steps, dims=1)
+        return replace(inputs, layer=replace(inputs.layer, draft_lse=lse))
+
+    return with_inputs(misread)
+
+
+def leave_in_the_first_place(
+    group: reference.SlotGroup, logits: Tensor, draft_index: Tensor, draft_lse: Tensor
+) -> None:
+    write_draft_lse(group, logits, draft_index * 0, draft_lse)
+
+
+def leave_base_2(group: reference.SlotGroup, logits: Tensor, draft_index: Tensor, draft_lse: Tensor) -> None:
+    write_draft_lse(group, logits / math.log(2), draft_index, draft_lse)
+
+
 PARAMS = PillarAttentionParams(
     num_heads=8, num_kv_heads=2, head_dim=16, page_size=16, rms_norm_eps=0.3, score_planes="diagonal"
 )
@@ -140,6 +163,8 @@ BLOCKS = (
     NaiveSlot(Phase.VERIFY, 5, kv_len=20, recent_start=10, num_staying=5, score_rows=5),
     NaiveSlot(Phase.VERIFY, 3, kv_len=20, recent_start=10, num_staying=5),
 )
+# So few tokens that drafts which read half of them miss some that matter more than all they read.
+VERIFIED = (NaiveSlot(Phase.VERIFY, 5, kv_len=3, score_rows=5),)
 FAULTS: dict[str, tuple[tuple[NaiveSlot, ...], Mutate]] = {
     "recent_start too high": (DRAFT, with_step(lambda step: replace(step, recent_start=step.recent_start + 1))),
     "recent_start too low": (DRAFT, with_step(lambda step: replace(step, recent_start=step.recent_start - 1))),
@@ -159,6 +184,14 @@ FAULTS: dict[str, tuple[tuple[NaiveSlot, ...], Mutate]] = {
     "sum of the rows": (BLOCKS, with_part("score_planes", lambda kind, rows: score_planes(kind, rows) * rows.shape[1])),
     "drafted K and V not rewritten": (BLOCKS, with_part("_append", append_only_the_newest)),
     "rewrite not kept": (BLOCKS, lambda _: restore_drafted_keys),
+    "scored exactly": (VERIFIED, with_params(lambda params: replace(params, score_normalizer="exact"))),
+    "last row not scored": (VERIFIED, with_part("score_planes", without_last_row)),
+    "scores beyond 1": (VERIFIED, with_part("_scored", without_clamp)),
+    "the next draft's normaliser": (VERIFIED, of_another_draft(-1)),
+    "the previous draft's normaliser": (VERIFIED, of_another_draft(1)),
+    "drafts leave base 2": (DRAFT, with_part("_write_draft_lse", leave_base_2)),
+    "drafts leave it elsewhere": (DRAFT, with_part("_write_draft_lse", leave_in_the_first_place)),
+    "drafts leave nothing": (DRAFT, with_part("_write_draft_lse", lambda *_: None)),
     "wrong query head": (BLOCKS, lambda _: query_heads_by_remainder),
     "rope of neighbours": (BLOCKS, with_part("_rotate", rotate_neighbours)),
     "rope turned backwards": (BLOCKS, with_part("_rotate", rotate_backwards)),

@@ -62,7 +62,9 @@ def test_errors_name_value_and_limit(make: Callable[[], object], message: str) -
         (lambda: SpeculationConfig(drafter="pilar"), "'pilar'"),  # type: ignore[arg-type]
         (lambda: SpeculationConfig(ranking="median"), "'median'"),  # type: ignore[arg-type]
         (lambda: SpeculationConfig(moving_from="first"), "'first'"),  # type: ignore[arg-type]
+        (lambda: SpeculationConfig(score_normalizer="none"), "'none'"),  # type: ignore[arg-type]
         (lambda: RuntimeConfig(policy="unifed"), "'unifed'"),  # type: ignore[arg-type]
+        (lambda: RuntimeConfig(attention="plugin"), "'plugin'"),  # type: ignore[arg-type]
     ],
 )
 def test_an_unknown_choice_is_an_error_not_another_choice(make: Callable[[], object], value: str) -> None:
@@ -141,8 +143,9 @@ def test_flags_reach_every_choice() -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser, SpeculationConfig)
     add_flags(parser, RuntimeConfig)
-    flags = "--drafter window --k 5 --ranking average --moving_from last --policy lockstep --max_batch_size 3"
-    space = parser.parse_args(flags.split())
-    expected = SpeculationConfig(drafter="window", k=5, ranking="average", moving_from="last")
+    drafts = "--drafter window --k 5 --ranking average --moving_from last --score_normalizer exact"
+    runs = "--policy lockstep --max_batch_size 3 --attention plugins"
+    space = parser.parse_args(f"{drafts} {runs}".split())
+    expected = SpeculationConfig(drafter="window", k=5, ranking="average", moving_from="last", score_normalizer="exact")
     assert from_flags(SpeculationConfig, space) == expected
-    assert from_flags(RuntimeConfig, space) == RuntimeConfig(policy="lockstep", max_batch_size=3)
+    assert from_flags(RuntimeConfig, space) == RuntimeConfig(policy="lockstep", max_batch_size=3, attention="plugins")

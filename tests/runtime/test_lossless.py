@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from sparsespec.plugins.pillar_attention import reference
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device import torch_executor
-from sparsespec.runtime.device.drafter import commit
+from sparsespec.runtime.device.drafter import BudgetSplit, VerifiedBlocks, commit
+from sparsespec.runtime.device.slot_state import SlotState
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
@@ -282,8 +283,8 @@ def test_mutation_verify_rewrite_skipped(monkeypatch: pytest.MonkeyPatch, plain:
 def test_mutation_truncation_off_by_one(
     error: int, monkeypatch: pytest.MonkeyPatch, plain: list[tuple[int, ...]]
 ) -> None:
-    def off_by_one(state, slots, kv_len, block_start, config, drafter) -> None:  # type: ignore[no-untyped-def]
-        commit(state, slots, kv_len + error, block_start, config, drafter)
+    def off_by_one(state: SlotState, blocks: VerifiedBlocks, split: BudgetSplit) -> None:
+        commit(state, replace(blocks, kv_len=blocks.kv_len + error), split)
 
     monkeypatch.setattr(torch_executor, "commit", off_by_one)
     assert _tokens_differ(plain)
@@ -292,9 +293,9 @@ def test_mutation_truncation_off_by_one(
 def test_mutation_recent_start_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losslessness does not depend on recent_start, acceptance does."""
 
-    def off_by_one(state, slots, kv_len, block_start, config, drafter) -> None:  # type: ignore[no-untyped-def]
-        commit(state, slots, kv_len, block_start, config, drafter)
-        state.recent_start[slots] += 1
+    def off_by_one(state: SlotState, blocks: VerifiedBlocks, split: BudgetSplit) -> None:
+        commit(state, blocks, split)
+        state.recent_start[blocks.slot] += 1
 
     monkeypatch.setattr(torch_executor, "commit", off_by_one)
     assert _acceptance_of_full_reading(greedy(NEW_TOKENS)) < 1.0

@@ -6,16 +6,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import ScorePlanes
+from sparsespec.plugins.pillar_select.inputs import SelectInputs
+from sparsespec.plugins.pillar_select.reference import pillar_select
 from sparsespec.runtime.config import DrafterName, SpeculationConfig
-from sparsespec.runtime.device.drafter import commit, make_drafter
+from sparsespec.runtime.device.drafter import VerifiedBlocks, commit, make_drafter
 from sparsespec.runtime.device.slot_state import SlotState
 from sparsespec.runtime.device.step_batch import StepMemory, make_batch
-from sparsespec.runtime.device.torch_executor import ExecutorLimits, make_memory
+from sparsespec.runtime.device.torch_executor import ExecutorConfig, make_memory
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
 from tiny_models import tiny_model_config
@@ -32,7 +35,7 @@ def memory_of(config: SpeculationConfig, device: str = "cpu", max_budget: int = 
         max_batch_size=3, max_seq_len=400, max_num_tokens=64, max_draft_len=8, max_budget=max_budget, dtype="float32"
     )
     engine = EngineConfig(tiny_model_config(), build)
-    memory = make_memory(engine, config, ExecutorLimits(3, num_pages=8), torch.device(device))
+    memory = make_memory(engine, make_drafter(config), ExecutorConfig(3, num_pages=8), torch.device(device))
     state = memory.state
     for tensor in (state.kv_len, state.recent_start, state.num_staying, state.num_moving, state.lookup_budget):
         tensor.fill_(UNTOUCHED)
@@ -45,10 +48,12 @@ def committed(
     config: SpeculationConfig, kv_len: list[int], block_start: list[int], device: str = "cpu"
 ) -> list[list[int]]:
     """kv_len, recent_start, num_staying, num_moving and lookup_budget of slots 2, 0 and 1, as many as are given."""
-    state = memory_of(config, device).state
+    memory = memory_of(config, device)
+    state = memory.state
     slots = torch.tensor([2, 0, 1][: len(kv_len)], device=device)
     lengths, starts = torch.tensor(kv_len, device=device), torch.tensor(block_start, device=device)
-    commit(state, slots, lengths, starts, config, make_drafter(config))
+    split = make_drafter(config).split(memory.budget[lengths])
+    commit(state, VerifiedBlocks(slots, starts, lengths), split)
     touched = (state.kv_len, state.recent_start, state.num_staying, state.num_moving, state.lookup_budget)
     assert all((tensor == UNTOUCHED).sum() == 3 - len(kv_len) for tensor in touched)
     return [tensor[slots].tolist() for tensor in touched]
@@ -161,8 +166,8 @@ def test_window_follows_the_sinks(num_sinks: int, block_start: int, recent_start
 
 def plan(config: SpeculationConfig, memory: StepMemory, rows: tuple[ScheduledRows, ...]) -> None:
     drafter = make_drafter(config)
-    batch = make_batch(memory, ScheduledStep(0, (), (), rows), drafter.needs.score_planes is not None)
-    drafter.plan(memory.state, memory.scores, batch)
+    batch = make_batch(memory, ScheduledStep(0, (), (), rows), drafter.needs.score_planes != "none")
+    drafter.plan(memory, batch, pillar_select)
 
 
 def verify(slot: int, num_rows: int, scored: bool = True) -> ScheduledRows:
@@ -198,6 +203,22 @@ def test_pillar_drafter_takes_the_best_before_recent_start() -> None:
     assert (state.pillars[:, 1] == UNTOUCHED).all()
 
 
+def test_the_shipped_rule_hands_the_scores_over_as_they_are() -> None:
+    """All of them, with the places that no block used; the plain request's slot is not among the scored ones."""
+    config = replace(PAPER, moving_share=0.5)
+    memory = memory_of(config)
+    memory.state.kv_len.copy_(torch.tensor([20, 9, 10]))
+    drafter, selected = make_drafter(config), list[SelectInputs[Tensor]]()
+    rows = (verify(0, 4), verify(1, 1, scored=False), prompt_end(2, num_rows=5, block_rows=2))
+    batch = make_batch(memory, ScheduledStep(0, (), (), rows), scored=True)
+    memory.state.kv_len.copy_(torch.tensor([23, 10, 15]))  # the commit: three rows of slot 0 stand
+    drafter.plan(memory, batch, selected.append)
+    assert selected[0].scores is memory.scores
+    assert selected[0].scored_slot.tolist() == [0, 2, -1]
+    assert selected[0].moving_shift.tolist() == [3, 2, 0]
+    assert selected[0].scored_slot.dtype == selected[0].moving_shift.dtype == torch.int32
+
+
 def test_moving_pillars_start_after_the_last_row_that_stands() -> None:
     """Four rows from position 20 on, of which three stand; and a prompt's last two rows, both of which do."""
     config = replace(PAPER, moving_share=0.5, moving_from="last")
@@ -212,7 +233,7 @@ def test_moving_pillars_start_after_the_last_row_that_stands() -> None:
     rows = (verify(0, 4), prompt_end(2, num_rows=5, block_rows=2))
     batch = make_batch(memory, ScheduledStep(0, (), (), rows), scored=True)
     state.kv_len.copy_(torch.tensor([23, 0, 15]))  # the commit
-    drafter.plan(state, memory.scores, batch)
+    drafter.plan(memory, batch, pillar_select)
     assert state.pillars[:, 0, :, :3].tolist() == [[[14, 12, UNTOUCHED]] * 2] * 2
     assert state.pillars[:, 2, :, :3].tolist() == [[[4, 5, UNTOUCHED]] * 2] * 2
 
@@ -227,7 +248,7 @@ def test_an_average_starts_afresh_with_a_prompt() -> None:
     memory.scores[:, :2, :, :, 5] = 0.9
     batch = make_batch(memory, ScheduledStep(0, (), (), (prompt_end(0, 4, 4), verify(1, 4))), scored=True)
     state.kv_len.copy_(torch.tensor([10, 22, 0]))
-    make_drafter(config).plan(state, memory.scores, batch)
+    make_drafter(config).plan(memory, batch, pillar_select)
     assert state.pillars[:, :2, :, 0].tolist() == [[[5, 5], [3, 3]]] * 2
 
 
@@ -273,11 +294,11 @@ def test_ngram_drafts() -> None:
         (PAPER, "mean"),
         (replace(PAPER, moving_share=0.1, moving_from="diagonal"), "diagonal"),
         (replace(PAPER, moving_share=0.1, moving_from="last"), "rows"),
-        (SpeculationConfig(drafter="window"), None),
-        (SpeculationConfig(drafter="oracle"), None),
-        (SpeculationConfig(drafter="ngram"), None),
-        (SpeculationConfig(drafter="none"), None),
+        (SpeculationConfig(drafter="window"), "none"),
+        (SpeculationConfig(drafter="oracle"), "none"),
+        (SpeculationConfig(drafter="ngram"), "none"),
+        (SpeculationConfig(drafter="none"), "none"),
     ],
 )
-def test_only_pillars_need_scores(config: SpeculationConfig, planes: ScorePlanes | None) -> None:
+def test_only_pillars_need_scores(config: SpeculationConfig, planes: ScorePlanes) -> None:
     assert make_drafter(config).needs.score_planes == planes

@@ -1,4 +1,4 @@
-"""The torch executor on a GPU, in fp64 and in the types that GPUs serve with."""
+"""The torch executor on a GPU, with the reference ops: in fp64 and in the types that GPUs serve with."""
 
 from __future__ import annotations
 
@@ -69,9 +69,11 @@ def test_the_host_may_be_late() -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_serving_types_run(dtype: str) -> None:
+    """In plain torch; test_gpu_plugins.py has the kernels."""
     engine = on_gpu()
     weights = {name: weight.to(getattr(torch, dtype)) for name, weight in engine.weights.items()}
     config = type(engine.config)(engine.config.model, type(BUILD)(**(vars(BUILD) | {"dtype": dtype})))
-    outputs = LLM(LoadedEngine(config, weights, engine.codec), SPECULATION).generate(PROMPTS, greedy(40))
+    llm = LLM(LoadedEngine(config, weights, engine.codec), SPECULATION, RuntimeConfig(attention="reference"))
+    outputs = llm.generate(PROMPTS, greedy(40))
     assert [len(answer) for answer in first_answers(outputs)] == [40] * len(PROMPTS)
     assert DraftCounts.of(outputs).accepted > 0

@@ -14,7 +14,7 @@ from sparsespec.runtime.device.drafter import make_drafter
 from sparsespec.runtime.device.lookup import find_lookups
 from sparsespec.runtime.device.slot_state import SlotState
 from sparsespec.runtime.device.step_batch import DraftRows
-from sparsespec.runtime.device.torch_executor import ExecutorLimits, make_memory
+from sparsespec.runtime.device.torch_executor import ExecutorConfig, make_memory
 from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_models import tiny_model_config
 
@@ -108,8 +108,8 @@ def state_of(config: SpeculationConfig, max_seq_len: int) -> SlotState:
     build = BuildConfig(
         max_batch_size=3, max_seq_len=max_seq_len, max_num_tokens=16, max_draft_len=2, max_budget=8, dtype="float32"
     )
-    limits = ExecutorLimits(max_batch_size=3, num_pages=4)
-    state = make_memory(EngineConfig(tiny_model_config(), build), config, limits, torch.device("cpu")).state
+    engine, sizes = EngineConfig(tiny_model_config(), build), ExecutorConfig(max_batch_size=3, num_pages=4)
+    state = make_memory(engine, make_drafter(config), sizes, torch.device("cpu")).state
     state.kv_len.fill_(9)
     state.token_ids[:, :11] = torch.tensor([5, 6, 5, 7, 5, 6, 8, 8, 4, 5, 6])
     for tensor in (state.lookups, state.num_lookups):

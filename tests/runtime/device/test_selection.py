@@ -68,10 +68,10 @@ def diagonal(block: NaiveBlock) -> Array:
 
 
 def scored_blocks(kind: ScorePlanes, blocks: list[NaiveBlock], history: torch.Tensor, garbage: float) -> ScoredBlocks:
-    """`garbage` stands wherever these blocks wrote nothing."""
+    """`garbage` stands wherever these blocks wrote nothing, and in a place that is nobody's."""
     num_planes = {"mean": 1, "diagonal": 2, "rows": K + 1}[kind]
     planes = torch.full(
-        (NUM_LAYERS, len(blocks), num_planes, NUM_KV_HEADS, NUM_POSITIONS), garbage, dtype=torch.float64
+        (NUM_LAYERS, len(blocks) + 1, num_planes, NUM_KV_HEADS, NUM_POSITIONS), garbage, dtype=torch.float64
     )
     for place, block in enumerate(blocks):
         for index, plane in enumerate(planes_of(kind, block)):
@@ -95,15 +95,8 @@ def mean_of(block: NaiveBlock, num_rows: int) -> Array:
     return sum(block.rows[:num_rows]) / num_rows
 
 
-def later_by(scores: Array, steps: int) -> Array:
-    """What position p scores goes to p + steps."""
-    moved = np.zeros_like(scores)
-    moved[..., steps:] = scores[..., : scores.shape[-1] - steps]
-    return moved
-
-
 def assert_scores(found: torch.Tensor, expected: list[Array], blocks: list[NaiveBlock]) -> None:
-    """Before each block, where pillars come from; what is found beyond is of no account."""
+    """Of the blocks' tokens before each block, where pillars come from; what is found beyond is of no account."""
     for place, (block, scores) in enumerate(zip(blocks, expected, strict=True)):
         past = slice(0, block.block_start)
         np.testing.assert_allclose(found[:, place, :, past].numpy(), scores[..., past], rtol=1e-12)
@@ -134,18 +127,24 @@ def test_scores_of_blocks(
     """Planes beyond a short block's rows, and positions beyond its tokens, are other requests': any number, or NaN."""
     config = config_of(ranking) if moving is None else config_of(ranking, 0.25, moving)
     rule = make_selection_rule(config)
-    found = rule.scores(scored_blocks(rule.score_planes, blocks, no_history(), garbage))
+    found = rule.rank(scored_blocks(rule.score_planes, blocks, no_history(), garbage))
     counted = [len(block.rows) if ranking == "mean" else block.last_row + 1 for block in blocks]
-    assert_scores(found.staying, [mean_of(*part) for part in zip(blocks, counted, strict=True)], blocks)
-    assert (found.moving is None) == (moving is None)
-    if found.moving is not None:
-        expected = [
-            later_by(block.rows[block.last_row], 1)
-            if moving == "last"
-            else later_by(diagonal(block), block.last_row + 1)
-            for block in blocks
-        ]
-        assert_scores(found.moving, expected, blocks)
+    assert_scores(found.scores[:, :, 0], [mean_of(*part) for part in zip(blocks, counted, strict=True)], blocks)
+    assert found.scores.shape[2] == (1 if moving is None else 2)
+    assert found.moving_shift.dtype == torch.int32
+    if moving is not None:
+        expected = [block.rows[block.last_row] if moving == "last" else diagonal(block) for block in blocks]
+        assert_scores(found.scores[:, :, 1], expected, blocks)
+        shifts = [1 if moving == "last" else block.last_row + 1 for block in blocks]
+        assert found.moving_shift.tolist() == shifts
+
+
+@pytest.mark.parametrize("moving_share", [0.0, 0.25])
+def test_the_shipped_ranking_computes_nothing(moving_share: float) -> None:
+    """PillarSelect reads what attention left, in its place."""
+    rule = make_selection_rule(config_of(moving_share=moving_share))
+    blocks = scored_blocks(rule.score_planes, naive_blocks([2, 0], False, 1), no_history(), 0.0)
+    assert rule.rank(blocks).scores is blocks.planes
 
 
 def test_average_over_verifications() -> None:
@@ -161,8 +160,8 @@ def test_average_over_verifications() -> None:
             now[..., : block.rows.shape[3]] = mean_of(block, len(block.rows))
             average = now if block.first else 0.6 * expected[block.slot] + 0.4 * now
             expected[block.slot] = np.where(np.arange(NUM_POSITIONS) < block.kv_len, average, 0)
-        found = rule.scores(scored_blocks("mean", blocks, history, garbage=torch.nan)).staying
-        assert_scores(found, [expected[block.slot] for block in blocks], blocks)
+        found = rule.rank(scored_blocks("mean", blocks, history, garbage=torch.nan))
+        assert_scores(found.scores[:, :, 0], [expected[block.slot] for block in blocks], blocks)
         for block in blocks:
             np.testing.assert_allclose(history[:, block.slot].numpy(), expected[block.slot], rtol=1e-12)
     assert history[:, 1].isnan().all()
@@ -186,11 +185,10 @@ def test_attention_that_moves_along_goes_on(moving_from: MovingName) -> None:
         last_row=torch.tensor([1]),
         slot=torch.tensor([0]),
     )
-    moving = rule.moving
-    assert moving is not None
-    scores = moving.rank(blocks)[0, 0, 0]
-    assert scores[10] == pytest.approx(0.3)
-    assert scores[4 if moving_from == "last" else 5] == pytest.approx(0.7 if moving_from == "last" else 0.7 / 3)
+    ranked = rule.rank(blocks)
+    scores, shift = ranked.scores[0, 0, 1, 0], int(ranked.moving_shift[0])
+    assert scores[10 - shift] == pytest.approx(0.3)
+    assert scores[3] == pytest.approx(0.7 if moving_from == "last" else 0.7 / 3)
 
 
 @pytest.mark.parametrize(

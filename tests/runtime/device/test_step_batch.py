@@ -8,8 +8,9 @@ from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.device.drafter import make_drafter
 from sparsespec.runtime.device.step_batch import StepBatch, StepMemory, make_batch
-from sparsespec.runtime.device.torch_executor import ExecutorLimits, make_memory
+from sparsespec.runtime.device.torch_executor import ExecutorConfig, make_memory
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
 from tiny_models import tiny_model_config
@@ -26,9 +27,8 @@ def memory_of(device: str) -> StepMemory:
         dtype="float32", max_batch_size=6, max_seq_len=64, max_num_tokens=64, max_draft_len=K, max_budget=8, page_size=4
     )
     engine = EngineConfig(tiny_model_config(), build)
-    memory = make_memory(
-        engine, SpeculationConfig(k=K, max_lookups=3), ExecutorLimits(6, num_pages=8), torch.device(device)
-    )
+    drafter = make_drafter(SpeculationConfig(k=K, max_lookups=3))
+    memory = make_memory(engine, drafter, ExecutorConfig(6, num_pages=8), torch.device(device))
     memory.state.kv_len.copy_(torch.tensor(KV_LEN))
     positions = torch.arange(memory.state.token_ids.shape[1], device=device)
     memory.state.token_ids.copy_(1000 * torch.arange(6, device=device)[:, None] + positions)
@@ -132,10 +132,11 @@ def test_layers_are_views() -> None:
     memory = memory_of("cpu")
     batch = make_batch(memory, ScheduledStep(0, (), (), MIXED), scored=True)
     for layer, inputs in enumerate(batch.inputs.layers):
-        inputs.kv_pool.fill_(layer + 1)
-        inputs.scores.fill_(layer + 1)
-    assert [memory.kv_pool[layer].unique().item() for layer in range(2)] == [1, 2]
-    assert [memory.scores[layer].unique().item() for layer in range(2)] == [1, 2]
+        for tensor in (inputs.kv_pool, inputs.draft_lse, inputs.scores):
+            assert tensor.is_contiguous()
+            tensor.fill_(layer + 1)
+    for kept in (memory.kv_pool, memory.state.draft_lse, memory.scores):
+        assert [kept[layer].unique().item() for layer in range(2)] == [1, 2]
 
 
 def test_what_drafts_read_is_the_devices_own_memory() -> None:

@@ -8,14 +8,15 @@ from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import InputError
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device import torch_executor
-from sparsespec.runtime.device.torch_executor import ExecutorLimits, make_memory
+from sparsespec.runtime.device.drafter import make_drafter
+from sparsespec.runtime.device.torch_executor import ExecutorConfig, make_memory
 from tiny_models import tiny_model_config
 
 ENGINE = EngineConfig(
     tiny_model_config(),
     BuildConfig(dtype="float32", max_batch_size=2, max_seq_len=64, max_num_tokens=64, max_draft_len=4, max_budget=64),
 )
-LIMITS = ExecutorLimits(max_batch_size=2, num_pages=8)
+LIMITS = ExecutorConfig(max_batch_size=2, num_pages=8)
 
 
 @pytest.mark.parametrize("part", ["make_slot_state", "rope_table"])
@@ -25,7 +26,7 @@ def test_no_memory_is_told_in_a_line(part: str, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(torch_executor, part, fail)
     with pytest.raises(InputError, match=r"no memory on cpu for 2 slots and a KV cache of .*lower max_batch_size"):
-        make_memory(ENGINE, SpeculationConfig(k=4, min_budget=8), LIMITS, torch.device("cpu"))
+        make_memory(ENGINE, make_drafter(SpeculationConfig(k=4, min_budget=8)), LIMITS, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,8 @@ def test_no_memory_is_told_in_a_line(part: str, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_a_drafter_gets_the_memory_that_it_needs(speculation: SpeculationConfig, planes: int, lookups: int) -> None:
-    memory = make_memory(ENGINE, speculation, LIMITS, torch.device("cpu"))
+    memory = make_memory(ENGINE, make_drafter(speculation), LIMITS, torch.device("cpu"))
     assert memory.scores.shape[1:3] == (2 if planes else 0, planes)
-    assert memory.state.lookups.shape == (2, lookups)
+    assert memory.state.lookups.shape == (2, max(1, lookups))
+    assert memory.state.draft_lse.shape == (2, 2, max(1, speculation.draft_len), 4)
     assert memory.state.score_history.numel() == 0

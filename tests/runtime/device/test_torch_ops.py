@@ -9,12 +9,13 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding
 
 from sparsespec.builder.rope import LinearScaling, RopeScaling, YarnScaling
+from sparsespec.runtime.device.attention_ops import ReferenceAttention
 from sparsespec.runtime.device.torch_ops import TorchOps, rope_table
 from tiny_models import tiny_hf_config, tiny_model_config
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-OPS = TorchOps()
+OPS = TorchOps(ReferenceAttention())
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float64, device: str = "cpu") -> torch.Tensor:

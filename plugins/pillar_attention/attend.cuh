@@ -1,0 +1,214 @@
+// One row tile over a range of KV tiles: Q K^T, online softmax, P V on the matrix units, and scores on the way.
+#pragma once
+
+#include "pillar_attention/score.cuh"
+#include "pillar_attention/stage.cuh"
+
+namespace sparsespec {
+
+// Rotates the row tile's queries into `rows`, row-major and twisted as a KV tile; zeros beyond the packed rows.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ void stage_queries(const Worker<T, kHeadDim>& worker, unsigned char* rows, int num_rows) {
+    const PillarAttentionParams& params = worker.params;
+    const RowTile& tile = worker.tile();
+    const int part = worker.lane % kVectorLanes;
+    for (int row = worker.thread / kVectorLanes; row < num_rows; row += kThreads / kVectorLanes) {
+        const bool present = row < tile.packed_rows();
+        const int packed = present ? row : 0;
+        VectorPart q{};
+        if (present && holds_part<kHeadDim>(part)) {
+            q = load_part<T, kHeadDim>(worker.qkv_row(tile.qkv_row(packed)) + tile.query_head(packed) * kHeadDim, part);
+        }
+        const float* rope = params.rope_table + int64_t{tile.position(packed)} * kHeadDim;
+        q = rotated<T, kHeadDim>(q, static_cast<const T*>(params.q_norm), params.rms_norm_eps, rope, part);
+        if (holds_part<kHeadDim>(part)) {
+            *reinterpret_cast<uint4*>(rows + tile_offset<kHeadDim>(row, part)) = q.low;
+            *reinterpret_cast<uint4*>(rows + tile_offset<kHeadDim>(row, kHeadDim / 16 + part)) = q.high;
+        }
+    }
+}
+
+template <int kRowWarps, typename T, int kHeadDim>
+__device__ __forceinline__ void load_rows(const Worker<T, kHeadDim>& worker, const unsigned char* rows, WarpRows<kHeadDim>& mine) {
+    const RowTile& tile = worker.tile();
+    const int first = WarpShare<kRowWarps>::first_row(worker.warp);
+    const uint32_t base = shared_address(rows);
+#pragma unroll
+    for (int step = 0; step < kHeadDim / 16; ++step) {
+        const int row = first + worker.lane % 16, chunk = step * 2 + worker.lane / 16;
+        load_matrices(mine.q[step], base + tile_offset<kHeadDim>(row, chunk));
+    }
+#pragma unroll
+    for (int column = 0; column < kHeadDim / 8; ++column) {
+#pragma unroll
+        for (int index = 0; index < 4; ++index) {
+            mine.output[column][index] = 0;
+        }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int packed = min(first + worker.lane / 4 + half * 8, tile.packed_rows() - 1);
+        mine.max[half] = -INFINITY;
+        mine.sum[half] = 0;
+        mine.last_key[half] = tile.last_key(packed);
+    }
+}
+
+// logits[n] = the warp's rows times keys n * 8 to n * 8 + 7 of its share, not scaled yet.
+template <int kRowWarps, typename T, int kHeadDim, int kColumns>
+__device__ __forceinline__ void multiply_keys(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine, int stage,
+                              float (&logits)[kColumns][4]) {
+    const int first = WarpShare<kRowWarps>::first_key(worker.warp);
+    const LaneChunks<kHeadDim> keys(shared_address(worker.keys(stage)), first + worker.lane % 8 + worker.lane / 16 * 8,
+                                    worker.lane / 8 % 2);
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+        logits[column][0] = logits[column][1] = logits[column][2] = logits[column][3] = 0;
+    }
+#pragma unroll
+    for (int step = 0; step < kHeadDim / 16; ++step) {
+#pragma unroll
+        for (int pair = 0; pair < kColumns / 2; ++pair) {
+            uint32_t k[4];
+            load_matrices(k, keys.at(step, pair * 16));
+            Numbers<T>::multiply_add(logits[2 * pair], mine.q[step], k[0], k[1]);
+            Numbers<T>::multiply_add(logits[2 * pair + 1], mine.q[step], k[2], k[3]);
+        }
+    }
+}
+
+// -inf for keys that a row does not read.
+template <int kRowWarps, typename T, int kHeadDim, int kColumns>
+__device__ __forceinline__ void mask_keys(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine, int kv_tile,
+                          float (&logits)[kColumns][4]) {
+    const RowTile& tile = worker.tile();
+    const int first = WarpShare<kRowWarps>::first_key(worker.warp) + worker.lane % 4 * 2;
+    const int64_t* entries = worker.entries(kv_tile);
+    const int tile_start = kv_tile * kTileTokens;
+    // Without masked entries, and when even the first row reads the tile's last key, there is nothing to do.
+    if (!tile.work.drafts && tile_start + kTileTokens - 1 <= tile.last_key(0)) {
+        return;
+    }
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+#pragma unroll
+        for (int index = 0; index < 4; ++index) {
+            const int key = first + column * 8 + index % 2;
+            const bool read = tile_start + key <= mine.last_key[index / 2] && entries[key] != kMasked;
+            logits[column][index] = read ? logits[column][index] : -INFINITY;
+        }
+    }
+}
+
+// The rows' new maxima, in log2, over all lanes that share a row.
+template <int kHeadDim, int kColumns>
+__device__ __forceinline__ void find_max(const WarpRows<kHeadDim>& mine, const float (&logits)[kColumns][4], float (&max)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        float most = logits[0][half * 2];
+#pragma unroll
+        for (int column = 0; column < kColumns; ++column) {
+            most = fmaxf(most, fmaxf(logits[column][half * 2], logits[column][half * 2 + 1]));
+        }
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+        max[half] = fmaxf(mine.max[half], most * log2_scale<kHeadDim>());
+    }
+}
+
+// Rescales what was summed before to new maxima.
+template <int kHeadDim>
+__device__ __forceinline__ void move_base(WarpRows<kHeadDim>& mine, const float (&max)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float factor = exp2_fast(mine.max[half] - (max[half] == -INFINITY ? 0 : max[half]));
+        mine.max[half] = max[half];
+        mine.sum[half] *= factor;
+#pragma unroll
+        for (int column = 0; column < kHeadDim / 8; ++column) {
+            mine.output[column][half * 2] *= factor;
+            mine.output[column][half * 2 + 1] *= factor;
+        }
+    }
+}
+
+// Logits become weights 2^(scaled logit - max) of the rows' running softmax.
+template <int kHeadDim, int kColumns>
+__device__ __forceinline__ void update_softmax(WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
+    float max[2];
+    find_max(mine, logits, max);
+    if (__any_sync(0xffffffffu, max[0] != mine.max[0] || max[1] != mine.max[1])) {
+        move_base(mine, max);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float base = softmax_base(mine, half);
+#pragma unroll
+        for (int column = 0; column < kColumns; ++column) {
+#pragma unroll
+            for (int index = half * 2; index < half * 2 + 2; ++index) {
+                logits[column][index] = exp2_fast(fmaf(logits[column][index], log2_scale<kHeadDim>(), -base));
+                mine.sum[half] += logits[column][index];
+            }
+        }
+    }
+}
+
+template <int kRowWarps, typename T, int kHeadDim, int kColumns>
+__device__ __forceinline__ void multiply_values(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine, int stage,
+                                const float (&weights)[kColumns][4]) {
+    const int first = WarpShare<kRowWarps>::first_key(worker.warp);
+    const LaneChunks<kHeadDim> values(shared_address(worker.values(stage)), first + worker.lane % 16, worker.lane / 16);
+#pragma unroll
+    for (int pair = 0; pair < kColumns / 2; ++pair) {
+        const float(&low)[4] = weights[2 * pair];
+        const float(&high)[4] = weights[2 * pair + 1];
+        const uint32_t p[4] = {Numbers<T>::pack(low[0], low[1]), Numbers<T>::pack(low[2], low[3]),
+                               Numbers<T>::pack(high[0], high[1]), Numbers<T>::pack(high[2], high[3])};
+#pragma unroll
+        for (int step = 0; step < kHeadDim / 16; ++step) {
+            uint32_t v[4];
+            load_matrices_transposed(v, values.at(step, pair * 16));
+            Numbers<T>::multiply_add(mine.output[2 * step], p, v[0], v[1]);
+            Numbers<T>::multiply_add(mine.output[2 * step + 1], p, v[2], v[3]);
+        }
+    }
+}
+
+// Logits become probabilities by log-sum-exps that are known.
+template <int kHeadDim, int kColumns>
+__device__ __forceinline__ void exponentiate(const WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+#pragma unroll
+        for (int index = 0; index < 4; ++index) {
+            const float logit = fmaf(logits[column][index], log2_scale<kHeadDim>(), -mine.lse[index / 2]);
+            logits[column][index] = exp2_fast(fminf(logit, 0.0f));
+        }
+    }
+}
+
+// One tile that lies in shared memory.
+template <int kRowWarps, typename T, int kHeadDim>
+__device__ __forceinline__ void attend_tile(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine, int kv_tile, int stage) {
+    if (WarpShare<kRowWarps>::first_row(worker.warp) >= worker.tile().packed_rows()) {
+        return;
+    }
+    const Pass pass = worker.job().pass;
+    float weights[WarpShare<kRowWarps>::kKeys / 8][4];
+    multiply_keys<kRowWarps>(worker, mine, stage, weights);
+    mask_keys<kRowWarps>(worker, mine, kv_tile, weights);
+    if (pass.attends) {
+        update_softmax(mine, weights);
+        multiply_values<kRowWarps>(worker, mine, stage, weights);
+    } else {
+        exponentiate(mine, weights);
+    }
+    if (pass.scores) {
+        const float base[2] = {pass.attends ? softmax_base(mine, 0) : mine.lse[0],
+                               pass.attends ? softmax_base(mine, 1) : mine.lse[1]};
+        store_weights<kRowWarps>(worker, mine, base, weights);
+    }
+}
+
+}  // namespace sparsespec

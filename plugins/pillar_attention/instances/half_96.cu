@@ -1,0 +1,7 @@
+#include "pillar_attention/instance_impl.cuh"
+
+namespace sparsespec {
+
+template Status launch_instance<__half, 96>(const PillarAttentionParams&, const Occupancy&, cudaStream_t);
+
+}  // namespace sparsespec

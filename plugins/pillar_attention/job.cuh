@@ -1,0 +1,92 @@
+// What a worker is at: one row tile over a range of KV tiles. It lies in shared memory: all threads read the same, rarely,
+// and registers are short.
+#pragma once
+
+#include <cstdint>
+
+#include "pillar_plan/slot_work.cuh"
+
+namespace sparsespec {
+
+// Whole rows of a slot that go through the matrix units together for one KV head, each with all heads of the group: packed
+// row m is row m / group, head m % group.
+struct RowTile {
+    SlotWork work;
+    int kv_head;
+    int first_row;  // of the slot
+    int num_rows;
+    int group;
+    int num_keys;   // keys of its last row: tokens 0, 1, ... of the slot, or entries of a draft's list
+    int first_new;  // from this key on K and V come from qkv
+
+    __device__ __forceinline__ int packed_rows() const { return num_rows * group; }
+    __device__ __forceinline__ int position(int packed) const { return work.first_position + first_row + packed / group; }
+    __device__ __forceinline__ int query_head(int packed) const { return kv_head * group + packed % group; }
+    __device__ __forceinline__ int qkv_row(int packed) const { return work.row_start + first_row + packed / group; }
+    // Place among the slot's scored rows; negative for rows that are not scored.
+    __device__ __forceinline__ int scored_row(int row) const { return first_row + row - (work.num_rows - work.score_rows); }
+    // The last key that a packed row may read.
+    __device__ __forceinline__ int last_key(int packed) const { return work.drafts ? num_keys - 1 : position(packed); }
+};
+
+__device__ __forceinline__ RowTile row_tile(const SlotWork& work, int kv_head, int first_row, int num_rows, int group) {
+    return {work,
+            kv_head,
+            first_row,
+            num_rows,
+            group,
+            work.drafts ? work.list_len : work.first_position + first_row + num_rows,
+            work.drafts ? work.list_len - 1 : work.first_position};
+}
+
+// Tiles [begin, end) of KV tokens. Where begin > 0 or end < all, other workers do the rest of the unit.
+struct TileRange {
+    int begin;
+    int end;
+};
+
+// What a pass over the KV tiles is for.
+struct Pass {
+    bool attends;  // else it computes scores only, by log-sum-exps that are known
+    bool scores;
+};
+
+// A draft's list for one KV head: pillars that stay, pillars that move, lookups, then the recent tokens up to its own.
+struct DraftList {
+    const int32_t* pillars;
+    const int32_t* lookups;
+    int num_staying;
+    int num_moving;
+    int num_lookups;
+    int recent_start;
+    int shift;  // of the pillars that move
+};
+
+// Where a block's scores go.
+struct ScoreTarget {
+    int64_t offset;  // element of position 0 in plane 0
+    int64_t plane_stride;
+    int last_position;  // nothing is written beyond
+    float scale;        // from sums of weights to means of probabilities
+    bool adds;          // to what an earlier row tile of the block left
+};
+
+// One worker's part of a unit that it shares, in the workspace.
+struct Partial {
+    float* output;  // [partial_rows, head_dim], times the sum
+    float* max;     // [partial_rows], in log2
+    float* sum;     // [partial_rows]
+    float* halo;    // [kReach] diagonals before the range
+};
+
+struct Job {
+    RowTile tile;
+    TileRange range;
+    Pass pass;
+    bool shares;  // the unit with other workers
+    DraftList list;
+    ScoreTarget target;
+    Partial part;
+};
+
+}  // namespace sparsespec

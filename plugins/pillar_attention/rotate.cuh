@@ -1,0 +1,103 @@
+// QK-norm and RoPE of one head's vector by eight lanes, with the roundings of the torch reference.
+#pragma once
+
+#include "pillar_attention/ptx.cuh"
+
+namespace sparsespec {
+
+// Lanes that share a vector. Lane i holds numbers 8i to 8i + 7 and those half a head further on, which rotate with them.
+constexpr int kVectorLanes = 8;
+
+// One lane's part of a vector.
+struct VectorPart {
+    uint4 low;
+    uint4 high;
+};
+
+template <int kHeadDim>
+__device__ __forceinline__ bool holds_part(int part) {
+    return part * 16 < kHeadDim;
+}
+
+template <typename T, int kHeadDim>
+__device__ __forceinline__ VectorPart load_part(const T* vector, int part) {
+    return {*reinterpret_cast<const uint4*>(vector + part * 8),
+            *reinterpret_cast<const uint4*>(vector + kHeadDim / 2 + part * 8)};
+}
+
+template <typename T>
+__device__ __forceinline__ void unpack_eight(const uint4& packed, float (&numbers)[8]) {
+    const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+    for (int index = 0; index < 4; ++index) {
+        const float2 pair = Numbers<T>::unpack(words[index]);
+        numbers[2 * index] = pair.x;
+        numbers[2 * index + 1] = pair.y;
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ uint4 pack_eight(const float (&numbers)[8]) {
+    return {Numbers<T>::pack(numbers[0], numbers[1]), Numbers<T>::pack(numbers[2], numbers[3]),
+            Numbers<T>::pack(numbers[4], numbers[5]), Numbers<T>::pack(numbers[6], numbers[7])};
+}
+
+template <typename T>
+__device__ __forceinline__ float rounded(float x) {
+    return Numbers<T>::to_float(Numbers<T>::from_float(x));
+}
+
+template <typename T>
+__device__ __forceinline__ void scale_by(float (&numbers)[8], float factor, const uint4& weights) {
+    float weight[8];
+    unpack_eight<T>(weights, weight);
+#pragma unroll
+    for (int index = 0; index < 8; ++index) {
+        numbers[index] = rounded<T>(rounded<T>(numbers[index] * factor) * weight[index]);
+    }
+}
+
+// x / rms(x) * norm, over all lanes of the vector. Every lane of the warp takes part.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ void normalize(float (&low)[8], float (&high)[8], const T* norm, float eps, int part) {
+    float squares = 0;
+#pragma unroll
+    for (int index = 0; index < 8; ++index) {
+        squares += low[index] * low[index] + high[index] * high[index];
+    }
+    squares = holds_part<kHeadDim>(part) ? squares : 0;
+#pragma unroll
+    for (int step = 1; step < kVectorLanes; step *= 2) {
+        squares += __shfl_xor_sync(0xffffffffu, squares, step);
+    }
+    if (holds_part<kHeadDim>(part)) {
+        const float factor = rsqrtf(squares / kHeadDim + eps);
+        const VectorPart weights = load_part<T, kHeadDim>(norm, part);
+        scale_by<T>(low, factor, weights.low);
+        scale_by<T>(high, factor, weights.high);
+    }
+}
+
+// The vector after QK-norm, if norm is not null, and RoPE. `rope`: the position's row of rope_table. Every lane of the
+// warp takes part; lanes that hold no part get and give zeros.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ VectorPart rotated(const VectorPart& vector, const T* norm, float eps, const float* rope, int part) {
+    float low[8], high[8], turned_low[8] = {}, turned_high[8] = {};
+    unpack_eight<T>(vector.low, low);
+    unpack_eight<T>(vector.high, high);
+    if (norm != nullptr) {
+        normalize<T, kHeadDim>(low, high, norm, eps, part);
+    }
+    if (holds_part<kHeadDim>(part)) {
+#pragma unroll
+        for (int index = 0; index < 8; ++index) {
+            const float cosine = rope[part * 8 + index], sine = rope[kHeadDim / 2 + part * 8 + index];
+            // Not fused into multiply-adds: the reference rounds the products too, and so every bit is the same.
+            turned_low[index] = __fsub_rn(__fmul_rn(low[index], cosine), __fmul_rn(high[index], sine));
+            turned_high[index] = __fadd_rn(__fmul_rn(high[index], cosine), __fmul_rn(low[index], sine));
+        }
+    }
+    return {pack_eight<T>(turned_low), pack_eight<T>(turned_high)};
+}
+
+}  // namespace sparsespec

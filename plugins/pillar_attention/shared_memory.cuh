@@ -1,0 +1,75 @@
+// The shared memory of one worker (a thread block), and where in it things lie.
+#pragma once
+
+#include <cstdint>
+
+#include "pillar_attention/job.cuh"
+#include "pillar_attention/params.h"
+
+namespace sparsespec {
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / 32;
+constexpr int kMaxStages = 5;
+// Tiles whose tokens are known: the one at work, those under way, and the next.
+constexpr int kEntryTiles = kMaxStages + 1;
+// Rows of probabilities in `weights` are this far apart, so that a warp's accesses fall into different banks.
+constexpr int kWeightStride = kTileTokens + 8;
+// A diagonal reaches back so many tokens at most; a multiple of 16 that kMaxBlockRows - 1 fits.
+constexpr int kReach = 16;
+
+// Besides the stages; the dynamic part of a worker's shared memory starts with it.
+struct alignas(128) WorkerShared {
+    int64_t entries[kEntryTiles][kTileTokens];         // of each tile's tokens: see kMasked
+    uint16_t weights[kTileRows][kWeightStride];        // fp16 probabilities of scored rows, times 2^kWeightExponent
+    float diagonal[kWarps][kReach + kTileTokens];      // sums of one warp's rows, from kReach tokens before the tile on
+    float mean[kWarps][kTileTokens];                   // the same, for each token of the tile
+    float carry[2][kReach];                            // what the tile before left to the last tokens of its diagonal
+    float row_max[kWarps][16];                         // of a warp's rows over its keys, in log2
+    float row_sum[kWarps][16];
+    float lse[kMaxBlockRows * kMaxGroup];              // of the block's packed rows, in log2
+    Job job;
+    int last_to_arrive;
+};
+
+// An entry says where a token's key begins in the pool, in numbers; this one is of a key that nobody reads.
+constexpr int kMasked = -1;
+
+// One stage holds the keys and then the values of a tile.
+__host__ __device__ constexpr int stage_bytes(int head_dim) {
+    return 2 * kTileTokens * head_dim * 2;
+}
+
+__host__ __device__ constexpr int shared_bytes(int head_dim, int num_stages) {
+    return static_cast<int>(sizeof(WorkerShared)) + num_stages * stage_bytes(head_dim);
+}
+
+// Byte offset of 16-byte chunk `chunk` of row `row` in a tile: XOR keeps the eight rows that one matrix load touches in
+// different banks. A row of 96 numbers is one and a half times 128 bytes, so there two rows share a pattern.
+template <int kHeadDim>
+__device__ __forceinline__ int tile_offset(int row, int chunk) {
+    const int twist = kHeadDim == 96 ? (row / 2) % 4 : row % 8;
+    return row * (kHeadDim * 2) + (chunk ^ twist) * 16;
+}
+
+// Where a lane finds 16-byte chunk 2 * step + odd of a row, for all steps: the twist repeats, so few addresses do, and what
+// is left is constant.
+template <int kHeadDim>
+struct LaneChunks {
+    static constexpr int kPeriod = kHeadDim == 96 ? 2 : 4;
+    uint32_t first[kPeriod];
+
+    __device__ __forceinline__ LaneChunks(uint32_t tile, int row, int odd) {
+#pragma unroll
+        for (int step = 0; step < kPeriod; ++step) {
+            first[step] = tile + tile_offset<kHeadDim>(row, 2 * step + odd);
+        }
+    }
+
+    // Of the row that is `rows` further down, a multiple of 16.
+    __device__ __forceinline__ uint32_t at(int step, int rows) const {
+        return first[step % kPeriod] + step / kPeriod * kPeriod * 32 + rows * kHeadDim * 2;
+    }
+};
+
+}  // namespace sparsespec

@@ -1,0 +1,63 @@
+// PillarPlan: the work of one step divided over the workers of PillarAttention, once for all layers.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "common/status.h"
+
+namespace sparsespec {
+
+// plugins/phase.py says the same.
+enum class Phase : int32_t { kPrefill = 0, kDraft = 1, kVerify = 2, kIdle = 3 };
+
+// Lengths of a step, [max_batch_size] int32 on the device, row_start one longer. See StepInputs in
+// pillar_attention/inputs.py.
+struct StepLengths {
+    int32_t max_batch_size;
+    const int32_t* row_start;
+    const int32_t* phase;
+    const int32_t* draft_index;
+    const int32_t* score_rows;
+    const int32_t* kv_len;
+    const int32_t* recent_start;
+    const int32_t* num_staying;
+    const int32_t* num_moving;
+    const int32_t* num_lookups;
+};
+
+struct PillarPlanParams {
+    int32_t num_heads;
+    int32_t num_kv_heads;
+    int32_t head_dim;
+    StepLengths step;
+    int32_t* plan;  // [plan_size(max_batch_size)]
+};
+
+// More workers than any device has room for at once; the plan's size does not depend on the device.
+constexpr int32_t kMaxWorkers = 1024;
+
+// Where a worker starts. The same eight int32 in the plan.
+struct alignas(16) WorkerStart {
+    int32_t active;        // place in the plan's list of slots at work; their number where no work is left
+    int32_t unit;          // which of the slot's units, see slot_work.cuh
+    int32_t tile;          // first tile of that unit; above 0 where an earlier worker started it
+    int32_t first_worker;  // of the unit, if tile > 0
+    int32_t last_worker;   // of the unit, if tile > 0
+    int32_t num_parts;     // workers that have tiles of the unit, if tile > 0
+    int32_t reserved;
+    uint32_t arrived;  // of the unit that starts in this worker and goes on: parts finished. 0 between launches
+};
+
+// int32 in a plan: kMaxWorkers + 1 starts, then the slots at work in ascending order.
+constexpr int64_t plan_size(int64_t max_batch_size) {
+    return (kMaxWorkers + 1) * int64_t{sizeof(WorkerStart) / sizeof(int32_t)} + max_batch_size;
+}
+
+// Workers that PillarAttention runs on the current device: as many as fit at once. Both launches ask this.
+Status attention_workers(int32_t head_dim, int32_t* num_workers);
+
+Status launch_pillar_plan(const PillarPlanParams& params, cudaStream_t stream);
+
+}  // namespace sparsespec

@@ -1,0 +1,65 @@
+"""Which of attention_ops runs: the plugins where a GPU serves a 16-bit engine, the references everywhere else."""
+
+from __future__ import annotations
+
+import torch
+
+from sparsespec.builder.engine_dir import EngineConfig
+from sparsespec.builder.errors import InputError
+from sparsespec.plugins.library import PluginsUnavailableError, plugin_host_path, plugin_library_path
+from sparsespec.runtime.config import AttentionName
+from sparsespec.runtime.device.attention_ops import AttentionOps, OracleAttention, ReferenceAttention
+from sparsespec.runtime.device.drafter import Drafter
+from sparsespec.runtime.device.plugin_ops import PluginAttention
+
+# What the kernels are built for; plugins/pillar_attention/params.h says the same.
+_HEAD_DIMS = (64, 96, 128)
+_PAGE_SIZES = (16, 32, 64)
+_MOST_QUERY_HEADS = 16  # that share a KV head
+_MOST_BLOCK_ROWS = 17
+_EVERYWHERE = "--attention reference works everywhere"
+
+
+def choose_attention(
+    choice: AttentionName, engine: EngineConfig, drafter: Drafter, device: torch.device
+) -> AttentionOps:
+    """What `choice` means here.
+
+    Raises InputError where plugins are asked for, or are what auto takes on this device, and cannot be had.
+    """
+    served = device.type == "cuda" and engine.build.element_size == 2
+    if choice == "reference" or (choice == "auto" and (drafter.needs.oracle or not served)):
+        return OracleAttention() if drafter.needs.oracle else ReferenceAttention()
+    _check(engine, drafter, device)
+    return _plugins()
+
+
+def _check(engine: EngineConfig, drafter: Drafter, device: torch.device) -> None:
+    model, build = engine.model, engine.build
+    group, block_rows = model.num_heads // model.num_kv_heads, drafter.config.draft_len + 1
+    _expect(device.type == "cuda", "a CUDA device", device.type)
+    _expect(build.element_size == 2, "an engine of bfloat16 or float16", build.dtype)
+    _expect(not drafter.needs.oracle, "a drafter whose pillars are chosen before its rows run", drafter.config.drafter)
+    _expect(model.head_dim in _HEAD_DIMS, f"head_dim {_listed(_HEAD_DIMS)}", model.head_dim)
+    _expect(build.page_size in _PAGE_SIZES, f"page_size {_listed(_PAGE_SIZES)}", build.page_size)
+    _expect(group <= _MOST_QUERY_HEADS, f"at most {_MOST_QUERY_HEADS} query heads for each KV head", group)
+    _expect(block_rows <= _MOST_BLOCK_ROWS, f"at most {_MOST_BLOCK_ROWS} rows (k + 1) in a verification", block_rows)
+
+
+def _plugins() -> PluginAttention:
+    # Loaded where it is used: nobody else needs its libraries.
+    from sparsespec.plugins.plugin_host import PluginError, PluginLibrary
+
+    try:
+        return PluginAttention(PluginLibrary(plugin_library_path(), plugin_host_path()))
+    except (PluginsUnavailableError, PluginError) as error:
+        raise InputError(f"attention plugins: {error}; {_EVERYWHERE}") from error
+
+
+def _expect(condition: bool, expected: str, found: object) -> None:
+    if not condition:
+        raise InputError(f"attention plugins: expected {expected}, found {found}; {_EVERYWHERE}")
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return f"{', '.join(map(str, numbers[:-1]))} or {numbers[-1]}"

@@ -1,0 +1,118 @@
+"""The project's own ops by its plugins: the CUDA kernels, called as TensorRT calls them but without it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
+from sparsespec.plugins.pillar_select.inputs import SelectInputs
+
+
+class Plugin(Protocol):
+    """What is used of plugins.plugin_host.Plugin."""
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Enqueue on the current stream of the inputs' device; an output may be an input that is updated in place."""
+
+
+class PluginSource(Protocol):
+    """What is used of plugins.plugin_host.PluginLibrary."""
+
+    def create(self, name: str, fields: Mapping[str, int | float | str]) -> Plugin:
+        """A plugin by the name of its creator."""
+
+
+class PluginAttention:
+    """attention_ops.AttentionOps by plugins. Nothing waits for the device, and no value of it is read here."""
+
+    def __init__(self, library: PluginSource) -> None:
+        self._library = library
+        self._select = library.create("PillarSelect", {})
+        self._plans: dict[PillarAttentionParams, Plugin] = {}
+        self._attentions: dict[tuple[PillarAttentionParams, bool], Plugin] = {}  # with QK-norm or without
+
+    def plan(self, params: PillarAttentionParams, step: StepInputs[Tensor]) -> Tensor:
+        """See AttentionOps."""
+        if params not in self._plans:
+            self._plans[params] = self._library.create("PillarPlan", _plan_fields(params))
+        return self._plans[params].run(_plan_inputs(step))[0]
+
+    def attention(self, params: PillarAttentionParams, inputs: AttentionInputs[Tensor]) -> Tensor:
+        """See AttentionOps."""
+        if len(inputs.qkv) == 0:  # all requests wait for their places in the stagger
+            return inputs.qkv.new_empty(0, params.num_heads * params.head_dim)
+        kind = (params, inputs.qk_norm is not None)
+        if kind not in self._attentions:
+            self._attentions[kind] = self._library.create("PillarAttention", _attention_fields(*kind))
+        return self._attentions[kind].run(_attention_inputs(params, inputs))[0]
+
+    def select(self, inputs: SelectInputs[Tensor]) -> None:
+        """See AttentionOps."""
+        self._select.run(
+            [
+                inputs.scores,
+                inputs.scored_slot,
+                inputs.moving_shift,
+                inputs.recent_start,
+                inputs.num_staying,
+                inputs.num_moving,
+                inputs.pillars,
+            ]
+        )
+
+
+def _plan_fields(params: PillarAttentionParams) -> Mapping[str, int | float | str]:
+    return {"num_heads": params.num_heads, "num_kv_heads": params.num_kv_heads, "head_dim": params.head_dim}
+
+
+def _attention_fields(params: PillarAttentionParams, has_qk_norm: bool) -> Mapping[str, int | float | str]:
+    return {
+        **_plan_fields(params),
+        "page_size": params.page_size,
+        "rms_norm_eps": params.rms_norm_eps,
+        "qk_norm": int(has_qk_norm),
+        "score_planes": params.score_planes,
+        "score_normalizer": params.score_normalizer,
+    }
+
+
+def _plan_inputs(step: StepInputs[Tensor]) -> list[Tensor]:
+    return [
+        step.row_start,
+        step.phase,
+        step.draft_index,
+        step.score_rows,
+        step.kv_len,
+        step.recent_start,
+        step.num_staying,
+        step.num_moving,
+        step.num_lookups,
+    ]
+
+
+def _attention_inputs(params: PillarAttentionParams, inputs: AttentionInputs[Tensor]) -> list[Tensor]:
+    layer, step, norm = inputs.layer, inputs.step, inputs.qk_norm
+    return [
+        inputs.qkv,
+        layer.kv_pool,
+        layer.draft_lse,
+        layer.pillars,
+        step.row_start,
+        step.phase,
+        step.draft_index,
+        step.score_rows,
+        step.kv_len,
+        step.recent_start,
+        step.num_staying,
+        step.num_moving,
+        step.lookups,
+        step.num_lookups,
+        step.page_table,
+        step.rope_table,
+        inputs.plan,
+        *(() if params.score_planes == "none" else (step.score_index, layer.scores)),
+        *(() if norm is None else (norm.q_norm, norm.k_norm)),
+    ]

@@ -1,0 +1,129 @@
+"""Plugins without kernels: each takes its inputs by their places in docs/plugins.md and hands them to the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sparsespec.plugins.pillar_attention.inputs import (
+    AttentionInputs,
+    LayerInputs,
+    PillarAttentionParams,
+    QkNorm,
+    StepInputs,
+)
+from sparsespec.plugins.pillar_attention.reference import pillar_attention
+from sparsespec.plugins.pillar_select.inputs import SelectInputs
+from sparsespec.plugins.pillar_select.reference import pillar_select
+
+Fields = Mapping[str, int | float | str]
+PLAN_MARK = 1234
+
+
+@dataclass
+class FakeLibrary:
+    """Remembers what was made and what was run."""
+
+    created: list[tuple[str, Fields]] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+
+    def create(self, name: str, fields: Fields) -> FakePlugin:
+        self.created.append((name, fields))
+        return FakePlugin(self, name, fields)
+
+
+@dataclass(frozen=True)
+class FakePlugin:
+    """Refuses what a plugin would."""
+
+    library: FakeLibrary
+    name: str
+    fields: Fields
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        self.library.runs.append(self.name)
+        for place, tensor in enumerate(inputs):
+            _expect(tensor.is_contiguous(), f"{self.name}: input {place} is not contiguous")
+            _expect(tensor.numel() > 0, f"{self.name}: input {place} is empty")
+        if self.name == "PillarPlan":
+            return self._plan(inputs)
+        return self._attention(inputs) if self.name == "PillarAttention" else self._select(inputs)
+
+    def _plan(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        shapes = [list(tensor.shape) for tensor in inputs]
+        _expect(shapes == [[len(inputs[1]) + 1], *[[len(inputs[1])]] * 8], f"PillarPlan: shapes {shapes}")
+        _expect_ints(inputs)
+        return [torch.full((3,), PLAN_MARK, dtype=torch.int32)]
+
+    def _attention(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        params = self._params()
+        qkv, kv_pool, draft_lse, pillars, *step = inputs[:16]
+        _expect(inputs[16].tolist() == [PLAN_MARK] * 3, f"PillarAttention: plan {inputs[16]}")
+        _expect_ints((pillars, *step[:-1]))
+        rest = list(inputs[17:])
+        scored = params.score_planes != "none"
+        score_index, scores = (rest.pop(0), rest.pop(0)) if scored else (torch.zeros_like(step[1]), draft_lse[:0])
+        norm = QkNorm(rest.pop(0), rest.pop(0)) if self.fields["qk_norm"] else None
+        _expect(not rest, f"PillarAttention: {len(inputs)} inputs")
+        row_start, phase, draft_index, score_rows, kv_len, recent_start, num_staying, num_moving = step[:8]
+        lookups, num_lookups, page_table, rope_table = step[8:]
+        output = pillar_attention(
+            params,
+            AttentionInputs(
+                qkv=qkv,
+                qk_norm=norm,
+                layer=LayerInputs(kv_pool=kv_pool, draft_lse=draft_lse, pillars=pillars, scores=scores),
+                step=StepInputs(
+                    row_start=row_start,
+                    phase=phase,
+                    draft_index=draft_index,
+                    score_rows=score_rows,
+                    score_index=score_index,
+                    kv_len=kv_len,
+                    recent_start=recent_start,
+                    num_staying=num_staying,
+                    num_moving=num_moving,
+                    lookups=lookups,
+                    num_lookups=num_lookups,
+                    page_table=page_table,
+                    rope_table=rope_table,
+                ),
+                plan=inputs[16],
+            ),
+        )
+        return [output, kv_pool, draft_lse, *([scores] if scored else [])]
+
+    def _select(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        scores, scored_slot, moving_shift, recent_start, num_staying, num_moving, pillars = inputs
+        _expect_ints(inputs[1:])
+        sizes = (scores.shape[1], len(scored_slot), len(moving_shift))
+        _expect(len({*sizes}) == 1, f"PillarSelect: scores of {sizes} slots")
+        pillar_select(
+            SelectInputs(
+                scores=scores,
+                scored_slot=scored_slot,
+                moving_shift=moving_shift,
+                recent_start=recent_start,
+                num_staying=num_staying,
+                num_moving=num_moving,
+                pillars=pillars,
+            )
+        )
+        return [pillars]
+
+    def _params(self) -> PillarAttentionParams:
+        return PillarAttentionParams(**{name: value for name, value in self.fields.items() if name != "qk_norm"})  # type: ignore[arg-type]
+
+
+# Not `assert`: python -O would leave it out here.
+def _expect(condition: bool, found: str) -> None:
+    if not condition:
+        raise AssertionError(found)
+
+
+def _expect_ints(tensors: Sequence[Tensor]) -> None:
+    types = [tensor.dtype for tensor in tensors]
+    _expect(types == [torch.int32] * len(types), f"expected int32, found {types}")

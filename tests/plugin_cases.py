@@ -1,0 +1,185 @@
+"""What docs/plugins.md promises about every plugin, as data, and the compiled plugins if they are here."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import pytest
+
+from sparsespec.plugins.library import PluginsUnavailableError, plugin_host_path, plugin_library_path
+from sparsespec.plugins.plugin_handle import DataType, EnginePhase, PluginField, PluginHandle, PluginTensors, TensorDesc
+from sparsespec.plugins.plugin_host import PluginLibrary, plugin_field
+
+INT32 = frozenset({DataType.INT32})
+FLOAT32 = frozenset({DataType.FLOAT32})
+MODEL = frozenset({DataType.FLOAT16, DataType.BFLOAT16})
+SCORE = frozenset({DataType.FLOAT32, DataType.FLOAT16})
+
+SIZES = {
+    "B": 3,
+    "B + 1": 4,
+    "plan": 1025 * 8 + 3,
+    "rows": 5,
+    "pages": 7,
+    "drafts": 4,
+    "budget": 11,
+    "lookups": 6,
+    "max_pages": 9,
+    "positions": 144,
+    "scored": 2,
+    "layers": 10,
+}
+
+
+@dataclass(frozen=True)
+class TensorCase:
+    """A tensor that a plugin takes or gives. shape: numbers, or keys of SIZES."""
+
+    name: str
+    types: frozenset[DataType]
+    shape: tuple[int | str, ...]
+
+    def desc(self, dtype: DataType) -> TensorDesc:
+        """With SIZES, and `dtype` if this tensor may have it."""
+        sizes = tuple(SIZES[each] if isinstance(each, str) else each for each in self.shape)
+        return TensorDesc(sizes, dtype if dtype in self.types else min(self.types))
+
+
+@dataclass(frozen=True)
+class PluginCase:
+    """One configured plugin."""
+
+    label: str
+    name: str
+    fields: tuple[PluginField, ...]
+    inputs: tuple[TensorCase, ...]
+    outputs: tuple[TensorCase, ...]
+    aliases: tuple[int | None, ...]
+    has_workspace: bool = False
+
+    def tensors(self, dtype: DataType = DataType.FLOAT16) -> PluginTensors:
+        """Tensors that fit; those of the model and of scores have `dtype` if they may."""
+        inputs = tuple(each.desc(dtype) for each in self.inputs)
+        return PluginTensors(inputs, tuple(each.desc(dtype) for each in self.outputs))
+
+    def create(self) -> PluginHandle:
+        """As for a build."""
+        return plugin_library().create_handle(self.name, self.fields, EnginePhase.BUILD)
+
+    def with_fields(self, fields: tuple[PluginField, ...]) -> PluginCase:
+        """The same but for its fields."""
+        return replace(self, fields=fields)
+
+
+@functools.cache
+def plugin_library() -> PluginLibrary:
+    """This project's plugins; skips the test if they were not built."""
+    try:
+        return PluginLibrary(plugin_library_path(), plugin_host_path())
+    except PluginsUnavailableError as error:
+        pytest.skip(str(error))
+
+
+def _int32(name: str, *shape: int | str) -> TensorCase:
+    return TensorCase(name, INT32, shape)
+
+
+def _fields(**values: int | float | str) -> tuple[PluginField, ...]:
+    return tuple(plugin_field(name, value) for name, value in values.items())
+
+
+_STEP = ("phase", "draft_index", "score_rows", "kv_len", "recent_start", "num_staying", "num_moving")
+_STEP_TENSORS = (_int32("row_start", "B + 1"), *(_int32(name, "B") for name in _STEP))
+
+PILLAR_PLAN = PluginCase(
+    label="plan",
+    name="PillarPlan",
+    fields=_fields(num_heads=8, num_kv_heads=2, head_dim=64),
+    inputs=(*_STEP_TENSORS, _int32("num_lookups", "B")),
+    outputs=(_int32("plan", "plan"),),
+    aliases=(None,),
+)
+
+_KV_POOL = TensorCase("kv_pool", MODEL, ("pages", 2, 2, 16, 96))
+_DRAFT_LSE = TensorCase("draft_lse", FLOAT32, ("B", "drafts", 6))
+
+PILLAR_ATTENTION = PluginCase(
+    label="attention",
+    name="PillarAttention",
+    fields=_fields(num_heads=6, num_kv_heads=2, head_dim=96, page_size=16),
+    inputs=(
+        TensorCase("qkv", MODEL, ("rows", 960)),
+        _KV_POOL,
+        _DRAFT_LSE,
+        _int32("pillars", "B", 2, "budget"),
+        *_STEP_TENSORS,
+        _int32("lookups", "B", "lookups"),
+        _int32("num_lookups", "B"),
+        _int32("page_table", "B", "max_pages"),
+        TensorCase("rope_table", FLOAT32, ("positions", 96)),
+        _int32("plan", "plan"),
+    ),
+    outputs=(TensorCase("output", MODEL, ("rows", 576)), _KV_POOL, _DRAFT_LSE),
+    aliases=(None, 1, 2),
+    has_workspace=True,
+)
+
+
+def _scored(planes: str, num_planes: int) -> PluginCase:
+    scores = TensorCase("scores", SCORE, ("scored", num_planes, 2, "positions"))
+    return PluginCase(
+        label=f"attention-{planes}",
+        name=PILLAR_ATTENTION.name,
+        fields=(*PILLAR_ATTENTION.fields, plugin_field("score_planes", planes)),
+        inputs=(*PILLAR_ATTENTION.inputs, _int32("score_index", "B"), scores),
+        outputs=(*PILLAR_ATTENTION.outputs, scores),
+        aliases=(None, 1, 2, 18),
+        has_workspace=True,
+    )
+
+
+def _with_norm(case: PluginCase) -> PluginCase:
+    norms = tuple(TensorCase(name, MODEL, (96,)) for name in ("q_norm", "k_norm"))
+    fields = (*case.fields, plugin_field("qk_norm", 1), plugin_field("rms_norm_eps", 1e-5))
+    return replace(case, label=f"{case.label}-norm", fields=fields, inputs=(*case.inputs, *norms))
+
+
+_PILLARS = _int32("pillars", "layers", "B", 2, "budget")
+
+
+def _select(num_planes: int) -> PluginCase:
+    scores = TensorCase("scores", SCORE, ("layers", "scored", num_planes, 2, "positions"))
+    by_scored = (_int32("scored_slot", "scored"), _int32("moving_shift", "scored"))
+    by_slot = tuple(_int32(name, "B") for name in ("recent_start", "num_staying", "num_moving"))
+    return PluginCase(
+        label=f"select-{num_planes}",
+        name="PillarSelect",
+        fields=(),
+        inputs=(scores, *by_scored, *by_slot, _PILLARS),
+        outputs=(_PILLARS,),
+        aliases=(6,),
+    )
+
+
+CASES = (
+    PILLAR_PLAN,
+    PILLAR_ATTENTION,
+    _with_norm(PILLAR_ATTENTION),
+    _scored("mean", 1),
+    _scored("diagonal", 2),
+    _scored("rows", 9),
+    _with_norm(_scored("rows", 17)),
+    _select(1),
+    _select(2),
+)
+
+every_plugin = pytest.mark.parametrize("case", CASES, ids=[case.label for case in CASES])
+
+
+def altered(tensors: PluginTensors, place: int, desc: TensorDesc) -> PluginTensors:
+    """`tensors` with another one at a place among inputs, then outputs."""
+    num_inputs = len(tensors.inputs)
+    every = (*tensors.inputs, *tensors.outputs)
+    every = (*every[:place], desc, *every[place + 1 :])
+    return PluginTensors(every[:num_inputs], every[num_inputs:])

@@ -1,0 +1,253 @@
+"""PillarAttention's kernels, called through the plugin host, against the torch reference on the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from attention_cases import CaseKind, copy_case, make_case, random_slots
+from naive_attention import NaiveSlot
+from sparsespec.plugins.library import plugin_host_path, plugin_library_path
+from sparsespec.plugins.phase import Phase
+from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, ScorePlanes
+from sparsespec.plugins.pillar_attention.reference import pillar_attention
+from sparsespec.plugins.plugin_host import PluginLibrary
+from sparsespec.runtime.device.plugin_ops import PluginAttention
+
+pytestmark = pytest.mark.gpu
+
+# Largest error of outputs of order one: the reference keeps probabilities in fp32, the kernels multiply them in 16
+# bits, and both round the output.
+OUTPUT_TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
+# Of whole tensors, |found - expected| / |expected|.
+RELATIVE_TOLERANCE = {torch.float16: 6e-4, torch.bfloat16: 5e-3}
+# Queries and keys are rotated to the same bits; QK-norm sums squares in another order, which may round one differently.
+LSE_TOLERANCE = {False: 2e-5, True: 1e-2}
+# Scores add 11-bit probabilities; those stored in fp16 are rounded, at worst to its smallest number.
+SCORE_TOLERANCE = {torch.float32: (2e-3, 1e-8), torch.float16: (3e-3, 1e-7)}
+
+Record = Callable[[str, object], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the kernels returned and left behind, and what the reference did."""
+
+    output: Tensor
+    inputs: AttentionInputs[Tensor]
+    expected_output: Tensor
+    expected: AttentionInputs[Tensor]
+    before: AttentionInputs[Tensor]
+
+
+@pytest.fixture(scope="module")
+def kernels() -> PluginAttention:
+    return PluginAttention(PluginLibrary(plugin_library_path(), plugin_host_path()))
+
+
+def run_both(kernels: PluginAttention, kind: CaseKind, slots: tuple[NaiveSlot, ...]) -> Found:
+    before = make_case(kind, slots)
+    expected, given = copy_case(before), copy_case(before)
+    plan = kernels.plan(kind.params, given.step)
+    given = replace(given, plan=plan)
+    starts = plan.clone()
+    # The allocator hands the same memory out again: what is not written shows.
+    poison = torch.full(
+        (len(given.qkv), kind.params.num_heads * kind.params.head_dim), torch.nan, dtype=kind.dtype
+    ).cuda()
+    del poison
+    output = kernels.attention(kind.params, given)
+    torch.cuda.synchronize()
+    assert torch.equal(plan, starts)
+    return Found(output, given, pillar_attention(kind.params, expected), expected, before)
+
+
+def check(kernels: PluginAttention, kind: CaseKind, slots: tuple[NaiveSlot, ...], record: Record) -> None:
+    found = run_both(kernels, kind, slots)
+    name = name_of(kind.dtype)
+    difference = (found.output.double() - found.expected_output.double()).abs()
+    norm = found.expected_output.double().norm().clamp(min=1e-9)
+    assert not found.output.isnan().any()
+    record(f"output, largest error, {name}", float(difference.max()) if len(difference) else 0.0)
+    record(f"output, relative error, {name}", float(difference.norm() / norm))
+    assert difference.numel() == 0 or difference.max() <= OUTPUT_TOLERANCE[kind.dtype]
+    assert difference.norm() <= RELATIVE_TOLERANCE[kind.dtype] * norm
+    check_pool(kind, found, record)
+    lse = (found.inputs.layer.draft_lse, found.expected.layer.draft_lse)
+    torch.testing.assert_close(*lse, rtol=2e-6, atol=LSE_TOLERANCE[kind.qk_norm], equal_nan=True)
+    scores, expected = found.inputs.layer.scores, found.expected.layer.scores
+    rtol, atol = SCORE_TOLERANCE[kind.score_dtype]
+    torch.testing.assert_close(scores, expected, rtol=rtol, atol=atol, equal_nan=True)
+    written = ~expected.isnan()
+    if written.any():
+        error = (scores.double() - expected.double())[written].norm() / expected.double()[written].norm()
+        record(f"scores, relative error, {name_of(kind.score_dtype)}", float(error))
+
+
+def check_pool(kind: CaseKind, found: Found, record: Record) -> None:
+    """Bit by bit, but for the keys of the step's rows under QK-norm."""
+    pool, expected, before = (case.layer.kv_pool for case in (found.inputs, found.expected, found.before))
+    bits = [tensor.view(torch.int16) for tensor in (pool, expected, before)]
+    touched = (bits[1] != bits[2]).any(dim=-1)
+    assert torch.equal(bits[0][:, 1], bits[1][:, 1])
+    assert torch.equal(bits[0][~touched], bits[1][~touched])
+    if not kind.qk_norm:
+        assert torch.equal(bits[0], bits[1])
+    elif touched.any():
+        error = float((pool[touched].double() - expected[touched].double()).abs().max())
+        record(f"appended keys under QK-norm, largest error, {name_of(kind.dtype)}", error)
+        assert error <= OUTPUT_TOLERANCE[kind.dtype]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def params_of(
+    group: int, head_dim: int, page_size: int, planes: ScorePlanes = "diagonal", kv_heads: int = 2
+) -> PillarAttentionParams:
+    return PillarAttentionParams(
+        num_heads=group * kv_heads, num_kv_heads=kv_heads, head_dim=head_dim, page_size=page_size, score_planes=planes
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("head_dim", [64, 96, 128])
+@pytest.mark.parametrize("page_size", [16, 32, 64])
+def test_all_phases_mixed(
+    kernels: PluginAttention, record_property: Record, dtype: torch.dtype, head_dim: int, page_size: int
+) -> None:
+    for group in range(1, 17):
+        params = params_of(group, head_dim, page_size)
+        for seed in range(3):
+            number = ((group * 3 + seed) * 64 + page_size) * 128 + head_dim
+            kind = CaseKind(params, dtype, number, qk_norm=seed == 1, huge_key=seed == 2)
+            check(kernels, kind, random_slots(number, 24, 900), record_property)
+
+
+@pytest.mark.parametrize("planes", ["mean", "diagonal", "rows", "none"])
+@pytest.mark.parametrize("normalizer", ["draft", "exact"])
+@pytest.mark.parametrize("score_dtype", [torch.float32, torch.float16], ids=str)
+def test_scores(
+    kernels: PluginAttention, record_property: Record, planes: ScorePlanes, normalizer: str, score_dtype: torch.dtype
+) -> None:
+    for seed, group in enumerate((1, 3, 4, 7, 16)):
+        params = replace(params_of(group, 128, 16, planes), score_normalizer=normalizer)  # type: ignore[arg-type]
+        for huge in (False, True):
+            kind = CaseKind(params, torch.bfloat16, seed, score_dtype=score_dtype, huge_key=huge)
+            slots = tuple(
+                NaiveSlot(Phase.VERIFY, rows, kv_len, score_rows=rows)
+                for rows, kv_len in ((9, 3000), (17, 700), (1, 130), (2, 64), (17, 0), (9, 5))
+            )
+            prompts = (NaiveSlot(Phase.PREFILL, 300, 0, score_rows=9), NaiveSlot(Phase.PREFILL, 17, 400, score_rows=17))
+            check(kernels, kind, (*slots, *prompts), record_property)
+
+
+SINGLE = {
+    "one token": NaiveSlot(Phase.PREFILL, 1, 0, score_rows=1),
+    "one row": NaiveSlot(Phase.VERIFY, 1, 500, score_rows=1),
+    "draft without pillars": NaiveSlot(Phase.DRAFT, 1, 200, draft_index=3, recent_start=150),
+    "draft of the first token": NaiveSlot(Phase.DRAFT, 1, 1, recent_start=0),
+    "context below the budget": NaiveSlot(Phase.DRAFT, 1, 40, recent_start=38, num_staying=38),
+    "everything moves": NaiveSlot(Phase.DRAFT, 1, 600, draft_index=8, recent_start=590, num_moving=400),
+    "17 rows": NaiveSlot(Phase.VERIFY, 17, 4000, score_rows=17),
+    "long chunk": NaiveSlot(Phase.PREFILL, 2048, 100, score_rows=9),
+    "nothing": NaiveSlot(Phase.IDLE, 0, 77),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("group", [1, 4, 5, 16])
+def test_one_slot_alone(kernels: PluginAttention, record_property: Record, name: str, group: int) -> None:
+    """A slot that many workers share."""
+    for dtype in (torch.bfloat16, torch.float16):
+        kind = CaseKind(params_of(group, 128, 16), dtype, group)
+        check(kernels, kind, (SINGLE[name],), record_property)
+
+
+@pytest.mark.parametrize("phase", [Phase.DRAFT, Phase.VERIFY])
+def test_long_context(kernels: PluginAttention, record_property: Record, phase: Phase) -> None:
+    length = 128 * 1024
+    draft = NaiveSlot(phase, 1, length, 5, length - 1700, num_staying=4800, num_moving=1600, num_lookups=16)
+    slot = draft if phase == Phase.DRAFT else NaiveSlot(phase, 9, length, score_rows=9)
+    other = NaiveSlot(Phase.VERIFY, 9, 1000, score_rows=9)
+    check(kernels, CaseKind(params_of(4, 128, 64), torch.bfloat16, 1), (other, slot), record_property)
+
+
+def test_pool_beyond_31_bits(kernels: PluginAttention, record_property: Record) -> None:
+    """All pages in use lie past element 2^31 of the pool."""
+    params = params_of(4, 128, 64, kv_heads=8)
+    first_page = 2**31 // (2 * 8 * 64 * 128) + 5
+    slots = random_slots(5, 12, 500)
+    check(kernels, CaseKind(params, torch.bfloat16, 3, first_page=first_page), slots, record_property)
+
+
+def test_many_slots(kernels: PluginAttention, record_property: Record) -> None:
+    for count in (96, 512):
+        kind = CaseKind(params_of(3, 64, 16, kv_heads=3), torch.float16, count)
+        check(kernels, kind, random_slots(count, count, 400), record_property)
+
+
+def test_one_graph_serves_any_mix(kernels: PluginAttention) -> None:
+    """A captured launch reads phases and lengths when it runs: other values, same shapes, same graph."""
+    kind = CaseKind(params_of(4, 128, 16, "none"), torch.bfloat16, 1)
+    first = tuple(NaiveSlot(Phase.VERIFY, 9, length) for length in (500, 20, 300))
+    prompt = NaiveSlot(Phase.PREFILL, 25, 470)
+    draft = NaiveSlot(Phase.DRAFT, 1, 210, 4, 190, num_staying=60, num_moving=20, num_lookups=9)
+    second = (prompt, draft, NaiveSlot(Phase.VERIFY, 1, 300))
+    given, other = make_case(kind, first), make_case(kind, second)
+    width = max(given.layer.pillars.shape[2], other.layer.pillars.shape[2])
+    given, other = _widened(given, width), _widened(other, width)
+    kernels.attention(kind.params, replace(given, plan=kernels.plan(kind.params, given.step)))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        plan = kernels.plan(kind.params, given.step)
+        output = kernels.attention(kind.params, replace(given, plan=plan))
+    for case in (given, other, given):
+        copied = copy_case(case)
+        _overwrite(given, case)
+        output.fill_(torch.nan)
+        graph.replay()
+        rows = int(copied.step.row_start[-1])
+        expected = pillar_attention(kind.params, copied)
+        assert (output[:rows].float() - expected[:rows].float()).abs().max() <= OUTPUT_TOLERANCE[torch.bfloat16]
+
+
+def _widened(case: AttentionInputs[Tensor], width: int) -> AttentionInputs[Tensor]:
+    """With room for any case of the graph's test."""
+    pillars = torch.nn.functional.pad(case.layer.pillars, (0, width - case.layer.pillars.shape[2]))
+    pages = torch.nn.functional.pad(case.step.page_table, (0, 40 - case.step.page_table.shape[1]))
+    rope = torch.nn.functional.pad(case.step.rope_table, (0, 0, 0, 600 - len(case.step.rope_table)))
+    pool = case.layer.kv_pool
+    room = torch.full((80 - len(pool), *pool.shape[1:]), torch.nan, dtype=pool.dtype, device=pool.device)
+    return replace(
+        case,
+        layer=replace(case.layer, pillars=pillars, kv_pool=torch.cat((pool, room))),
+        step=replace(case.step, page_table=pages, rope_table=rope),
+    )
+
+
+def _overwrite(target: AttentionInputs[Tensor], source: AttentionInputs[Tensor]) -> None:
+    for name in ("kv_pool", "pillars", "draft_lse"):
+        getattr(target.layer, name).copy_(getattr(source.layer, name).clone())
+    for name in vars(source.step):
+        getattr(target.step, name).copy_(getattr(source.step, name).clone())
+    target.qkv.copy_(source.qkv.clone())
+
+
+def test_repeated_launches_agree(kernels: PluginAttention) -> None:
+    """Nothing depends on which worker comes first."""
+    kind = CaseKind(params_of(4, 128, 16), torch.bfloat16, 11)
+    case = make_case(kind, random_slots(11, 40, 2000))
+    results = []
+    for _ in range(5):
+        given = copy_case(case)
+        output = kernels.attention(kind.params, replace(given, plan=kernels.plan(kind.params, given.step)))
+        results.append((output, given.layer.scores, given.layer.draft_lse, given.layer.kv_pool))
+    for result in results[1:]:
+        for found, first in zip(result, results[0], strict=True):
+            assert torch.equal(found.view(torch.uint8), first.view(torch.uint8))

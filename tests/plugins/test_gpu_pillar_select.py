@@ -1,0 +1,107 @@
+"""PillarSelect's kernel, called through the plugin host, against the torch reference: every position equal."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparsespec.plugins.library import plugin_host_path, plugin_library_path
+from sparsespec.plugins.pillar_select.inputs import SelectInputs
+from sparsespec.plugins.pillar_select.reference import pillar_select
+from sparsespec.plugins.plugin_host import PluginLibrary
+from sparsespec.runtime.device.plugin_ops import PluginAttention
+
+pytestmark = pytest.mark.gpu
+
+
+@dataclass(frozen=True)
+class Sizes:
+    num_layers: int
+    batch: int
+    scored: int
+    planes: int
+    kv_heads: int
+    positions: int
+
+
+@pytest.fixture(scope="module")
+def kernels() -> PluginAttention:
+    return PluginAttention(PluginLibrary(plugin_library_path(), plugin_host_path()))
+
+
+def _values(kind: str, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    uniform = torch.rand(shape, generator=rng, device="cuda")
+    if kind == "ties":
+        return (uniform * 5).floor() / 5
+    if kind == "equal":
+        return torch.zeros_like(uniform)
+    if kind == "attention":  # long-tailed, as probabilities are
+        return (torch.randn(shape, generator=rng, device="cuda") * 3 - 8).exp()
+    if kind == "nan and infinite":
+        return torch.where(uniform < 0.1, torch.nan, torch.where(uniform > 0.9, torch.inf, uniform - 0.5))
+    return torch.randn(shape, generator=rng, device="cuda")
+
+
+def _length(choose: random.Random, longest: int) -> int:
+    return min(longest, choose.choice((0, 1, 31, 32, 33, longest, choose.randint(1, longest))))
+
+
+def _inputs(sizes: Sizes, kind: str, dtype: torch.dtype, seed: int) -> SelectInputs[Tensor]:
+    rng, choose = torch.Generator("cuda").manual_seed(seed), random.Random(seed)
+    shape = (sizes.num_layers, sizes.scored, sizes.planes, sizes.kv_heads, sizes.positions)
+    slots = choose.sample(range(sizes.batch), sizes.scored)
+    slots = [slot if choose.random() < 0.8 else -1 for slot in slots]
+    longest = sizes.positions
+    lengths = [
+        min(longest, choose.choice((0, 1, 31, 32, 33, longest, choose.randint(1, longest)))) for _ in range(sizes.batch)
+    ]
+    counts = [
+        [choose.choice((0, min(1, length), length, choose.randint(0, length))) for length in lengths] for _ in "ab"
+    ]
+    budget = sum(max(count) for count in counts) + 3
+
+    def ints(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int32, device="cuda")
+
+    return SelectInputs(
+        scores=_values(kind, shape, rng).to(dtype),
+        scored_slot=ints(slots),
+        moving_shift=ints([choose.randint(0, 17) for _ in slots]),
+        recent_start=ints(lengths),
+        num_staying=ints(counts[0]),
+        num_moving=ints(counts[1]),
+        pillars=torch.full(
+            (sizes.num_layers, sizes.batch, sizes.kv_heads, budget), -9, dtype=torch.int32, device="cuda"
+        ),
+    )
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "equal", "attention", "nan and infinite"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("planes", [1, 2])
+def test_positions_are_the_references(kernels: PluginAttention, kind: str, dtype: torch.dtype, planes: int) -> None:
+    for seed, positions in enumerate((1, 40, 255, 2048, 2049, 5000)):
+        given = _inputs(Sizes(3, 9, 7, planes, 2, positions), kind, dtype, seed)
+        expected = SelectInputs(**{**vars(given), "pillars": given.pillars.clone()})
+        kernels.select(given)
+        pillar_select(expected)
+        assert torch.equal(given.pillars, expected.pillars)
+
+
+def test_long_rows(kernels: PluginAttention) -> None:
+    given = _inputs(Sizes(2, 3, 3, 2, 2, 131072), "attention", torch.float16, 5)
+    expected = SelectInputs(**{**vars(given), "pillars": given.pillars.clone()})
+    kernels.select(given)
+    pillar_select(expected)
+    assert torch.equal(given.pillars, expected.pillars)
+
+
+def test_nobody_scored(kernels: PluginAttention) -> None:
+    given = _inputs(Sizes(2, 4, 3, 2, 2, 100), "normal", torch.float32, 1)
+    given.scored_slot.fill_(-1)
+    kernels.select(given)
+    assert (given.pillars == -9).all()

@@ -1,0 +1,115 @@
+"""The torch executor with the project's plugins, in the types that GPUs serve with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from bf16_equality import measure
+from sparsespec.builder.build_config import DType
+from sparsespec.builder.model_config import Family
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.device.step_batch import StepBatch
+from sparsespec.runtime.device.torch_executor import TorchExecutor
+from sparsespec.runtime.llm import LLM
+from sparsespec.runtime.loading import LoadedEngine
+from sparsespec.runtime.outputs import RequestOutput
+from sparsespec.runtime.sampling_params import SamplingParams
+from tiny_llm import BUILD, DraftCounts, assert_all_pages_free, first_answers, greedy, random_prompts, tiny_engine
+from tiny_models import tiny_model_config
+
+pytestmark = pytest.mark.gpu
+
+PLUGINS = RuntimeConfig(attention="plugins")
+PROMPTS = random_prompts((60, 97, 7, 33, 1))
+BUDGET = 24
+SPECULATION = SpeculationConfig(k=4, min_budget=BUDGET)
+RULES = {
+    "default": SPECULATION,
+    "exact": replace(SPECULATION, score_normalizer="exact"),
+    "paper": replace(SPECULATION, recent_share=0.0, moving_share=0.0, max_lookups=0),
+    "last": replace(SPECULATION, moving_from="last"),
+    "accepted": replace(SPECULATION, ranking="accepted"),
+    "average": replace(SPECULATION, ranking="average"),
+    "window": replace(SPECULATION, drafter="window"),
+    "ngram": replace(SPECULATION, drafter="ngram", min_ngram=1),
+    "k of 16": replace(SPECULATION, k=16),
+}
+
+
+def on_gpu(dtype: DType, family: Family = "llama") -> LoadedEngine:
+    """Three query heads for each of two KV heads of 64."""
+    model = tiny_model_config(family=family, num_heads=6, num_kv_heads=2, head_dim=64)
+    engine = tiny_engine(0, replace(BUILD, dtype=dtype, page_size=16), model)
+    return LoadedEngine(engine.config, {name: weight.cuda() for name, weight in engine.weights.items()}, engine.codec)
+
+
+def assert_plain_up_to_near_ties(engine: LoadedEngine, outputs: list[RequestOutput]) -> None:
+    """And that the outputs say something: contexts beyond the budget, drafts accepted and rejected."""
+    counts = DraftCounts.of(outputs)
+    assert counts.longest_context > BUDGET
+    assert counts.accepted > 0
+    assert counts.rejected > 0
+    found = measure(engine, outputs, PLUGINS)
+    print(found)  # `pytest -rP` shows it
+    assert found.num_beyond == 0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("rule", RULES)
+def test_greedy_tokens_are_plain_decodings(rule: str, dtype: DType) -> None:
+    engine = on_gpu(dtype)
+    llm = LLM(engine, RULES[rule], PLUGINS)
+    assert_plain_up_to_near_ties(engine, llm.generate(PROMPTS, greedy(96)))
+    assert_all_pages_free(llm)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_families(family: Family) -> None:
+    """Biases, and norms of queries and keys."""
+    engine = on_gpu("bfloat16", family)
+    assert_plain_up_to_near_ties(engine, LLM(engine, SPECULATION, PLUGINS).generate(PROMPTS, greedy(96)))
+
+
+def test_lockstep_late_results_and_short_chunks() -> None:
+    engine = on_gpu("bfloat16")
+    config = replace(PLUGINS, policy="lockstep", result_lag=3, chunk_size=7)
+    assert_plain_up_to_near_ties(engine, LLM(engine, SPECULATION, config).generate(PROMPTS, greedy(96)))
+
+
+def test_drafts_that_read_everything_are_accepted() -> None:
+    """Then the draft model is the model; rounding may still reject a near-tie."""
+    everything = replace(SPECULATION, min_budget=BUILD.max_budget, recent_share=1.0)
+    outputs = LLM(on_gpu("bfloat16"), everything, PLUGINS).generate(PROMPTS, greedy(96))
+    counts = DraftCounts.of(outputs)
+    assert counts.accepted > 0
+    checks = [check for output in outputs for check in output.outputs[0].verifications]
+    assert counts.accepted > 0.95 * sum(check.num_drafts for check in checks)
+
+
+def test_plugins_are_the_default_in_16_bits() -> None:
+    """Same kernels, same steps, same bits."""
+    engine = on_gpu("bfloat16")
+    params = SamplingParams(max_tokens=40, temperature=0.8, top_p=0.9, seed=3, ignore_eos=True)
+    chosen, default = (
+        LLM(engine, SPECULATION, config).generate(PROMPTS, params) for config in (PLUGINS, RuntimeConfig())
+    )
+    assert first_answers(chosen) == first_answers(default)
+
+
+def test_the_decoder_does_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    execute = TorchExecutor.execute
+
+    def watched(self: TorchExecutor, batch: StepBatch) -> Tensor:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return execute(self, batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(TorchExecutor, "execute", watched)
+    outputs = LLM(on_gpu("bfloat16"), SPECULATION, PLUGINS).generate(PROMPTS, greedy(20))
+    assert [len(answer) for answer in first_answers(outputs)] == [20] * len(PROMPTS)
