@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from _pytest.terminal import TerminalReporter
 
 ALL_THREADS = torch.get_num_threads()
 
@@ -27,3 +28,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
     # Tensors of a few kilobytes lose more to waking a second thread than they gain.
     torch.set_num_threads(ALL_THREADS if needs_model else 1)
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """The largest of every figure that passed tests recorded, and of how many."""
+    figures: dict[str, list[float]] = {}
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            figures.setdefault(name, []).append(float(str(value)))
+    for name, values in sorted(figures.items()):
+        terminalreporter.write_line(f"{name}: {max(values):.3g}, the largest of {len(values)}")

@@ -186,6 +186,22 @@ def test_pool_beyond_31_bits(kernels: PluginAttention, record_property: Record) 
     check(kernels, CaseKind(params, torch.bfloat16, 3, first_page=first_page), slots, record_property)
 
 
+SMALL = (
+    NaiveSlot(Phase.PREFILL, 40, 30, score_rows=9),
+    NaiveSlot(Phase.DRAFT, 1, 150, 3, 120, num_staying=70, num_moving=20, num_lookups=8),
+    NaiveSlot(Phase.VERIFY, 9, 700, score_rows=9),
+    NaiveSlot(Phase.IDLE, 0, 50),
+    NaiveSlot(Phase.PREFILL, 20, 0),
+)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_small_step(kernels: PluginAttention, record_property: Record, head_dim: int) -> None:
+    """What `make test-sanitizer` looks at."""
+    for dtype in (torch.bfloat16, torch.float16):
+        check(kernels, CaseKind(params_of(4, head_dim, 16), dtype, head_dim, qk_norm=True), SMALL, record_property)
+
+
 def test_many_slots(kernels: PluginAttention, record_property: Record) -> None:
     for count in (96, 512):
         kind = CaseKind(params_of(3, 64, 16, kv_heads=3), torch.float16, count)

@@ -92,6 +92,16 @@ def test_positions_are_the_references(kernels: PluginAttention, kind: str, dtype
         assert torch.equal(given.pillars, expected.pillars)
 
 
+def test_small_select(kernels: PluginAttention) -> None:
+    """What `make test-sanitizer` looks at."""
+    for dtype in (torch.float32, torch.float16):
+        given = _inputs(Sizes(2, 4, 3, 2, 2, 300), "attention", dtype, 3)
+        expected = SelectInputs(**{**vars(given), "pillars": given.pillars.clone()})
+        kernels.select(given)
+        pillar_select(expected)
+        assert torch.equal(given.pillars, expected.pillars)
+
+
 def test_long_rows(kernels: PluginAttention) -> None:
     given = _inputs(Sizes(2, 3, 3, 2, 2, 131072), "attention", torch.float16, 5)
     expected = SelectInputs(**{**vars(given), "pillars": given.pillars.clone()})

@@ -16,11 +16,10 @@ from sparsespec.builder.build_config import BuildConfig
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device import torch_executor
 from sparsespec.runtime.device.acceptance import Block
-from sparsespec.runtime.device.drafter import NgramDrafter
+from sparsespec.runtime.device.drafter import NgramDrafter, Select
 from sparsespec.runtime.device.rng import Purpose
 from sparsespec.runtime.device.sampling import draw
-from sparsespec.runtime.device.slot_state import SlotState
-from sparsespec.runtime.device.step_batch import StepBatch
+from sparsespec.runtime.device.step_batch import StepBatch, StepMemory
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_llm import DraftCounts, engine_of, first_answers, random_prompts, tiny_engine
@@ -131,10 +130,10 @@ def test_mutation_copied_drafts_that_are_not_certain(monkeypatch: pytest.MonkeyP
     """A draft's distribution is whatever the slot's memory held before."""
     plan = NgramDrafter.plan
 
-    def keeps_draft_probs(self: NgramDrafter, state: SlotState, scores: Tensor, batch: StepBatch) -> None:
-        before = state.draft_probs.clone()
-        plan(self, state, scores, batch)
-        state.draft_probs.copy_(before)
+    def keeps_draft_probs(self: NgramDrafter, memory: StepMemory, batch: StepBatch, select: Select) -> None:
+        before = memory.state.draft_probs.clone()
+        plan(self, memory, batch, select)
+        memory.state.draft_probs.copy_(before)
 
     monkeypatch.setattr(NgramDrafter, "plan", keeps_draft_probs)
     assert _mutant_p_value(DRAFTERS["ngram"]) < FALSE_ALARM_RATE
