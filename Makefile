@@ -9,23 +9,31 @@ DEMO_FLAGS    ?= --max_output_len 192 --compare_plain --json build/demo.json
 
 PY  := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# What extras ask for; to install `.[extra]` would build the project again.
-REQUIREMENTS_OF := $(PY) -c 'import sys, importlib.metadata as m; \
-	asked = [text.partition("; extra == ") for text in m.requires("sparsespec")]; \
-	print(*(name for name, _, extra in asked if extra[1:-1] in sys.argv[1:]))'
+# What extras ask for on this machine; to install `.[extra]` would build the project again. packaging is a build tool's.
+REQUIREMENTS_OF := $(PY) -c 'import sys, importlib.metadata as m; from packaging.requirements import Requirement; \
+	asked = [Requirement(text) for text in m.requires("sparsespec")]; \
+	wanted = lambda each: each.marker and any(each.marker.evaluate({"extra": extra}) for extra in sys.argv[1:]); \
+	print(*(f"{each.name}{each.specifier}" for each in asked if wanted(each)))'
 
 # Kept between builds, and used without pip's isolation, which would clear it: only what changed is compiled again.
 PLUGIN_BUILD   ?= build/plugins
 PLUGIN_SOURCES := CMakeLists.txt $(wildcard cmake/* $(foreach kind,h cuh cu cpp,plugins/*/*.$(kind) plugins/*/*/*.$(kind)))
 
 FAST := not demo_model and not slow
+
+# Its tools look at the same small steps. A cached allocation would hide what lies beyond a tensor; and what torch tries
+# and CUDA refuses is no error of ours, which tests see without it.
+COMPUTE_SANITIZER ?= $(firstword $(shell command -v compute-sanitizer) $(wildcard /usr/local/cuda/bin/compute-sanitizer))
+SANITIZE  = PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(COMPUTE_SANITIZER) --error-exitcode 1 --report-api-errors no
+SANITIZED := $(PY) -m pytest -m gpu tests/plugins/test_gpu_pillar_attention.py tests/plugins/test_gpu_pillar_select.py -k small
+
 # Every C++ and CUDA file, as arguments of the command that follows.
 XARGS_CPP := find . \( -path ./build -o -path ./$(VENV) -o -path ./.git \) -prune -o \
 	\( -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp' \) -print0 | xargs -0 -r
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install plugins plugins-tensorrt11 demo test unit test-gpu lint format typecheck clean
+.PHONY: help install plugins plugins-tensorrt11 demo test unit test-gpu test-sanitizer lint format typecheck clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +52,7 @@ plugins-tensorrt11:  ## Compile them with TensorRT 11: TENSORRT_ROOT=DIR, header
 demo: $(VENV)/.model $(DEMO_ENGINE)/config.json build/demo.txt  ## Speculate with a real 135M model and compare with plain decoding
 	$(PY) runtime/run.py --engine_dir $(DEMO_ENGINE) --input_file build/demo.txt --input_text '$(DEMO_QUESTION)' $(DEMO_FLAGS)
 
-test: $(VENV)/.test $(VENV)/.model  ## Run the whole test suite, then its fast part under python -O
+test: $(VENV)/.test $(VENV)/.tensorrt-test $(VENV)/.model  ## Run the whole test suite, then its fast part under python -O
 	$(PY) -m pytest
 	$(PY) -O -m pytest -m "$(FAST)"
 
@@ -53,6 +61,15 @@ unit: $(VENV)/.test  ## Run the fast tests only
 
 test-gpu: $(VENV)/.test  ## Run the tests that need a GPU
 	$(PY) -m pytest -m gpu
+
+test-sanitizer: $(VENV)/.test  ## Run small GPU tests under compute-sanitizer's four tools
+	@test -n "$(COMPUTE_SANITIZER)" || { echo "needs compute-sanitizer, of the CUDA toolkit, on PATH or in COMPUTE_SANITIZER"; exit 1; }
+	@$(PY) -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || { echo "needs a CUDA device"; exit 1; }
+	for tool in memcheck racecheck synccheck; do \
+		$(SANITIZE) --tool $$tool --kernel-name regex=pillar $(SANITIZED) || exit 1; \
+	done
+	# All kernels: this one has to see who writes memory.
+	$(SANITIZE) --tool initcheck $(SANITIZED)
 
 lint: $(VENV)/.dev typecheck  ## Check style, format and types
 	$(VENV)/bin/ruff check .
@@ -90,6 +107,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.installed
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.installed
 	$(PIP) $$($(REQUIREMENTS_OF) dev benchmark)
+	touch $@
+
+$(VENV)/.tensorrt-test: pyproject.toml constraints.txt | $(VENV)/.test
+	$(PIP) $$($(REQUIREMENTS_OF) test tensorrt-test)
 	touch $@
 
 # Only the weights are wanted, not the command-line tool that the package is a plugin for.

@@ -12,7 +12,7 @@ namespace {
 
 using nvinfer1::PluginTensorDesc;
 
-// Kernels read and write what the model computes with in vectors. TensorRT aligns to more, a view of a tensor may not.
+// Kernels read and write the model's tensors and plans in vectors. TensorRT aligns to more, a view of a tensor may not.
 constexpr uintptr_t kVectorBytes = 16;
 
 const PluginTensorDesc& desc_of(const PluginTensorDesc& desc) {
@@ -55,7 +55,7 @@ Status check_pointer(const TensorPlace& place, const PluginTensorDesc& desc, con
     if (pointer == nullptr && !is_empty(desc)) {
         return invalid_argument(describe(place) + ": expected device memory, got a null pointer");
     }
-    const bool is_vectorised = place.spec.type == ElementType::kModel;
+    const bool is_vectorised = place.spec.type == ElementType::kModel || place.spec.type == ElementType::kPlan;
     if (is_vectorised && reinterpret_cast<uintptr_t>(pointer) % kVectorBytes != 0) {
         std::ostringstream message;
         message << describe(place) << ": expected an address that is a multiple of " << kVectorBytes << ", got "

@@ -29,6 +29,7 @@ const char* name_of(DataType type) {
 const char* allowed_types(ElementType element) {
     switch (element) {
         case ElementType::kInt32:
+        case ElementType::kPlan:
             return "int32";
         case ElementType::kFloat32:
             return "float32";
@@ -65,6 +66,7 @@ std::string describe(const TensorPlace& place) {
 bool is_allowed(ElementType element, DataType type) {
     switch (element) {
         case ElementType::kInt32:
+        case ElementType::kPlan:
             return type == DataType::kINT32;
         case ElementType::kFloat32:
             return type == DataType::kFLOAT;

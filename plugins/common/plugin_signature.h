@@ -14,11 +14,12 @@ namespace sparsespec {
 // What the elements of a tensor may be. All tensors of kModel have one type, and so have all of kScore.
 enum class ElementType : int32_t {
     kInt32,
+    kPlan,  // int32, in the 16-byte structs of pillar_plan/params.h
     kFloat32,
     kModel,  // float16 or bfloat16
     kScore,  // float32 or float16
 };
-constexpr size_t kNumElementTypes = 4;
+constexpr size_t kNumElementTypes = 5;
 
 // Place of a symbol in its Signature.
 struct Symbol {

@@ -1,53 +1,58 @@
-// One row tile over a range of KV tiles: Q K^T, online softmax, P V on the matrix units, and scores on the way.
+// What a consumer does with a tile: Q K^T, online softmax and P V on the matrix units, and scores on the way.
 #pragma once
 
+#include "pillar_attention/rotate.cuh"
 #include "pillar_attention/score.cuh"
-#include "pillar_attention/stage.cuh"
 
 namespace sparsespec {
 
-// Rotates the row tile's queries into `rows`, row-major and twisted as a KV tile; zeros beyond the packed rows.
+// One packed row's query as a lane of the matrix units holds it, rotated: numbers 16 i + 8 j + 2 (lane % 4) and the next
+// one of [i][j]. The numbers that rotate together, half a head apart, are in the same lane. Four lanes share a row.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ void stage_queries(const Worker<T, kHeadDim>& worker, unsigned char* rows, int num_rows) {
+__device__ __forceinline__ void load_query(const Worker<T, kHeadDim>& worker, int packed, uint32_t (&q)[kHeadDim / 16][2]) {
+    constexpr int kSteps = kHeadDim / 16;
     const PillarAttentionParams& params = worker.params;
     const RowTile& tile = worker.tile();
-    const int part = worker.lane % kVectorLanes;
-    for (int row = worker.thread / kVectorLanes; row < num_rows; row += kThreads / kVectorLanes) {
-        const bool present = row < tile.packed_rows();
-        const int packed = present ? row : 0;
-        VectorPart q{};
-        if (present && holds_part<kHeadDim>(part)) {
-            q = load_part<T, kHeadDim>(worker.qkv_row(tile.qkv_row(packed)) + tile.query_head(packed) * kHeadDim, part);
-        }
-        const float* rope = params.rope_table + int64_t{tile.position(packed)} * kHeadDim;
-        q = rotated<T, kHeadDim>(q, static_cast<const T*>(params.q_norm), params.rms_norm_eps, rope, part);
-        if (holds_part<kHeadDim>(part)) {
-            *reinterpret_cast<uint4*>(rows + tile_offset<kHeadDim>(row, part)) = q.low;
-            *reinterpret_cast<uint4*>(rows + tile_offset<kHeadDim>(row, kHeadDim / 16 + part)) = q.high;
-        }
+    const int lane_first = worker.lane % 4 * 2;
+    const T* query = worker.qkv_row(tile.qkv_row(packed)) + tile.query_head(packed) * kHeadDim + lane_first;
+    const float* rope = params.rope_table + int64_t{tile.position(packed)} * kHeadDim + lane_first;
+    float2 x[kSteps][2];
+#pragma unroll
+    for (int index = 0; index < 2 * kSteps; ++index) {
+        x[index / 2][index % 2] = Numbers<T>::unpack(*reinterpret_cast<const uint32_t*>(query + index * 8));
+    }
+    if (params.q_norm != nullptr) {
+        normalize_query<T, kHeadDim>(x, static_cast<const T*>(params.q_norm) + lane_first, params.rms_norm_eps);
+    }
+#pragma unroll
+    for (int index = 0; index < kSteps; ++index) {
+        const float2 cosine = *reinterpret_cast<const float2*>(rope + index * 8);
+        const float2 sine = *reinterpret_cast<const float2*>(rope + kHeadDim / 2 + index * 8);
+        const float2 low = x[index / 2][index % 2], high = x[(index + kSteps) / 2][(index + kSteps) % 2];
+        q[index / 2][index % 2] = Numbers<T>::pack(turned(low.x, high.x, cosine.x, -sine.x), turned(low.y, high.y, cosine.y, -sine.y));
+        q[(index + kSteps) / 2][(index + kSteps) % 2] =
+            Numbers<T>::pack(turned(high.x, low.x, cosine.x, sine.x), turned(high.y, low.y, cosine.y, sine.y));
     }
 }
 
 template <int kRowWarps, typename T, int kHeadDim>
-__device__ __forceinline__ void load_rows(const Worker<T, kHeadDim>& worker, const unsigned char* rows, WarpRows<kHeadDim>& mine) {
+__device__ __forceinline__ void load_rows(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine) {
     const RowTile& tile = worker.tile();
-    const int first = WarpShare<kRowWarps>::first_row(worker.warp);
-    const uint32_t base = shared_address(rows);
-#pragma unroll
-    for (int step = 0; step < kHeadDim / 16; ++step) {
-        const int row = first + worker.lane % 16, chunk = step * 2 + worker.lane / 16;
-        load_matrices(mine.q[step], base + tile_offset<kHeadDim>(row, chunk));
-    }
-#pragma unroll
-    for (int column = 0; column < kHeadDim / 8; ++column) {
-#pragma unroll
-        for (int index = 0; index < 4; ++index) {
-            mine.output[column][index] = 0;
-        }
-    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const int packed = min(first + worker.lane / 4 + half * 8, tile.packed_rows() - 1);
+        const int row = WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8;
+        const int packed = min(row, tile.packed_rows() - 1);  // rows beyond repeat the last and are dropped in the end
+        uint32_t q[kHeadDim / 16][2];
+        load_query(worker, packed, q);
+#pragma unroll
+        for (int step = 0; step < kHeadDim / 16; ++step) {
+            mine.q[step][half] = q[step][0];
+            mine.q[step][half + 2] = q[step][1];
+        }
+#pragma unroll
+        for (int column = 0; column < kHeadDim / 8; ++column) {
+            mine.output[column][half * 2] = mine.output[column][half * 2 + 1] = 0;
+        }
         mine.max[half] = -INFINITY;
         mine.sum[half] = 0;
         mine.last_key[half] = tile.last_key(packed);
@@ -80,21 +85,20 @@ __device__ __forceinline__ void multiply_keys(const Worker<T, kHeadDim>& worker,
 // -inf for keys that a row does not read.
 template <int kRowWarps, typename T, int kHeadDim, int kColumns>
 __device__ __forceinline__ void mask_keys(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine, int kv_tile,
-                          float (&logits)[kColumns][4]) {
-    const RowTile& tile = worker.tile();
-    const int first = WarpShare<kRowWarps>::first_key(worker.warp) + worker.lane % 4 * 2;
-    const int64_t* entries = worker.entries(kv_tile);
+                                          int stage, float (&logits)[kColumns][4]) {
+    const uint64_t unmasked = worker.shared.pipeline.unmasked[stage];
     const int tile_start = kv_tile * kTileTokens;
-    // Without masked entries, and when even the first row reads the tile's last key, there is nothing to do.
-    if (!tile.work.drafts && tile_start + kTileTokens - 1 <= tile.last_key(0)) {
+    // Nothing to do when even the first row reads the tile's last key, and all before.
+    if (unmasked == ~uint64_t{0} && tile_start + kTileTokens - 1 <= worker.tile().last_key(0)) {
         return;
     }
+    const int first = WarpShare<kRowWarps>::first_key(worker.warp) + worker.lane % 4 * 2;
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
 #pragma unroll
         for (int index = 0; index < 4; ++index) {
             const int key = first + column * 8 + index % 2;
-            const bool read = tile_start + key <= mine.last_key[index / 2] && entries[key] != kMasked;
+            const bool read = tile_start + key <= mine.last_key[index / 2] && (unmasked >> key & 1) != 0;
             logits[column][index] = read ? logits[column][index] : -INFINITY;
         }
     }
@@ -197,7 +201,7 @@ __device__ __forceinline__ void attend_tile(const Worker<T, kHeadDim>& worker, W
     const Pass pass = worker.job().pass;
     float weights[WarpShare<kRowWarps>::kKeys / 8][4];
     multiply_keys<kRowWarps>(worker, mine, stage, weights);
-    mask_keys<kRowWarps>(worker, mine, kv_tile, weights);
+    mask_keys<kRowWarps>(worker, mine, kv_tile, stage, weights);
     if (pass.attends) {
         update_softmax(mine, weights);
         multiply_values<kRowWarps>(worker, mine, stage, weights);

@@ -92,9 +92,9 @@ __device__ __forceinline__ int64_t pool_offset(const Worker<T, kHeadDim>& worker
     return ((int64_t{page} * 2 * params.num_kv_heads + worker.tile().kv_head) * params.page_size + offset) * kHeadDim;
 }
 
-// What `shared.entries` holds of a key at a position.
+// The same, or kMasked.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ int64_t make_entry(const Worker<T, kHeadDim>& worker, int position, int page) {
+__device__ __forceinline__ int64_t entry_of(const Worker<T, kHeadDim>& worker, int position, int page) {
     return position < 0 ? kMasked : pool_offset(worker, position, page);
 }
 

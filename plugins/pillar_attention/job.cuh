@@ -89,4 +89,12 @@ struct Job {
     Partial part;
 };
 
+// A worker's piece of a unit: which rows, which tiles, and with whom it is shared.
+struct Piece {
+    RowTile rows;  // all of the unit's, also where they are several row tiles
+    TileRange range;
+    bool shares;
+    WorkerStart unit;  // if it shares
+};
+
 }  // namespace sparsespec

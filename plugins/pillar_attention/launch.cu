@@ -34,20 +34,20 @@ Status device_memory(DeviceMemory* memory) {
 }
 
 Status head_dim_error(int32_t head_dim) {
-    return unsupported("PillarAttention: expected head_dim 64, 96 or 128, got " + std::to_string(head_dim));
+    return unsupported("expected head_dim 64, 96 or 128, got " + std::to_string(head_dim));
 }
 
 Status check(const PillarAttentionParams& params) {
     const int group = params.num_kv_heads > 0 ? params.num_heads / params.num_kv_heads : 0;
     if (group < 1 || group > kMaxGroup || group * params.num_kv_heads != params.num_heads) {
-        return unsupported("PillarAttention: expected 1 to " + std::to_string(kMaxGroup) + " query heads per KV head, got " +
+        return unsupported("expected 1 to " + std::to_string(kMaxGroup) + " query heads per KV head, got " +
                            std::to_string(params.num_heads) + " and " + std::to_string(params.num_kv_heads));
     }
     if (params.page_size != 16 && params.page_size != 32 && params.page_size != 64) {
-        return unsupported("PillarAttention: expected page_size 16, 32 or 64, got " + std::to_string(params.page_size));
+        return unsupported("expected page_size 16, 32 or 64, got " + std::to_string(params.page_size));
     }
     if (params.step.max_batch_size < 1) {
-        return invalid_argument("PillarAttention: expected at least one slot, got " +
+        return invalid_argument("expected at least one slot, got " +
                                 std::to_string(params.step.max_batch_size));
     }
     return {};
@@ -88,7 +88,7 @@ Status attention_occupancy(int32_t head_dim, Occupancy* occupancy) {
             }
         }
     }
-    return unsupported("PillarAttention: expected " + std::to_string(shared_bytes(head_dim, 2)) +
+    return unsupported("expected " + std::to_string(shared_bytes(head_dim, 2)) +
                        " bytes of shared memory per thread block, the device has " + std::to_string(memory.per_block));
 }
 

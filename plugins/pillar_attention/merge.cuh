@@ -78,54 +78,89 @@ __device__ __forceinline__ void put_partial(const Partial& part, int row, int he
     }
 }
 
-// Puts each warp's rows into shared memory, over the stages: [kWarps * 16, head_dim] fp32 take exactly one.
+// The largest maximum, and the sum, of a packed row over the warps that share its keys.
+template <int kRowWarps>
+__device__ __forceinline__ Sum row_total(const WorkerShared& shared, int packed) {
+    constexpr int kKeyWarps = WarpShare<kRowWarps>::kKeyWarps;
+    Sum total;
+#pragma unroll
+    for (int key_warp = 0; key_warp < kKeyWarps; ++key_warp) {
+        const int warp = packed / 16 * kKeyWarps + key_warp;
+        total.add(shared.row_max[warp][packed % 16], shared.row_sum[warp][packed % 16], {0, 0, 0, 0});
+    }
+    return total;
+}
+
+// Shares the warps' maxima and sums; returns what scales each of the lane's two rows to the maximum over all warps.
 template <int kRowWarps, typename T, int kHeadDim>
-__device__ __forceinline__ void spill_rows(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine) {
-    float* rows = reinterpret_cast<float*>(worker.stages) + worker.warp * 16 * kHeadDim;
+__device__ __forceinline__ void share_sums(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine,
+                                           float (&factor)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         float sum = mine.sum[half];
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        const int row = worker.lane / 4 + half * 8;
         if (worker.lane % 4 == 0) {
-            worker.shared.row_max[worker.warp][row] = mine.max[half];
-            worker.shared.row_sum[worker.warp][row] = sum;
-        }
-#pragma unroll
-        for (int column = 0; column < kHeadDim / 8; ++column) {
-            *reinterpret_cast<float2*>(rows + row * kHeadDim + column * 8 + worker.lane % 4 * 2) = {
-                mine.output[column][half * 2], mine.output[column][half * 2 + 1]};
+            worker.shared.row_max[worker.warp][worker.lane / 4 + half * 8] = mine.max[half];
+            worker.shared.row_sum[worker.warp][worker.lane / 4 + half * 8] = sum;
         }
     }
+    consumer_sync();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int packed = WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8;
+        const float max = row_total<kRowWarps>(worker.shared, packed).max;
+        factor[half] = mine.max[half] == -INFINITY ? 0 : exp2f(mine.max[half] - max);
+    }
+}
+
+template <int kRowWarps>
+__device__ __forceinline__ float4 sum_exchange(const WorkerShared& shared, int packed, int column) {
+    constexpr int kKeyWarps = WarpShare<kRowWarps>::kKeyWarps;
+    float4 sum{0, 0, 0, 0};
+#pragma unroll
+    for (int key_warp = 0; key_warp < kKeyWarps; ++key_warp) {
+        const int warp = packed / 16 * kKeyWarps + key_warp;
+        const float4 part = *reinterpret_cast<const float4*>(&shared.exchange[warp][packed % 16][column]);
+        sum = {sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w};
+    }
+    return sum;
 }
 
 // The row tile's result: to the workspace if other workers share the unit, else to the output.
 template <int kRowWarps, typename T, int kHeadDim>
-__device__ __forceinline__ void finish_rows(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine) {
-    constexpr int kKeyWarps = WarpShare<kRowWarps>::kKeyWarps;
+__device__ __forceinline__ void finish_rows(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine) {
     const RowTile& tile = worker.tile();
-    copy_async_wait<0>();
-    __syncthreads();
-    spill_rows<kRowWarps>(worker, mine);
-    __syncthreads();
-    const float* spilled = reinterpret_cast<const float*>(worker.stages);
-    const int first_packed = max(0, tile.first_row - tile.work.body_rows) * tile.group;
-    for (int index = worker.thread; index < tile.packed_rows() * (kHeadDim / 4); index += kThreads) {
-        const int packed = index / (kHeadDim / 4), column = index % (kHeadDim / 4) * 4;
-        Sum sum;
+    const int packed_rows = tile.packed_rows(), first_packed = max(0, tile.first_row - tile.work.body_rows) * tile.group;
+    float factor[2];
+    share_sums<kRowWarps>(worker, mine, factor);
 #pragma unroll
-        for (int key_warp = 0; key_warp < kKeyWarps; ++key_warp) {
-            const int warp = packed / 16 * kKeyWarps + key_warp, row = packed % 16;
-            sum.add(worker.shared.row_max[warp][row], worker.shared.row_sum[warp][row],
-                    *reinterpret_cast<const float4*>(spilled + (warp * 16 + row) * kHeadDim + column));
+    for (int first = 0; first < kHeadDim; first += kExchange) {
+#pragma unroll
+        for (int index = 0; index < kExchange / 4; ++index) {
+            const int column = index / 2, half = index % 2;
+            const float(&output)[4] = mine.output[first / 8 + column];
+            *reinterpret_cast<float2*>(
+                &worker.shared.exchange[worker.warp][worker.lane / 4 + half * 8][column * 8 + worker.lane % 4 * 2]) = {
+                output[half * 2] * factor[half], output[half * 2 + 1] * factor[half]};
         }
-        if (worker.job().shares) {
-            put_partial(worker.job().part, first_packed + packed, kHeadDim, column, sum);
-        } else {
-            put_output(worker, tile, packed, column, sum);
+        consumer_sync();
+        for (int index = worker.thread; index < packed_rows * (kExchange / 4); index += kConsumers) {
+            const int packed = index / (kExchange / 4), column = index % (kExchange / 4) * 4;
+            Sum sum = row_total<kRowWarps>(worker.shared, packed);
+            sum.output = sum_exchange<kRowWarps>(worker.shared, packed, column);
+            if (worker.job().shares) {
+                put_partial(worker.job().part, first_packed + packed, kHeadDim, first + column, sum);
+            } else {
+                put_output(worker, tile, packed, first + column, sum);
+            }
         }
+        consumer_sync();
     }
+}
+
+__device__ __forceinline__ WorkerStart* worker_starts(const PillarAttentionParams& params) {
+    return reinterpret_cast<WorkerStart*>(params.plan);
 }
 
 __device__ __forceinline__ bool has_tiles(const WorkerStart& start, const WorkerStart& next) {
@@ -136,12 +171,12 @@ __device__ __forceinline__ bool has_tiles(const WorkerStart& start, const Worker
 template <typename T, int kHeadDim>
 __device__ __forceinline__ bool arrive(const Worker<T, kHeadDim>& worker, WorkerStart* starts, const WorkerStart& unit) {
     __threadfence();
-    __syncthreads();
+    consumer_sync();
     if (worker.thread == 0) {
         const uint32_t last = unit.num_parts - 1;
         worker.shared.last_to_arrive = atomicInc(&starts[unit.first_worker].arrived, last) == last;
     }
-    __syncthreads();
+    consumer_sync();
     __threadfence();
     return worker.shared.last_to_arrive != 0;
 }
@@ -150,7 +185,7 @@ __device__ __forceinline__ bool arrive(const Worker<T, kHeadDim>& worker, Worker
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void merge_parts(const Worker<T, kHeadDim>& worker, const RowTile& tile, const WorkerStart* starts,
                             const WorkerStart& unit) {
-    for (int index = worker.thread; index < tile.packed_rows() * (kHeadDim / 4); index += kThreads) {
+    for (int index = worker.thread; index < tile.packed_rows() * (kHeadDim / 4); index += kConsumers) {
         const int packed = index / (kHeadDim / 4), column = index % (kHeadDim / 4) * 4;
         Sum sum;
         for (int other = unit.first_worker; other <= unit.last_worker; ++other) {

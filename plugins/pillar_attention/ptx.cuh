@@ -18,28 +18,34 @@ __device__ __forceinline__ void copy_async_16(uint32_t shared, const void* globa
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared), "l"(global), "r"(bytes));
 }
 
-__device__ __forceinline__ void copy_async_commit() {
-    asm volatile("cp.async.commit_group;\n" ::);
+// The barrier counts one arrival of this thread once all its copies so far have landed.
+__device__ __forceinline__ void copy_async_arrive(uint64_t* barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(shared_address(barrier)) : "memory");
 }
 
-template <int kPending>
-__device__ __forceinline__ void copy_async_wait() {
-    asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending));
+__device__ __forceinline__ void barrier_init(uint64_t* barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
 
-// Waits until at most `pending` of the thread's groups are still under way; 0 to 4.
-__device__ __forceinline__ void copy_async_wait(int pending) {
-    switch (pending) {
-        case 0:
-            return copy_async_wait<0>();
-        case 1:
-            return copy_async_wait<1>();
-        case 2:
-            return copy_async_wait<2>();
-        case 3:
-            return copy_async_wait<3>();
-        default:
-            return copy_async_wait<4>();
+__device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }\n" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// Waits until the barrier's phase of this parity is complete.
+__device__ __forceinline__ void barrier_wait(uint64_t* barrier, int parity) {
+    uint32_t done = 0;
+    while (done == 0) {
+        asm volatile(
+            "{ .reg .pred done;\n"
+#if __CUDA_ARCH__ >= 900
+            "mbarrier.try_wait.parity.shared.b64 done, [%1], %2;\n"
+#else
+            "mbarrier.test_wait.parity.shared.b64 done, [%1], %2;\n"
+#endif
+            "selp.u32 %0, 1, 0, done; }\n"
+            : "=r"(done)
+            : "r"(shared_address(barrier)), "r"(parity)
+            : "memory");
     }
 }
 

@@ -1,4 +1,4 @@
-// QK-norm and RoPE of one head's vector by eight lanes, with the roundings of the torch reference.
+// QK-norm and RoPE of one head's vector, with the roundings of the torch reference.
 #pragma once
 
 #include "pillar_attention/ptx.cuh"
@@ -47,6 +47,11 @@ __device__ __forceinline__ float rounded(float x) {
     return Numbers<T>::to_float(Numbers<T>::from_float(x));
 }
 
+// x * cosine + y * sine, not fused: the reference rounds the products too, and so every bit is the same.
+__device__ __forceinline__ float turned(float x, float y, float cosine, float sine) {
+    return __fadd_rn(__fmul_rn(x, cosine), __fmul_rn(y, sine));
+}
+
 template <typename T>
 __device__ __forceinline__ void scale_by(float (&numbers)[8], float factor, const uint4& weights) {
     float weight[8];
@@ -92,12 +97,31 @@ __device__ __forceinline__ VectorPart rotated(const VectorPart& vector, const T*
 #pragma unroll
         for (int index = 0; index < 8; ++index) {
             const float cosine = rope[part * 8 + index], sine = rope[kHeadDim / 2 + part * 8 + index];
-            // Not fused into multiply-adds: the reference rounds the products too, and so every bit is the same.
-            turned_low[index] = __fsub_rn(__fmul_rn(low[index], cosine), __fmul_rn(high[index], sine));
-            turned_high[index] = __fadd_rn(__fmul_rn(high[index], cosine), __fmul_rn(low[index], sine));
+            turned_low[index] = turned(low[index], high[index], cosine, -sine);
+            turned_high[index] = turned(high[index], low[index], cosine, sine);
         }
     }
     return {pack_eight<T>(turned_low), pack_eight<T>(turned_high)};
+}
+
+// QK-norm of a query that four lanes hold as attend.cuh says. `norm`: from the lane's first number on.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ void normalize_query(float2 (&x)[kHeadDim / 16][2], const T* norm, float eps) {
+    float squares = 0;
+#pragma unroll
+    for (int index = 0; index < kHeadDim / 8; ++index) {
+        const float2 pair = x[index / 2][index % 2];
+        squares += pair.x * pair.x + pair.y * pair.y;
+    }
+    squares += __shfl_xor_sync(0xffffffffu, squares, 1);
+    squares += __shfl_xor_sync(0xffffffffu, squares, 2);
+    const float factor = rsqrtf(squares / kHeadDim + eps);
+#pragma unroll
+    for (int index = 0; index < kHeadDim / 8; ++index) {
+        float2& pair = x[index / 2][index % 2];
+        const float2 weight = Numbers<T>::unpack(*reinterpret_cast<const uint32_t*>(norm + index * 8));
+        pair = {rounded<T>(rounded<T>(pair.x * factor) * weight.x), rounded<T>(rounded<T>(pair.y * factor) * weight.y)};
+    }
 }
 
 }  // namespace sparsespec

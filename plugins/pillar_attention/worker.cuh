@@ -1,6 +1,7 @@
-// A worker: one thread block and its shared memory.
+// A worker: one thread block and its shared memory, as one of its threads sees it.
 #pragma once
 
+#include "pillar_attention/ptx.cuh"
 #include "pillar_attention/shared_memory.cuh"
 
 namespace sparsespec {
@@ -16,14 +17,30 @@ struct Worker {
     int warp;
     int lane;
 
-    __device__ __forceinline__ const Job& job() const { return shared.job; }
-    __device__ __forceinline__ const RowTile& tile() const { return shared.job.tile; }
+    __device__ __forceinline__ bool produces() const { return warp == kWarps; }
+    __device__ __forceinline__ Job& job() const { return shared.jobs[produces()]; }
+    __device__ __forceinline__ const RowTile& tile() const { return job().tile; }
     __device__ __forceinline__ int group() const { return params.num_heads / params.num_kv_heads; }
     __device__ __forceinline__ unsigned char* keys(int stage) const { return stages + stage * stage_bytes(kHeadDim); }
     __device__ __forceinline__ unsigned char* values(int stage) const { return keys(stage) + stage_bytes(kHeadDim) / 2; }
-    __device__ __forceinline__ int64_t* entries(int kv_tile) const { return shared.entries[kv_tile % kEntryTiles]; }
     __device__ __forceinline__ const T* qkv_row(int row) const {
         return static_cast<const T*>(params.qkv) + int64_t{row} * (params.num_heads + 2 * params.num_kv_heads) * kHeadDim;
+    }
+};
+
+// Waits for the other consumers.
+__device__ __forceinline__ void consumer_sync() {
+    asm volatile("bar.sync 1, %0;\n" ::"n"(kConsumers) : "memory");
+}
+
+// A place in the ring of stages; producer and consumers pass through the same places in the same order.
+struct StageCursor {
+    int stage = 0;
+    int parity = 0;
+
+    __device__ __forceinline__ void advance(int num_stages) {
+        stage = stage + 1 == num_stages ? 0 : stage + 1;
+        parity ^= stage == 0;
     }
 };
 

@@ -44,17 +44,17 @@ __device__ inline StepCost gather_slots(const PillarPlanParams& params, int32_t*
     return total;
 }
 
-// Where in the list of all tiles the cost `target` lies.
-__device__ inline WorkerStart find_start(const PillarPlanParams& params, const int32_t* active_slots,
-                                         const int64_t* cost_start, int num_active, int64_t target) {
-    int low = 0, high = num_active;
-    while (high - low > 1) {
-        const int middle = (low + high) / 2;
-        (cost_start[middle] <= target ? low : high) = middle;
-    }
-    const SlotUnits units(slot_work(params.step, active_slots[low]), params.num_kv_heads,
-                          params.num_heads / params.num_kv_heads);
-    int64_t rest = target - cost_start[low];
+// The start nearest to the cost `within` of a unit, that is not inside the unit.
+__device__ inline WorkerStart whole_units(int active, int unit, const SlotUnits& units, bool in_second_half) {
+    WorkerStart start{};
+    const bool ends_slot = in_second_half && unit + 1 == units.num_units();
+    start.active = active + ends_slot;
+    start.unit = ends_slot ? 0 : unit + in_second_half;
+    return start;
+}
+
+// Where a worker starts whose work begins `rest` after that of a slot; `share` is every worker's part of the whole cost.
+__device__ inline WorkerStart start_in_slot(const SlotUnits& units, int active, int64_t rest, int64_t share) {
     const int64_t block_cost = units.num_block_units() * units.block_cost();
     int64_t unit_cost = units.block_cost();
     int unit = 0;
@@ -65,12 +65,28 @@ __device__ inline WorkerStart find_start(const PillarPlanParams& params, const i
     }
     unit += static_cast<int>(rest / unit_cost);
     const int64_t within = rest % unit_cost;
-    const int64_t tile = max(int64_t{0}, within - kUnitOverhead) / units.tile_cost(unit);
+    if (unit_cost * kWholeUnits <= share) {
+        return whole_units(active, unit, units, within * 2 >= unit_cost);
+    }
     WorkerStart start{};
-    start.active = low;
+    start.active = active;
     start.unit = unit;
-    start.tile = static_cast<int>(tile);
+    start.tile = static_cast<int>(max(int64_t{0}, within - kUnitOverhead) / units.tile_cost(unit));
     return start;
+}
+
+// Where in the list of all tiles a worker starts.
+__device__ inline WorkerStart find_start(const PillarPlanParams& params, const int32_t* active_slots,
+                                         const int64_t* cost_start, StepCost step, int worker, int num_workers) {
+    const int64_t target = step.cost * worker / num_workers;
+    int low = 0, high = step.num_active;
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        (cost_start[middle] <= target ? low : high) = middle;
+    }
+    const SlotUnits units(slot_work(params.step, active_slots[low]), params.num_kv_heads,
+                          params.num_heads / params.num_kv_heads);
+    return start_in_slot(units, low, target - cost_start[low], step.cost / num_workers);
 }
 
 __device__ inline bool same_unit(const WorkerStart& a, const WorkerStart& b) {
@@ -104,8 +120,7 @@ __global__ void __launch_bounds__(kPlanThreads) pillar_plan_kernel(PillarPlanPar
         WorkerStart start{};
         start.active = step.num_active;
         if (worker < num_workers && step.cost > 0) {
-            const int64_t target = step.cost * worker / num_workers;
-            start = find_start(params, active_slots, cost_start, step.num_active, target);
+            start = find_start(params, active_slots, cost_start, step, worker, num_workers);
         }
         starts[worker] = start;
     }

@@ -15,7 +15,7 @@ constexpr int kMaxPlannedBatch = 1024;
 Status launch_pillar_plan(const PillarPlanParams& params, cudaStream_t stream) {
     const int batch = params.step.max_batch_size;
     if (batch < 1 || batch > kMaxPlannedBatch) {
-        return unsupported("PillarPlan: expected a batch of 1 to " + std::to_string(kMaxPlannedBatch) + " slots, got " +
+        return unsupported("expected a batch of 1 to " + std::to_string(kMaxPlannedBatch) + " slots, got " +
                            std::to_string(batch));
     }
     int32_t num_workers = 0;

@@ -27,7 +27,7 @@ private:
     const StepTensors step_{signature_, batch_};
     const Input num_lookups_ = signature_.input("num_lookups", ElementType::kInt32, {batch_});
 
-    const Output plan_ = signature_.output("plan", ElementType::kInt32, {batch_ + kPlanHead});
+    const Output plan_ = signature_.output("plan", ElementType::kPlan, {batch_ + kPlanHead});
 };
 
 }  // namespace

@@ -11,8 +11,10 @@ namespace sparsespec {
 constexpr int kTileTokens = 64;
 // Query rows times heads of a GQA group that share a KV tile.
 constexpr int kTileRows = 64;
-// Time that a unit takes besides its tiles, in tiles: rotating queries, filling the pipeline, writing the output.
-constexpr int kUnitOverhead = 2;
+// Time that a unit takes besides its tiles, in tiles: reading lengths, rotating queries, writing the output.
+constexpr int kUnitOverhead = 6;
+// A unit is not divided where a worker's share is so many units: putting parts together costs more than an uneven share.
+constexpr int kWholeUnits = 2;
 
 // The rows of a slot are its body, then its block. A unit is one KV head and either the whole block, whose row tiles one
 // worker passes over one after another so that it alone writes the block's scores; or one row tile of the body.

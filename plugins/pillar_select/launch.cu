@@ -12,10 +12,10 @@ constexpr int kMaxGrid = 65535;
 
 Status check(const PillarSelectParams& params) {
     if (params.num_planes != 1 && params.num_planes != 2) {
-        return invalid_argument("PillarSelect: expected 1 or 2 planes of scores, got " + std::to_string(params.num_planes));
+        return invalid_argument("expected 1 or 2 planes of scores, got " + std::to_string(params.num_planes));
     }
     if (params.max_scored > kMaxGrid || params.num_layers > kMaxGrid) {
-        return unsupported("PillarSelect: expected at most " + std::to_string(kMaxGrid) + " layers and scored slots, got " +
+        return unsupported("expected at most " + std::to_string(kMaxGrid) + " layers and scored slots, got " +
                            std::to_string(params.num_layers) + " and " + std::to_string(params.max_scored));
     }
     return {};

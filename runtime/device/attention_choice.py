@@ -7,6 +7,7 @@ import torch
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import InputError
 from sparsespec.plugins.library import PluginsUnavailableError, plugin_host_path, plugin_library_path
+from sparsespec.plugins.plugin_host import PluginError, PluginLibrary
 from sparsespec.runtime.config import AttentionName
 from sparsespec.runtime.device.attention_ops import AttentionOps, OracleAttention, ReferenceAttention
 from sparsespec.runtime.device.drafter import Drafter
@@ -47,9 +48,6 @@ def _check(engine: EngineConfig, drafter: Drafter, device: torch.device) -> None
 
 
 def _plugins() -> PluginAttention:
-    # Loaded where it is used: nobody else needs its libraries.
-    from sparsespec.plugins.plugin_host import PluginError, PluginLibrary
-
     try:
         return PluginAttention(PluginLibrary(plugin_library_path(), plugin_host_path()))
     except (PluginsUnavailableError, PluginError) as error:

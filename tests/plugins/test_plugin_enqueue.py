@@ -125,11 +125,21 @@ def test_exceptions_stay_inside() -> None:
     assert "PillarAttention: std::bad_alloc" in run_python(OUT_OF_MEMORY)
 
 
-def test_enqueue_refuses_addresses_between_vectors() -> None:
+VECTORISED = [
+    (case, place)
+    for case in CASES
+    for place, tensor in enumerate((*case.inputs, *case.outputs))
+    if tensor.types == plugin_cases.MODEL or tensor.name == "plan"
+]
+
+
+@pytest.mark.parametrize(("case", "place"), VECTORISED, ids=[f"{case.label}-{place}" for case, place in VECTORISED])
+@pytest.mark.parametrize("offset", [4, 8])
+def test_enqueue_refuses_addresses_between_vectors(case: PluginCase, place: int, offset: int) -> None:
     """Kernels read 16 bytes at a time; a view of a tensor may begin anywhere."""
-    case = PILLAR_ATTENTION
+    tensor = (*case.inputs, *case.outputs)[place]
     memory = addresses(case)
-    memory[0] = 0x1008
+    memory[place] = 0x1000 + offset
     error = enqueue(case.create(), case.tensors(), memory, 0x800000)
     assert error.code == INVALID_ARGUMENT
-    assert "input 0 (qkv): expected an address that is a multiple of 16" in error.message
+    assert f"({tensor.name}): expected an address that is a multiple of 16" in error.message
