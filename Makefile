@@ -21,8 +21,8 @@ PLUGIN_SOURCES := CMakeLists.txt $(wildcard cmake/* $(foreach kind,h cuh cu cpp,
 
 FAST := not demo_model and not slow
 
-# Its tools look at the same small steps. A cached allocation would hide what lies beyond a tensor; and what torch tries
-# and CUDA refuses is no error of ours, which tests see without it.
+# Its tools look at the same small steps; initcheck at torch's kernels too, since it has to see who writes memory. A cached
+# allocation would hide what lies beyond a tensor. What torch tries and CUDA refuses is no error; ours fail the tests.
 COMPUTE_SANITIZER ?= $(firstword $(shell command -v compute-sanitizer) $(wildcard /usr/local/cuda/bin/compute-sanitizer))
 SANITIZE  = PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(COMPUTE_SANITIZER) --error-exitcode 1 --report-api-errors no
 SANITIZED := $(PY) -m pytest -m gpu tests/plugins/test_gpu_pillar_attention.py tests/plugins/test_gpu_pillar_select.py -k small
@@ -68,7 +68,6 @@ test-sanitizer: $(VENV)/.test  ## Run small GPU tests under compute-sanitizer's 
 	for tool in memcheck racecheck synccheck; do \
 		$(SANITIZE) --tool $$tool --kernel-name regex=pillar $(SANITIZED) || exit 1; \
 	done
-	# All kernels: this one has to see who writes memory.
 	$(SANITIZE) --tool initcheck $(SANITIZED)
 
 lint: $(VENV)/.dev typecheck  ## Check style, format and types

@@ -12,8 +12,13 @@ namespace {
 
 using nvinfer1::PluginTensorDesc;
 
-// Kernels read and write the model's tensors and plans in vectors. TensorRT aligns to more, a view of a tensor may not.
+// TensorRT aligns to more, a view of a tensor may not.
 constexpr uintptr_t kVectorBytes = 16;
+
+// Whether kernels read or write more than one number at a time.
+bool is_vectorised(ElementType element) {
+    return element == ElementType::kModel || element == ElementType::kPlan || element == ElementType::kTable;
+}
 
 const PluginTensorDesc& desc_of(const PluginTensorDesc& desc) {
     return desc;
@@ -55,8 +60,7 @@ Status check_pointer(const TensorPlace& place, const PluginTensorDesc& desc, con
     if (pointer == nullptr && !is_empty(desc)) {
         return invalid_argument(describe(place) + ": expected device memory, got a null pointer");
     }
-    const bool is_vectorised = place.spec.type == ElementType::kModel || place.spec.type == ElementType::kPlan;
-    if (is_vectorised && reinterpret_cast<uintptr_t>(pointer) % kVectorBytes != 0) {
+    if (is_vectorised(place.spec.type) && reinterpret_cast<uintptr_t>(pointer) % kVectorBytes != 0) {
         std::ostringstream message;
         message << describe(place) << ": expected an address that is a multiple of " << kVectorBytes << ", got "
                 << pointer;

@@ -32,6 +32,7 @@ const char* allowed_types(ElementType element) {
         case ElementType::kPlan:
             return "int32";
         case ElementType::kFloat32:
+        case ElementType::kTable:
             return "float32";
         case ElementType::kModel:
             return "float16 or bfloat16";
@@ -69,6 +70,7 @@ bool is_allowed(ElementType element, DataType type) {
         case ElementType::kPlan:
             return type == DataType::kINT32;
         case ElementType::kFloat32:
+        case ElementType::kTable:
             return type == DataType::kFLOAT;
         case ElementType::kModel:
             return type == DataType::kHALF || type == DataType::kBF16;

@@ -16,10 +16,11 @@ enum class ElementType : int32_t {
     kInt32,
     kPlan,  // int32, in the 16-byte structs of pillar_plan/params.h
     kFloat32,
-    kModel,  // float16 or bfloat16
+    kTable,  // float32, in vectors
+    kModel,  // float16 or bfloat16, in vectors
     kScore,  // float32 or float16
 };
-constexpr size_t kNumElementTypes = 5;
+constexpr size_t kNumElementTypes = 6;
 
 // Place of a symbol in its Signature.
 struct Symbol {

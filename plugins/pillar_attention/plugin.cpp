@@ -129,7 +129,7 @@ private:
     const Input lookups_ = signature_.input("lookups", ElementType::kInt32, {batch_, max_lookups_});
     const Input num_lookups_ = signature_.input("num_lookups", ElementType::kInt32, {batch_});
     const Input page_table_ = signature_.input("page_table", ElementType::kInt32, {batch_, max_pages_});
-    const Input rope_table_ = signature_.input("rope_table", ElementType::kFloat32, {max_positions_, head_dim_});
+    const Input rope_table_ = signature_.input("rope_table", ElementType::kTable, {max_positions_, head_dim_});
     const Input plan_ = signature_.input("plan", ElementType::kPlan, {batch_ + kPlanHead});
 
     // Not in every instance.

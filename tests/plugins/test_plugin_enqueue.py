@@ -129,7 +129,7 @@ VECTORISED = [
     (case, place)
     for case in CASES
     for place, tensor in enumerate((*case.inputs, *case.outputs))
-    if tensor.types == plugin_cases.MODEL or tensor.name == "plan"
+    if tensor.types == plugin_cases.MODEL or tensor.name in ("plan", "rope_table")
 ]
 
 
