@@ -86,7 +86,8 @@ __device__ __forceinline__ void multiply_keys(const Worker<T, kHeadDim>& worker,
 template <int kRowWarps, typename T, int kHeadDim, int kColumns>
 __device__ __forceinline__ void mask_keys(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine, int kv_tile,
                                           int stage, float (&logits)[kColumns][4]) {
-    const uint64_t unmasked = worker.shared.pipeline.unmasked[stage];
+    const uint32_t(&halves)[kProducerWarps] = worker.shared.pipeline.unmasked[stage];
+    const uint64_t unmasked = uint64_t{halves[1]} << 32 | halves[0];
     const int tile_start = kv_tile * kTileTokens;
     // Nothing to do when even the first row reads the tile's last key, and all before.
     if (unmasked == ~uint64_t{0} && tile_start + kTileTokens - 1 <= worker.tile().last_key(0)) {
@@ -209,9 +210,13 @@ __device__ __forceinline__ void attend_tile(const Worker<T, kHeadDim>& worker, W
         exponentiate(mine, weights);
     }
     if (pass.scores) {
-        const float base[2] = {pass.attends ? softmax_base(mine, 0) : mine.lse[0],
-                               pass.attends ? softmax_base(mine, 1) : mine.lse[1]};
-        store_weights<kRowWarps>(worker, mine, base, weights);
+        float factor[2];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const float base = pass.attends ? softmax_base(mine, half) - mine.lse[half] : 0;
+            factor[half] = mine.lse[half] == INFINITY ? 0 : exp2_fast(fminf(base + kWeightExponent, 100.0f));
+        }
+        store_weights<kRowWarps>(worker, mine, factor, weights);
     }
 }
 

@@ -7,16 +7,6 @@
 
 namespace sparsespec {
 
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void score_tile(const Worker<T, kHeadDim>& worker, int kv_tile) {
-    consumer_sync();
-    sum_rows(worker, kv_tile);
-    consumer_sync();
-    if (worker.params.score_planes != ScorePlanes::kRows) {
-        put_sums(worker, kv_tile);
-    }
-}
-
 // The job, for a row tile with kRowWarps * 16 packed rows at most.
 template <int kRowWarps, typename T, int kHeadDim>
 __device__ __forceinline__ void consume_tiles(const Worker<T, kHeadDim>& worker, StageCursor& cursor) {
@@ -26,7 +16,7 @@ __device__ __forceinline__ void consume_tiles(const Worker<T, kHeadDim>& worker,
     WarpRows<kHeadDim> mine;
     load_rows<kRowWarps>(worker, mine);
     if (pass.scores) {
-        load_lse<kRowWarps>(worker, mine);
+        open_scores<kRowWarps>(worker, mine);
     }
     for (int kv_tile = range.begin; kv_tile < range.end; ++kv_tile) {
         barrier_wait(&pipeline.full[cursor.stage], cursor.parity);

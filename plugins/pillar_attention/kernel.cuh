@@ -1,4 +1,4 @@
-// The worker: producer and consumers walk the same stretch of the step's list of tiles, unit by unit.
+// The worker: producers and consumers walk the same stretch of the step's list of tiles, unit by unit.
 #pragma once
 
 #include "pillar_attention/consume.cuh"
@@ -96,8 +96,8 @@ __device__ __forceinline__ void run_worker(const Worker<T, kHeadDim>& worker, Ro
 
 __device__ __forceinline__ void open_pipeline(Pipeline& pipeline, int num_stages) {
     for (int stage = 0; stage < num_stages; ++stage) {
-        // Every lane of the producer for its copies, and one for the mask; every consumer warp.
-        barrier_init(&pipeline.full[stage], 32 + 1);
+        // Every producing lane for its copies, and one of each warp for the mask; every consumer warp.
+        barrier_init(&pipeline.full[stage], kProducerWarps * (32 + 1));
         barrier_init(&pipeline.empty[stage], kWarps);
     }
     pipeline.appended = 0;
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         open_pipeline(shared.pipeline, num_stages);
     }
     __syncthreads();
-    if (worker.produces()) {
+    if (worker.producer() >= 0) {
         run_worker(worker, Producer<T, kHeadDim>{worker});
     } else {
         run_worker(worker, Consumer<T, kHeadDim>{worker});

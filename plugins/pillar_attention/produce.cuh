@@ -1,81 +1,70 @@
-// The producer: one warp that brings the keys and values of tile after tile to the stages, ahead of the consumers and across
-// the ends of jobs.
+// The producers: two warps that bring the keys and values of tile after tile to the stages, ahead of the consumers and across
+// the ends of jobs. Each has half of a tile's keys, one for each lane.
 #pragma once
 
 #include "pillar_attention/append.cuh"
 
 namespace sparsespec {
 
-// Keys of a tile that one lane looks up.
-constexpr int kLaneKeys = kTileTokens / 32;
+static_assert(kTileTokens == kProducerWarps * 32);
 
-// Where a tile's keys lie, two steps ahead: a position may have to be read from a list, and its page from the page table.
-// Neither load is waited for while the tile before is on its way.
+// Where a lane's key of each tile lies. A position may have to be read from a list, and its page from the page table:
+// neither load is waited for while the tile before is on its way.
 template <typename T, int kHeadDim>
 struct KeySearch {
     const Worker<T, kHeadDim>& worker;
-    int tile;                 // the next one
-    int listed[kLaneKeys];    // of the tile after it
-    int position[kLaneKeys];  // of the next tile
-    int page[kLaneKeys];
+    int key;       // of the next tile
+    int position;  // of that key
+    int page;
+    int listed;  // of the tile after it
 
-    __device__ __forceinline__ KeySearch(const Worker<T, kHeadDim>& worker, int first) : worker(worker), tile(first) {
-        load_list(first);
-        resolve(first);
-        load_list(first + 1);
+    __device__ __forceinline__ KeySearch(const Worker<T, kHeadDim>& worker, int first_tile)
+        : worker(worker), key(first_tile * kTileTokens + worker.producer() * 32 + worker.lane) {
+        listed = load_listed(worker.job(), key);
+        resolve();
     }
 
-    __device__ __forceinline__ int key(int kv_tile, int index) const {
-        return kv_tile * kTileTokens + index * 32 + worker.lane;
+    __device__ __forceinline__ void resolve() {
+        position = key_position(worker.job(), key, listed);
+        page = load_page(worker, position);
+        listed = load_listed(worker.job(), key + kTileTokens);
     }
 
-    __device__ __forceinline__ void load_list(int kv_tile) {
-#pragma unroll
-        for (int index = 0; index < kLaneKeys; ++index) {
-            listed[index] = load_listed(worker.job(), key(kv_tile, index));
-        }
-    }
-
-    __device__ __forceinline__ void resolve(int kv_tile) {
-#pragma unroll
-        for (int index = 0; index < kLaneKeys; ++index) {
-            position[index] = key_position(worker.job(), key(kv_tile, index), listed[index]);
-            page[index] = load_page(worker, position[index]);
-        }
-    }
-
-    // Where the lane's keys of the next tile begin in the pool, or kMasked.
-    __device__ __forceinline__ void next(int64_t (&entries)[kLaneKeys]) {
-#pragma unroll
-        for (int index = 0; index < kLaneKeys; ++index) {
-            entries[index] = entry_of(worker, position[index], page[index]);
-        }
-        ++tile;
-        resolve(tile);
-        load_list(tile + 1);
+    // Where the next tile's key begins in the pool, or kMasked.
+    __device__ __forceinline__ int64_t next() {
+        const int64_t entry = entry_of(worker, position, page);
+        key += kTileTokens;
+        resolve();
+        return entry;
     }
 };
 
-// Starts the copies of a tile. Masked keys and values become zeros, so that no NaN of theirs spreads.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void start_copies(const Worker<T, kHeadDim>& worker, const int64_t (&entries)[kLaneKeys],
-                                             int stage) {
-    constexpr int kChunks = kHeadDim / 8;
-    const bool values = worker.job().pass.attends;
+// Starts the copies of the warp's keys, and of their values if there is a use for them. Masked ones become zeros, so that no
+// NaN of theirs spreads. Addresses come first, in groups: a copy need not wait for the shuffle of the one before.
+template <bool kValues, typename T, int kHeadDim>
+__device__ __forceinline__ void start_copies(const Worker<T, kHeadDim>& worker, int64_t entry, int stage) {
+    constexpr int kChunks = kHeadDim / 8, kGroup = 8;
     const T* pool = static_cast<const T*>(worker.params.kv_pool);
     const uint32_t keys_at = shared_address(worker.keys(stage)), values_at = shared_address(worker.values(stage));
     const int64_t to_value = value_offset<kHeadDim>(worker.params);
 #pragma unroll
-    for (int part = 0; part < kTileTokens * kChunks / 32; ++part) {
-        const int index = part * 32 + worker.lane;
-        const int row = index / kChunks, chunk = index % kChunks;
-        const int64_t entry = __shfl_sync(0xffffffffu, entries[part * 32 / kChunks / 32], row % 32);
-        const bool valid = entry >= 0;
-        const T* source = pool + (valid ? entry : 0) + chunk * 8;
-        const int offset = tile_offset<kHeadDim>(row, chunk);
-        copy_async_16(keys_at + offset, source, valid);
-        if (values) {
-            copy_async_16(values_at + offset, source + to_value, valid);
+    for (int first = 0; first < kChunks; first += kGroup) {
+        int64_t entries[kGroup];
+#pragma unroll
+        for (int part = 0; part < kGroup && first + part < kChunks; ++part) {
+            entries[part] = __shfl_sync(0xffffffffu, entry, ((first + part) * 32 + worker.lane) / kChunks);
+        }
+#pragma unroll
+        for (int part = 0; part < kGroup && first + part < kChunks; ++part) {
+            const int index = (first + part) * 32 + worker.lane;
+            const int chunk = index % kChunks;
+            const bool valid = entries[part] >= 0;
+            const T* source = pool + (valid ? entries[part] : 0) + chunk * 8;
+            const int offset = tile_offset<kHeadDim>(worker.producer() * 32 + index / kChunks, chunk);
+            copy_async_16(keys_at + offset, source, valid);
+            if (kValues) {
+                copy_async_16(values_at + offset, source + to_value, valid);
+            }
         }
     }
 }
@@ -86,15 +75,26 @@ __device__ __forceinline__ void wait_for(const int& counter, int value) {
     __threadfence();
 }
 
+// One tile into an empty stage.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ void put_mask(const Worker<T, kHeadDim>& worker, const int64_t (&entries)[kLaneKeys], int stage) {
-    const uint64_t low = __ballot_sync(0xffffffffu, entries[0] >= 0), high = __ballot_sync(0xffffffffu, entries[1] >= 0);
+__device__ __forceinline__ void produce_tile(const Worker<T, kHeadDim>& worker, int64_t entry, int stage) {
+    Pipeline& pipeline = worker.shared.pipeline;
+    const uint32_t unmasked = __ballot_sync(0xffffffffu, entry >= 0);
     if (worker.lane == 0) {
-        worker.shared.pipeline.unmasked[stage] = high << 32 | low;
+        pipeline.unmasked[stage][worker.producer()] = unmasked;
+    }
+    if (worker.job().pass.attends) {
+        start_copies<true>(worker, entry, stage);
+    } else {
+        start_copies<false>(worker, entry, stage);
+    }
+    copy_async_arrive(&pipeline.full[stage]);
+    if (worker.lane == 0) {
+        barrier_arrive(&pipeline.full[stage]);
     }
 }
 
-// The producer's side of the whole launch.
+// A producer's side of the whole launch.
 template <typename T, int kHeadDim>
 struct Producer {
     const Worker<T, kHeadDim>& worker;
@@ -112,18 +112,12 @@ struct Producer {
         appends += keys.any();
         KeySearch<T, kHeadDim> search(worker, job.range.begin);
         for (int kv_tile = job.range.begin; kv_tile < job.range.end; ++kv_tile) {
-            int64_t entries[kLaneKeys];
-            search.next(entries);
+            const int64_t entry = search.next();
             barrier_wait(&pipeline.empty[cursor.stage], cursor.parity ^ 1);
             if (keys.any() && (kv_tile + 1) * kTileTokens > keys.first) {
                 wait_for(pipeline.appended, appends);
             }
-            put_mask(worker, entries, cursor.stage);
-            start_copies(worker, entries, cursor.stage);
-            copy_async_arrive(&pipeline.full[cursor.stage]);
-            if (worker.lane == 0) {
-                barrier_arrive(&pipeline.full[cursor.stage]);
-            }
+            produce_tile(worker, entry, cursor.stage);
             cursor.advance(worker.num_stages);
         }
     }

@@ -1,6 +1,10 @@
 // Scores: what scored rows give to each token, summed over the heads of the group and over the rows while the tile's
 // probabilities are at hand, so that no key is read twice. The normaliser has to be known by then: ScoreNormalizer says
 // where it comes from.
+//
+// Means are summed in registers. For diagonals the rows of probabilities lie in shared memory shifted by their place among
+// the scored rows, so that a diagonal is a column, and the matrix units sum the columns. Shifts are even, for aligned
+// stores: rows at odd places are shifted one less, summed apart, and their sums taken from one column further on.
 #pragma once
 
 #include "pillar_attention/ptx.cuh"
@@ -39,126 +43,175 @@ __device__ __forceinline__ void put_score(const PillarAttentionParams& params, c
     }
 }
 
-// The log-sum-exps, in log2, that the warp's rows are scored by.
-template <int kRowWarps, typename T, int kHeadDim>
-__device__ __forceinline__ void load_lse(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine) {
+// The log-sum-exp, in log2, that a packed row of the tile is scored by.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ float score_lse(const Worker<T, kHeadDim>& worker, int packed) {
     const PillarAttentionParams& params = worker.params;
     const RowTile& tile = worker.tile();
+    if (!worker.job().pass.attends) {
+        return worker.shared.lse[(tile.first_row - tile.work.body_rows) * tile.group + packed];
+    }
+    // The last row was not drafted and borrows its neighbour's: it alone sees the newest token, so it must count.
+    const int draft = min(min(tile.first_row + packed / tile.group, tile.work.num_rows - 2), params.max_draft_len - 1);
+    const int64_t at = (int64_t{tile.work.slot} * params.max_draft_len + draft) * params.num_heads;
+    return params.draft_lse[at + tile.query_head(packed)] * 1.4426950408889634f;
+}
+
+// Before the first tile of a job that scores. Each row of `weights` is written in the same columns for every tile: the
+// others stay 0.
+template <int kRowWarps, typename T, int kHeadDim>
+__device__ __forceinline__ void open_scores(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine) {
+    const RowTile& tile = worker.tile();
+    const bool shifts = worker.params.score_planes == ScorePlanes::kDiagonal;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const int row = WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8;
-        const int packed = min(row, tile.packed_rows() - 1);
-        if (worker.job().pass.attends) {
-            // The last row was not drafted and borrows its neighbour's: it alone sees the newest token, so it must count.
-            const int draft = min(min(tile.first_row + packed / tile.group, tile.work.num_rows - 2), params.max_draft_len - 1);
-            const int64_t at = (int64_t{tile.work.slot} * params.max_draft_len + draft) * params.num_heads;
-            mine.lse[half] = params.draft_lse[at + tile.query_head(packed)] * 1.4426950408889634f;
-        } else {
-            mine.lse[half] = worker.shared.lse[(tile.first_row - tile.work.body_rows) * tile.group + packed];
-        }
+        const int packed = WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8;
+        const int scored = packed < tile.packed_rows() ? tile.scored_row(packed / tile.group) : -1;
+        mine.lse[half] = scored < 0 ? INFINITY : score_lse(worker, packed);
+        mine.shift[half] = scored > 0 && shifts ? scored & ~1 : 0;
     }
+    uint32_t* weights = reinterpret_cast<uint32_t*>(worker.shared.weights);
+    for (int index = worker.thread; index < kTileRows * kWeightStride / 2; index += kConsumers) {
+        weights[index] = 0;
+    }
+    const int packed = worker.thread / 2, odd = worker.thread % 2;
+    const bool selected = packed < tile.packed_rows() && (tile.scored_row(packed / tile.group) & 1) == odd;
+    worker.shared.selector[odd][packed] = selected ? 0x3c00 : 0;  // 1 in fp16
+    consumer_sync();
+}
+
+// The sum over the warp's 16 rows of two neighbouring tokens, in lanes 0 to 3.
+__device__ __forceinline__ float2 sum_lanes(float2 sum) {
+#pragma unroll
+    for (int step = 4; step < 32; step *= 2) {
+        sum.x += __shfl_xor_sync(0xffffffffu, sum.x, step);
+        sum.y += __shfl_xor_sync(0xffffffffu, sum.y, step);
+    }
+    return sum;
 }
 
 // weights: 2^(logit - base) of the warp's rows. A key that the draft did not read can exceed its log-sum-exp: at most 1.
 template <int kRowWarps, typename T, int kHeadDim, int kColumns>
-__device__ __forceinline__ void store_weights(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine, const float (&base)[2],
-                              const float (&weights)[kColumns][4]) {
-    const int key = WarpShare<kRowWarps>::first_key(worker.warp) + worker.lane % 4 * 2;
+__device__ __forceinline__ void store_weights(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine,
+                                              const float (&factor)[2], const float (&weights)[kColumns][4]) {
+    const int row = WarpShare<kRowWarps>::first_row(worker.warp), key = WarpShare<kRowWarps>::first_key(worker.warp);
+    const int lane_key = key + worker.lane % 4 * 2;
+    const bool means = worker.params.score_planes != ScorePlanes::kRows;
+    uint16_t* rows[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const float factor = exp2_fast(fminf(base[half] - mine.lse[half] + kWeightExponent, 100.0f));
-        uint16_t* row = worker.shared.weights[WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8];
+        rows[half] = worker.shared.weights[row + worker.lane / 4 + half * 8] + kReach + lane_key - mine.shift[half];
+    }
 #pragma unroll
-        for (int column = 0; column < kColumns; ++column) {
-            const float low = fminf(weights[column][half * 2] * factor, kWeightOne);
-            const float high = fminf(weights[column][half * 2 + 1] * factor, kWeightOne);
-            *reinterpret_cast<uint32_t*>(row + key + column * 8) = Numbers<__half>::pack(low, high);
+    for (int column = 0; column < kColumns; ++column) {
+        float2 sum{0, 0};
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const float low = fminf(weights[column][half * 2] * factor[half], kWeightOne);
+            const float high = fminf(weights[column][half * 2 + 1] * factor[half], kWeightOne);
+            *reinterpret_cast<uint32_t*>(rows[half] + column * 8) = Numbers<__half>::pack(low, high);
+            sum.x += low;
+            sum.y += high;
+        }
+        if (means) {
+            sum = sum_lanes(sum);
+            if (worker.lane < 4) {
+                *reinterpret_cast<float2*>(&worker.shared.means[row / 16][lane_key + column * 8]) = sum;
+            }
         }
     }
 }
 
-// Sum over the group of one row's weights for the lane's two tokens of the tile.
-__device__ __forceinline__ float2 sum_group(const WorkerShared& shared, int first_packed, int group, int lane) {
-    float2 sum{0, 0};
-    for (int head = 0; head < group; ++head) {
-        const float2 pair = Numbers<__half>::unpack(
-            *reinterpret_cast<const uint32_t*>(&shared.weights[first_packed + head][lane * 2]));
-        sum.x += pair.x;
-        sum.y += pair.y;
+// Sums sixteen columns of `weights` over the rows at even and at odd places.
+__device__ __forceinline__ void sum_columns(WorkerShared& shared, int num_rows, int first, int lane) {
+    float sums[2][4] = {};
+    for (int row = 0; row < num_rows; row += 16) {
+        uint32_t b[4], a[4] = {};
+        load_matrices_transposed(b, shared_address(&shared.weights[row + lane % 16][first + lane / 16 * 8]));
+        if (lane < 8) {
+            const uint16_t* ones = shared.selector[lane / 4] + row + lane % 4 * 2;
+            a[0] = *reinterpret_cast<const uint32_t*>(ones);
+            a[2] = *reinterpret_cast<const uint32_t*>(ones + 8);
+        }
+        Numbers<__half>::multiply_add(sums[0], a, b[0], b[1]);
+        Numbers<__half>::multiply_add(sums[1], a, b[2], b[3]);
     }
-    return sum;
+    if (lane < 8) {
+        float* columns = shared.columns[lane / 4] + first + lane % 4 * 2;
+        *reinterpret_cast<float2*>(columns) = {sums[0][0], sums[0][1]};
+        *reinterpret_cast<float2*>(columns + 8) = {sums[1][0], sums[1][1]};
+    }
 }
 
-// Each warp sums its share of the rows, for each token and along the diagonals.
+// A plane for each scored row: sums over the group alone.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ void sum_rows(const Worker<T, kHeadDim>& worker, int kv_tile) {
+__device__ __forceinline__ void put_rows(const Worker<T, kHeadDim>& worker, int kv_tile) {
     const RowTile& tile = worker.tile();
-    const ScoreTarget& target = worker.job().target;
-    const int lane = worker.lane;
-    float* diagonal = worker.shared.diagonal[worker.warp];
-    for (int index = lane; index < kReach + kTileTokens; index += 32) {
-        diagonal[index] = 0;
-    }
-    __syncwarp();
-    float2 mean{0, 0};
     for (int row = worker.warp; row < tile.num_rows; row += kWarps) {
-        const int scored = tile.scored_row(row);
-        if (scored < 0) {
-            continue;
+        float2 sum{0, 0};
+        for (int head = 0; head < tile.group; ++head) {
+            const float2 pair = Numbers<__half>::unpack(*reinterpret_cast<const uint32_t*>(
+                &worker.shared.weights[row * tile.group + head][kReach + worker.lane * 2]));
+            sum = {sum.x + pair.x, sum.y + pair.y};
         }
-        const float2 sum = sum_group(worker.shared, row * tile.group, tile.group, lane);
-        if (worker.params.score_planes == ScorePlanes::kRows) {
-            put_score(worker.params, target, scored, kv_tile * kTileTokens + lane * 2, sum.x, false);
-            put_score(worker.params, target, scored, kv_tile * kTileTokens + lane * 2 + 1, sum.y, false);
-            continue;
+        if (tile.scored_row(row) >= 0) {
+            const int position = kv_tile * kTileTokens + worker.lane * 2;
+            put_score(worker.params, worker.job().target, tile.scored_row(row), position, sum.x, false);
+            put_score(worker.params, worker.job().target, tile.scored_row(row), position + 1, sum.y, false);
         }
-        mean.x += sum.x;
-        mean.y += sum.y;
-        float* place = diagonal + kReach + lane * 2 - scored;
-        place[0] += sum.x;
-        __syncwarp();
-        place[1] += sum.y;
-        __syncwarp();
     }
-    *reinterpret_cast<float2*>(&worker.shared.mean[worker.warp][lane * 2]) = mean;
 }
 
-template <int kSize>
-__device__ __forceinline__ float sum_warps(const float (&parts)[kWarps][kSize], int index) {
-    float sum = 0;
-#pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) {
-        sum += parts[warp][index];
-    }
-    return sum;
-}
-
-// Writes the tile's means, and the diagonals that no later tile adds to.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ void put_sums(const Worker<T, kHeadDim>& worker, int kv_tile) {
-    const PillarAttentionParams& params = worker.params;
+__device__ __forceinline__ void put_mean(const Worker<T, kHeadDim>& worker, int kv_tile) {
+    float sum = 0;
+    for (int part = 0; part * 16 < worker.tile().packed_rows(); ++part) {
+        sum += worker.shared.means[part][worker.thread];
+    }
+    const ScoreTarget& target = worker.job().target;
+    put_score(worker.params, target, 0, kv_tile * kTileTokens + worker.thread, sum, target.adds);
+}
+
+// Writes the diagonals that no later tile adds to, and keeps the others.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ void put_diagonal(const Worker<T, kHeadDim>& worker, int kv_tile) {
+    const int index = worker.thread;
     const Job& job = worker.job();
-    const ScoreTarget& target = job.target;
     WorkerShared& shared = worker.shared;
-    const int index = worker.thread, first = kv_tile * kTileTokens;
-    if (index < kTileTokens) {
-        put_score(params, target, 0, first + index, sum_warps(shared.mean, index), target.adds);
-    }
-    if (params.score_planes != ScorePlanes::kDiagonal || index >= kReach + kTileTokens) {
-        return;
-    }
-    float sum = sum_warps(shared.diagonal, index);
+    float sum = shared.columns[0][index] + (index + 1 < kWeightColumns ? shared.columns[1][index + 1] : 0);
     if (index >= kTileTokens) {
         shared.carry[(kv_tile + 1) % 2][index - kTileTokens] = sum;
         return;
     }
     const bool starts = kv_tile == job.range.begin;
     if (index < kReach && starts && kv_tile > 0) {
-        job.part.halo[index] = sum + (target.adds ? job.part.halo[index] : 0);
+        job.part.halo[index] = sum + (job.target.adds ? job.part.halo[index] : 0);
         return;
     }
     sum += index < kReach && !starts ? shared.carry[kv_tile % 2][index] : 0;
-    put_score(params, target, 1, first - kReach + index, sum, target.adds);
+    put_score(worker.params, job.target, 1, kv_tile * kTileTokens - kReach + index, sum, job.target.adds);
+}
+
+// The scores of a tile whose weights are stored.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ void score_tile(const Worker<T, kHeadDim>& worker, int kv_tile) {
+    consumer_sync();
+    const ScorePlanes planes = worker.params.score_planes;
+    if (planes == ScorePlanes::kRows) {
+        put_rows(worker, kv_tile);
+    } else if (planes == ScorePlanes::kDiagonal) {
+        // From the last warp on, which has no rows of its own where they are few.
+        for (int part = kWarps - 1 - worker.warp; part < kWeightColumns / 16; part += kWarps) {
+            sum_columns(worker.shared, worker.tile().packed_rows(), part * 16, worker.lane);
+        }
+    }
+    if (planes != ScorePlanes::kRows && worker.thread < kTileTokens) {
+        put_mean(worker, kv_tile);
+    }
+    consumer_sync();
+    if (planes == ScorePlanes::kDiagonal && worker.thread < kWeightColumns) {
+        put_diagonal(worker, kv_tile);
+    }
 }
 
 // After the range's last tile: the diagonals that are still open. Another worker's halo may add to them later.

@@ -8,24 +8,27 @@
 
 namespace sparsespec {
 
-// A worker's warps: four consume tiles, one produces them.
+// A worker's warps: four consume tiles, two produce them, half of the keys each. Six is also as many as leave each thread
+// 168 registers with two workers on a multiprocessor.
 constexpr int kWarps = 4;
+constexpr int kProducerWarps = 2;
 constexpr int kConsumers = kWarps * 32;
-constexpr int kThreads = kConsumers + 32;
+constexpr int kThreads = kConsumers + kProducerWarps * 32;
 constexpr int kMaxStages = 5;
-// Rows of probabilities in `weights` are this far apart, so that a warp's accesses fall into different banks.
-constexpr int kWeightStride = kTileTokens + 8;
 // Numbers of the output that the warps exchange at a time, and how far apart their rows are, for the same reason.
 constexpr int kExchange = 32;
 constexpr int kExchangeStride = kExchange + 4;
 // A diagonal reaches back so many tokens at most; a multiple of 16 that kMaxBlockRows - 1 fits.
 constexpr int kReach = 16;
+// Columns of `weights`, and how far apart its rows are, so that a warp's accesses fall into different banks.
+constexpr int kWeightColumns = kReach + kTileTokens;
+constexpr int kWeightStride = kWeightColumns + 8;
 
 // What the producer puts into the stages, and the consumers take out.
 struct Pipeline {
     uint64_t full[kMaxStages];    // barriers: the tile has landed
     uint64_t empty[kMaxStages];   // barriers: no consumer reads it any more
-    uint64_t unmasked[kMaxStages];  // a bit for each key of the tile that any row may read
+    uint32_t unmasked[kMaxStages][kProducerWarps];  // a bit for each key of the tile that any row may read
     int appended;                 // jobs whose new tokens are in the pool
     int decided;                  // pieces after which it is known whether they are passed over once more
     bool once_more;               // of the last piece decided
@@ -34,17 +37,18 @@ struct Pipeline {
 // Besides the stages; the dynamic part of a worker's shared memory starts with it.
 struct alignas(256) WorkerShared {
     union {
-        uint16_t weights[kTileRows][kWeightStride];       // fp16 probabilities of scored rows, times 2^kWeightExponent
-        float exchange[kWarps][16][kExchangeStride];      // of the output, when a job ends
+        uint16_t weights[kTileRows][kWeightStride];   // see score.cuh
+        float exchange[kWarps][16][kExchangeStride];  // of the output, when a job ends
     };
-    float diagonal[kWarps][kReach + kTileTokens];  // sums of one warp's rows, from kReach tokens before the tile on
-    float mean[kWarps][kTileTokens];               // the same, for each token of the tile
-    float carry[2][kReach];                        // what the tile before left to the last tokens of its diagonal
-    float row_max[kWarps][16];                     // of a warp's rows over its keys, in log2
+    uint16_t selector[2][kTileRows];    // fp16 ones: packed rows whose place among the scored rows is even, is odd
+    float columns[2][kWeightColumns];   // sums over these rows of each column of `weights`
+    float means[kWarps][kTileTokens];   // of 16 packed rows each, for each token of the tile
+    float carry[2][kReach];             // what the tile before left to the last tokens of its diagonal
+    float row_max[kWarps][16];          // of a warp's rows over its keys, in log2
     float row_sum[kWarps][16];
     float lse[kMaxBlockRows * kMaxGroup];  // of the block's packed rows, in log2
     Pipeline pipeline;
-    Job jobs[2];  // the consumers', the producer's
+    Job jobs[1 + kProducerWarps];  // the consumers', and one for each producer
     int last_to_arrive;
 };
 

@@ -13,7 +13,8 @@ struct WarpRows {
     float output[kHeadDim / 8][4];
     float max[2];
     float sum[2];   // of this lane's keys only, until the end
-    float lse[2];   // that scores are normalised by
+    float lse[2];   // that scores are normalised by; infinite for rows that are not scored
+    int shift[2];   // of the rows in `weights`
     int last_key[2];
 };
 

@@ -17,8 +17,9 @@ struct Worker {
     int warp;
     int lane;
 
-    __device__ __forceinline__ bool produces() const { return warp == kWarps; }
-    __device__ __forceinline__ Job& job() const { return shared.jobs[produces()]; }
+    // Which producer this is; negative for consumers.
+    __device__ __forceinline__ int producer() const { return warp - kWarps; }
+    __device__ __forceinline__ Job& job() const { return shared.jobs[max(0, 1 + producer())]; }
     __device__ __forceinline__ const RowTile& tile() const { return job().tile; }
     __device__ __forceinline__ int group() const { return params.num_heads / params.num_kv_heads; }
     __device__ __forceinline__ unsigned char* keys(int stage) const { return stages + stage * stage_bytes(kHeadDim); }
