@@ -29,7 +29,8 @@ __device__ __forceinline__ void append_token(const Worker<T, kHeadDim>& worker, 
     const float* rope = params.rope_table + int64_t{position} * kHeadDim;
     k = rotated<T, kHeadDim>(k, static_cast<const T*>(params.k_norm), params.rms_norm_eps, rope, part);
     if (holds) {
-        T* pool = static_cast<T*>(params.kv_pool) + pool_offset(worker, position, load_page(worker, position)) + part * 8;
+        T* pool =
+            static_cast<T*>(params.kv_pool) + pool_offset(worker, position, load_page(worker, position)) + part * 8;
         *reinterpret_cast<uint4*>(pool) = k.low;
         *reinterpret_cast<uint4*>(pool + kHeadDim / 2) = k.high;
         pool += value_offset<kHeadDim>(params);
@@ -50,11 +51,12 @@ __device__ __forceinline__ NewKeys new_keys(const Job& job) {
     if (!job.pass.attends) {
         return {0, 0};
     }
-    return {max(job.tile.first_new, job.range.begin * kTileTokens), min(job.tile.num_keys, job.range.end * kTileTokens)};
+    return {max(job.tile.first_new, job.range.begin * kTileTokens),
+            min(job.tile.num_keys, job.range.end * kTileTokens)};
 }
 
-// Appends the step's own tokens among the job's keys, so that all keys are in the pool. Whoever reads a token appends it
-// first, without waiting for others: where several row tiles of a prompt read it, they write the same bits.
+// Appends the step's own tokens among the job's keys, so that all keys are in the pool. Whoever reads a token appends
+// it first, without waiting for others: where several row tiles of a prompt read it, they write the same bits.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void append_tokens(const Worker<T, kHeadDim>& worker) {
     const NewKeys keys = new_keys(worker.job());

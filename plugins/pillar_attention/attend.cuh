@@ -6,10 +6,12 @@
 
 namespace sparsespec {
 
-// One packed row's query as a lane of the matrix units holds it, rotated: numbers 16 i + 8 j + 2 (lane % 4) and the next
-// one of [i][j]. The numbers that rotate together, half a head apart, are in the same lane. Four lanes share a row.
+// One packed row's query as a lane of the matrix units holds it, rotated: numbers 16 i + 8 j + 2 (lane % 4) and the
+// next one of [i][j]. The numbers that rotate together, half a head apart, are in the same lane. Four lanes share a
+// row.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ void load_query(const Worker<T, kHeadDim>& worker, int packed, uint32_t (&q)[kHeadDim / 16][2]) {
+__device__ __forceinline__ void load_query(const Worker<T, kHeadDim>& worker, int packed,
+                                           uint32_t (&q)[kHeadDim / 16][2]) {
     constexpr int kSteps = kHeadDim / 16;
     const PillarAttentionParams& params = worker.params;
     const RowTile& tile = worker.tile();
@@ -29,7 +31,8 @@ __device__ __forceinline__ void load_query(const Worker<T, kHeadDim>& worker, in
         const float2 cosine = *reinterpret_cast<const float2*>(rope + index * 8);
         const float2 sine = *reinterpret_cast<const float2*>(rope + kHeadDim / 2 + index * 8);
         const float2 low = x[index / 2][index % 2], high = x[(index + kSteps) / 2][(index + kSteps) % 2];
-        q[index / 2][index % 2] = Numbers<T>::pack(turned(low.x, high.x, cosine.x, -sine.x), turned(low.y, high.y, cosine.y, -sine.y));
+        q[index / 2][index % 2] =
+            Numbers<T>::pack(turned(low.x, high.x, cosine.x, -sine.x), turned(low.y, high.y, cosine.y, -sine.y));
         q[(index + kSteps) / 2][(index + kSteps) % 2] =
             Numbers<T>::pack(turned(high.x, low.x, cosine.x, sine.x), turned(high.y, low.y, cosine.y, sine.y));
     }
@@ -61,8 +64,8 @@ __device__ __forceinline__ void load_rows(const Worker<T, kHeadDim>& worker, War
 
 // logits[n] = the warp's rows times keys n * 8 to n * 8 + 7 of its share, not scaled yet.
 template <int kRowWarps, typename T, int kHeadDim, int kColumns>
-__device__ __forceinline__ void multiply_keys(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine, int stage,
-                              float (&logits)[kColumns][4]) {
+__device__ __forceinline__ void multiply_keys(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine,
+                                              int stage, float (&logits)[kColumns][4]) {
     const int first = WarpShare<kRowWarps>::first_key(worker.warp);
     const LaneChunks<kHeadDim> keys(shared_address(worker.keys(stage)), first + worker.lane % 8 + worker.lane / 16 * 8,
                                     worker.lane / 8 % 2);
@@ -84,9 +87,9 @@ __device__ __forceinline__ void multiply_keys(const Worker<T, kHeadDim>& worker,
 
 // -inf for keys that a row does not read.
 template <int kRowWarps, typename T, int kHeadDim, int kColumns>
-__device__ __forceinline__ void mask_keys(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine, int kv_tile,
-                                          int stage, float (&logits)[kColumns][4]) {
-    const uint32_t(&halves)[kProducerWarps] = worker.shared.pipeline.unmasked[stage];
+__device__ __forceinline__ void mask_keys(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine,
+                                          int kv_tile, int stage, float (&logits)[kColumns][4]) {
+    const uint32_t (&halves)[kProducerWarps] = worker.shared.pipeline.unmasked[stage];
     const uint64_t unmasked = uint64_t{halves[1]} << 32 | halves[0];
     const int tile_start = kv_tile * kTileTokens;
     // Nothing to do when even the first row reads the tile's last key, and all before.
@@ -107,7 +110,8 @@ __device__ __forceinline__ void mask_keys(const Worker<T, kHeadDim>& worker, con
 
 // The rows' new maxima, in log2, over all lanes that share a row.
 template <int kHeadDim, int kColumns>
-__device__ __forceinline__ void find_max(const WarpRows<kHeadDim>& mine, const float (&logits)[kColumns][4], float (&max)[2]) {
+__device__ __forceinline__ void find_max(const WarpRows<kHeadDim>& mine, const float (&logits)[kColumns][4],
+                                         float (&max)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         float most = logits[0][half * 2];
@@ -161,13 +165,13 @@ __device__ __forceinline__ void update_softmax(WarpRows<kHeadDim>& mine, float (
 
 template <int kRowWarps, typename T, int kHeadDim, int kColumns>
 __device__ __forceinline__ void multiply_values(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine, int stage,
-                                const float (&weights)[kColumns][4]) {
+                                                const float (&weights)[kColumns][4]) {
     const int first = WarpShare<kRowWarps>::first_key(worker.warp);
     const LaneChunks<kHeadDim> values(shared_address(worker.values(stage)), first + worker.lane % 16, worker.lane / 16);
 #pragma unroll
     for (int pair = 0; pair < kColumns / 2; ++pair) {
-        const float(&low)[4] = weights[2 * pair];
-        const float(&high)[4] = weights[2 * pair + 1];
+        const float (&low)[4] = weights[2 * pair];
+        const float (&high)[4] = weights[2 * pair + 1];
         const uint32_t p[4] = {Numbers<T>::pack(low[0], low[1]), Numbers<T>::pack(low[2], low[3]),
                                Numbers<T>::pack(high[0], high[1]), Numbers<T>::pack(high[2], high[3])};
 #pragma unroll
@@ -195,7 +199,8 @@ __device__ __forceinline__ void exponentiate(const WarpRows<kHeadDim>& mine, flo
 
 // One tile that lies in shared memory.
 template <int kRowWarps, typename T, int kHeadDim>
-__device__ __forceinline__ void attend_tile(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine, int kv_tile, int stage) {
+__device__ __forceinline__ void attend_tile(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine, int kv_tile,
+                                            int stage) {
     if (WarpShare<kRowWarps>::first_row(worker.warp) >= worker.tile().packed_rows()) {
         return;
     }

@@ -50,7 +50,8 @@ __device__ __forceinline__ int list_position(const DraftList& list, int entry, i
     }
     const bool is_moving = entry >= list.num_staying && lookup < 0;
     const int position = listed + (is_moving ? list.shift : 0);
-    const bool known = position < 0 || position >= list.recent_start || (entry >= list.num_staying && stays(list, position)) ||
+    const bool known = position < 0 || position >= list.recent_start ||
+                       (entry >= list.num_staying && stays(list, position)) ||
                        (lookup >= 0 && (moves(list, position) || is_earlier_lookup(list, lookup, position)));
     return known ? kMasked : position;
 }

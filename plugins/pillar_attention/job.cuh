@@ -1,5 +1,5 @@
-// What a worker is at: one row tile over a range of KV tiles. It lies in shared memory: all threads read the same, rarely,
-// and registers are short.
+// What a worker is at: one row tile over a range of KV tiles. It lies in shared memory: all threads read the same,
+// rarely, and registers are short.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace sparsespec {
 
-// Whole rows of a slot that go through the matrix units together for one KV head, each with all heads of the group: packed
-// row m is row m / group, head m % group.
+// Whole rows of a slot that go through the matrix units together for one KV head, each with all heads of the group:
+// packed row m is row m / group, head m % group.
 struct RowTile {
     SlotWork work;
     int kv_head;
@@ -20,11 +20,15 @@ struct RowTile {
     int first_new;  // from this key on K and V come from qkv
 
     __device__ __forceinline__ int packed_rows() const { return num_rows * group; }
-    __device__ __forceinline__ int position(int packed) const { return work.first_position + first_row + packed / group; }
+    __device__ __forceinline__ int position(int packed) const {
+        return work.first_position + first_row + packed / group;
+    }
     __device__ __forceinline__ int query_head(int packed) const { return kv_head * group + packed % group; }
     __device__ __forceinline__ int qkv_row(int packed) const { return work.row_start + first_row + packed / group; }
     // Place among the slot's scored rows; negative for rows that are not scored.
-    __device__ __forceinline__ int scored_row(int row) const { return first_row + row - (work.num_rows - work.score_rows); }
+    __device__ __forceinline__ int scored_row(int row) const {
+        return first_row + row - (work.num_rows - work.score_rows);
+    }
     // The last key that a packed row may read.
     __device__ __forceinline__ int last_key(int packed) const { return work.drafts ? num_keys - 1 : position(packed); }
 };

@@ -8,8 +8,8 @@ namespace sparsespec {
 
 // Tells the role's threads what to do next, and lets them.
 template <typename Role, typename T, int kHeadDim>
-__device__ __forceinline__ void run_job(const Worker<T, kHeadDim>& worker, Role& role, const RowTile& tile, TileRange range,
-                                        Pass pass, bool shares) {
+__device__ __forceinline__ void run_job(const Worker<T, kHeadDim>& worker, Role& role, const RowTile& tile,
+                                        TileRange range, Pass pass, bool shares) {
     role.sync();  // the job before may still be read
     if (role.leads()) {
         Job& job = worker.job();
@@ -55,7 +55,8 @@ __device__ __forceinline__ void run_piece(const Worker<T, kHeadDim>& worker, Rol
 }
 
 template <typename T, int kHeadDim>
-__device__ __forceinline__ RowTile unit_rows(const Worker<T, kHeadDim>& worker, const SlotWork& work, const SlotUnits& units, int unit) {
+__device__ __forceinline__ RowTile unit_rows(const Worker<T, kHeadDim>& worker, const SlotWork& work,
+                                             const SlotUnits& units, int unit) {
     const int group = worker.group();
     if (units.is_block(unit)) {
         return row_tile(work, unit, work.body_rows, work.block_rows, group);
@@ -106,12 +107,13 @@ __device__ __forceinline__ void open_pipeline(Pipeline& pipeline, int num_stages
 
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 2)
-    pillar_attention_kernel(const __grid_constant__ PillarAttentionParams params, int num_stages) {
+pillar_attention_kernel(const __grid_constant__ PillarAttentionParams params, int num_stages) {
     extern __shared__ __align__(1024) unsigned char memory[];
     WorkerShared& shared = *reinterpret_cast<WorkerShared*>(memory);
     const int thread = threadIdx.x;
-    const Worker<T, kHeadDim> worker{params, shared, memory + sizeof(WorkerShared), num_stages, __ffs(params.page_size) - 1,
-                                     thread, thread / 32, thread % 32};
+    const Worker<T, kHeadDim> worker{
+        params,      shared,     memory + sizeof(WorkerShared), num_stages, __ffs(params.page_size) - 1, thread,
+        thread / 32, thread % 32};
     if (thread == 0) {
         open_pipeline(shared.pipeline, num_stages);
     }

@@ -47,10 +47,12 @@ struct Sum {
 
 // Writes four numbers of a packed row's output, and with the first four its log-sum-exp.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ void put_output(const Worker<T, kHeadDim>& worker, const RowTile& tile, int packed, int column, const Sum& sum) {
+__device__ __forceinline__ void put_output(const Worker<T, kHeadDim>& worker, const RowTile& tile, int packed,
+                                           int column, const Sum& sum) {
     const PillarAttentionParams& params = worker.params;
     const int head = tile.query_head(packed);
-    T* output = static_cast<T*>(params.output) + (int64_t{tile.qkv_row(packed)} * params.num_heads + head) * kHeadDim + column;
+    T* output =
+        static_cast<T*>(params.output) + (int64_t{tile.qkv_row(packed)} * params.num_heads + head) * kHeadDim + column;
     const float factor = sum.sum > 0 ? 1 / sum.sum : 0;
     const uint2 numbers = {Numbers<T>::pack(sum.output.x * factor, sum.output.y * factor),
                            Numbers<T>::pack(sum.output.z * factor, sum.output.w * factor)};
@@ -131,7 +133,8 @@ __device__ __forceinline__ float4 sum_exchange(const WorkerShared& shared, int p
 template <int kRowWarps, typename T, int kHeadDim>
 __device__ __forceinline__ void finish_rows(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine) {
     const RowTile& tile = worker.tile();
-    const int packed_rows = tile.packed_rows(), first_packed = max(0, tile.first_row - tile.work.body_rows) * tile.group;
+    const int packed_rows = tile.packed_rows(),
+              first_packed = max(0, tile.first_row - tile.work.body_rows) * tile.group;
     float factor[2];
     share_sums<kRowWarps>(worker, mine, factor);
 #pragma unroll
@@ -139,7 +142,7 @@ __device__ __forceinline__ void finish_rows(const Worker<T, kHeadDim>& worker, c
 #pragma unroll
         for (int index = 0; index < kExchange / 4; ++index) {
             const int column = index / 2, half = index % 2;
-            const float(&output)[4] = mine.output[first / 8 + column];
+            const float (&output)[4] = mine.output[first / 8 + column];
             *reinterpret_cast<float2*>(
                 &worker.shared.exchange[worker.warp][worker.lane / 4 + half * 8][column * 8 + worker.lane % 4 * 2]) = {
                 output[half * 2] * factor[half], output[half * 2 + 1] * factor[half]};
@@ -169,7 +172,8 @@ __device__ __forceinline__ bool has_tiles(const WorkerStart& start, const Worker
 
 // Counts this worker's part as done; true in the worker that is last. `unit`: a start within the unit.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ bool arrive(const Worker<T, kHeadDim>& worker, WorkerStart* starts, const WorkerStart& unit) {
+__device__ __forceinline__ bool arrive(const Worker<T, kHeadDim>& worker, WorkerStart* starts,
+                                       const WorkerStart& unit) {
     __threadfence();
     consumer_sync();
     if (worker.thread == 0) {
@@ -183,8 +187,8 @@ __device__ __forceinline__ bool arrive(const Worker<T, kHeadDim>& worker, Worker
 
 // Puts the parts of a unit together. `tile`: all rows of the unit.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ void merge_parts(const Worker<T, kHeadDim>& worker, const RowTile& tile, const WorkerStart* starts,
-                            const WorkerStart& unit) {
+__device__ __forceinline__ void merge_parts(const Worker<T, kHeadDim>& worker, const RowTile& tile,
+                                            const WorkerStart* starts, const WorkerStart& unit) {
     for (int index = worker.thread; index < tile.packed_rows() * (kHeadDim / 4); index += kConsumers) {
         const int packed = index / (kHeadDim / 4), column = index % (kHeadDim / 4) * 4;
         Sum sum;
@@ -202,12 +206,13 @@ __device__ __forceinline__ void merge_parts(const Worker<T, kHeadDim>& worker, c
 
 // Adds what each part's first tile gave to the diagonals of the part before. `target`: of the whole unit.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ void merge_halos(const Worker<T, kHeadDim>& worker, const ScoreTarget& target, const WorkerStart* starts,
-                            const WorkerStart& unit) {
+__device__ __forceinline__ void merge_halos(const Worker<T, kHeadDim>& worker, const ScoreTarget& target,
+                                            const WorkerStart* starts, const WorkerStart& unit) {
     for (int other = unit.first_worker + 1; other <= unit.last_worker; ++other) {
         if (has_tiles(starts[other], starts[other + 1]) && worker.thread < kReach) {
             const int position = starts[other].tile * kTileTokens - kReach + worker.thread;
-            put_score(worker.params, target, 1, position, __ldcg(partial(worker, other, false).halo + worker.thread), true);
+            put_score(worker.params, target, 1, position, __ldcg(partial(worker, other, false).halo + worker.thread),
+                      true);
         }
     }
 }

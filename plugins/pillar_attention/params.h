@@ -1,5 +1,5 @@
-// PillarAttention: QK-norm, RoPE, KV append and ragged paged attention with a phase per slot; names and shapes are those
-// of inputs.py and docs/plugins.md.
+// PillarAttention: QK-norm, RoPE, KV append and ragged paged attention with a phase per slot; names and shapes are
+// those of inputs.py and docs/plugins.md.
 #pragma once
 
 #include <cuda_runtime_api.h>

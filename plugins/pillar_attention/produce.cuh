@@ -1,5 +1,5 @@
-// The producers: two warps that bring the keys and values of tile after tile to the stages, ahead of the consumers and across
-// the ends of jobs. Each has half of a tile's keys, one for each lane.
+// The producers: two warps that bring the keys and values of tile after tile to the stages, ahead of the consumers and
+// across the ends of jobs. Each has half of a tile's keys, one for each lane.
 #pragma once
 
 #include "pillar_attention/append.cuh"
@@ -39,8 +39,9 @@ struct KeySearch {
     }
 };
 
-// Starts the copies of the warp's keys, and of their values if there is a use for them. Masked ones become zeros, so that no
-// NaN of theirs spreads. Addresses come first, in groups: a copy need not wait for the shuffle of the one before.
+// Starts the copies of the warp's keys, and of their values if there is a use for them. Masked ones become zeros, so
+// that no NaN of theirs spreads. Addresses come first, in groups: a copy need not wait for the shuffle of the one
+// before.
 template <bool kValues, typename T, int kHeadDim>
 __device__ __forceinline__ void start_copies(const Worker<T, kHeadDim>& worker, int64_t entry, int stage) {
     constexpr int kChunks = kHeadDim / 8, kGroup = 8;

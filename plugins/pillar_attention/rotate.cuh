@@ -5,7 +5,8 @@
 
 namespace sparsespec {
 
-// Lanes that share a vector. Lane i holds numbers 8i to 8i + 7 and those half a head further on, which rotate with them.
+// Lanes that share a vector. Lane i holds numbers 8i to 8i + 7 and those half a head further on, which rotate with
+// them.
 constexpr int kVectorLanes = 8;
 
 // One lane's part of a vector.
@@ -86,7 +87,8 @@ __device__ __forceinline__ void normalize(float (&low)[8], float (&high)[8], con
 // The vector after QK-norm, if norm is not null, and RoPE. `rope`: the position's row of rope_table. Every lane of the
 // warp takes part; lanes that hold no part get and give zeros.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ VectorPart rotated(const VectorPart& vector, const T* norm, float eps, const float* rope, int part) {
+__device__ __forceinline__ VectorPart rotated(const VectorPart& vector, const T* norm, float eps, const float* rope,
+                                              int part) {
     float low[8], high[8], turned_low[8] = {}, turned_high[8] = {};
     unpack_eight<T>(vector.low, low);
     unpack_eight<T>(vector.high, high);

@@ -2,9 +2,10 @@
 // probabilities are at hand, so that no key is read twice. The normaliser has to be known by then: ScoreNormalizer says
 // where it comes from.
 //
-// Means are summed in registers. For diagonals the rows of probabilities lie in shared memory shifted by their place among
-// the scored rows, so that a diagonal is a column, and the matrix units sum the columns. Shifts are even, for aligned
-// stores: rows at odd places are shifted one less, summed apart, and their sums taken from one column further on.
+// Means are summed in registers. For diagonals the rows of probabilities lie in shared memory shifted by their place
+// among the scored rows, so that a diagonal is a column, and the matrix units sum the columns. Shifts are even, for
+// aligned stores: rows at odd places are shifted one less, summed apart, and their sums taken from one column further
+// on.
 #pragma once
 
 #include "pillar_attention/ptx.cuh"
@@ -20,15 +21,14 @@ __device__ __forceinline__ ScoreTarget score_target(const PillarAttentionParams&
     const SlotWork& work = tile.work;
     const int64_t index = params.score_index[work.slot];
     const int64_t plane_stride = int64_t{params.num_kv_heads} * params.max_positions;
-    return {index * params.num_planes * plane_stride + int64_t{tile.kv_head} * params.max_positions,
-            plane_stride,
+    return {index * params.num_planes * plane_stride + int64_t{tile.kv_head} * params.max_positions, plane_stride,
             work.first_position + work.num_rows - 1,
             1.0f / (kWeightOne * tile.group * (params.score_planes == ScorePlanes::kRows ? 1 : work.score_rows)),
             tile.first_row > work.body_rows && params.score_planes != ScorePlanes::kRows};
 }
 
-__device__ __forceinline__ void put_score(const PillarAttentionParams& params, const ScoreTarget& target, int plane, int position,
-                                 float sum, bool adds) {
+__device__ __forceinline__ void put_score(const PillarAttentionParams& params, const ScoreTarget& target, int plane,
+                                          int position, float sum, bool adds) {
     if (position < 0 || position > target.last_position) {
         return;
     }
@@ -90,7 +90,8 @@ __device__ __forceinline__ float2 sum_lanes(float2 sum) {
     return sum;
 }
 
-// weights: 2^(logit - base) of the warp's rows. A key that the draft did not read can exceed its log-sum-exp: at most 1.
+// weights: 2^(logit - base) of the warp's rows. A key that the draft did not read can exceed its log-sum-exp: at
+// most 1.
 template <int kRowWarps, typename T, int kHeadDim, int kColumns>
 __device__ __forceinline__ void store_weights(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine,
                                               const float (&factor)[2], const float (&weights)[kColumns][4]) {

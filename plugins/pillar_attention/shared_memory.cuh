@@ -8,8 +8,8 @@
 
 namespace sparsespec {
 
-// A worker's warps: four consume tiles, two produce them, half of the keys each. Six is also as many as leave each thread
-// 168 registers with two workers on a multiprocessor.
+// A worker's warps: four consume tiles, two produce them, half of the keys each. Six is also as many as leave each
+// thread 168 registers with two workers on a multiprocessor.
 constexpr int kWarps = 4;
 constexpr int kProducerWarps = 2;
 constexpr int kConsumers = kWarps * 32;
@@ -26,12 +26,12 @@ constexpr int kWeightStride = kWeightColumns + 8;
 
 // What the producer puts into the stages, and the consumers take out.
 struct Pipeline {
-    uint64_t full[kMaxStages];    // barriers: the tile has landed
-    uint64_t empty[kMaxStages];   // barriers: no consumer reads it any more
+    uint64_t full[kMaxStages];                      // barriers: the tile has landed
+    uint64_t empty[kMaxStages];                     // barriers: no consumer reads it any more
     uint32_t unmasked[kMaxStages][kProducerWarps];  // a bit for each key of the tile that any row may read
-    int appended;                 // jobs whose new tokens are in the pool
-    int decided;                  // pieces after which it is known whether they are passed over once more
-    bool once_more;               // of the last piece decided
+    int appended;                                   // jobs whose new tokens are in the pool
+    int decided;     // pieces after which it is known whether they are passed over once more
+    bool once_more;  // of the last piece decided
 };
 
 // Besides the stages; the dynamic part of a worker's shared memory starts with it.
@@ -40,11 +40,11 @@ struct alignas(256) WorkerShared {
         uint16_t weights[kTileRows][kWeightStride];   // see score.cuh
         float exchange[kWarps][16][kExchangeStride];  // of the output, when a job ends
     };
-    uint16_t selector[2][kTileRows];    // fp16 ones: packed rows whose place among the scored rows is even, is odd
-    float columns[2][kWeightColumns];   // sums over these rows of each column of `weights`
-    float means[kWarps][kTileTokens];   // of 16 packed rows each, for each token of the tile
-    float carry[2][kReach];             // what the tile before left to the last tokens of its diagonal
-    float row_max[kWarps][16];          // of a warp's rows over its keys, in log2
+    uint16_t selector[2][kTileRows];   // fp16 ones: packed rows whose place among the scored rows is even, is odd
+    float columns[2][kWeightColumns];  // sums over these rows of each column of `weights`
+    float means[kWarps][kTileTokens];  // of 16 packed rows each, for each token of the tile
+    float carry[2][kReach];            // what the tile before left to the last tokens of its diagonal
+    float row_max[kWarps][16];         // of a warp's rows over its keys, in log2
     float row_sum[kWarps][16];
     float lse[kMaxBlockRows * kMaxGroup];  // of the block's packed rows, in log2
     Pipeline pipeline;
@@ -72,8 +72,8 @@ __device__ __forceinline__ int tile_offset(int row, int chunk) {
     return row * (kHeadDim * 2) + (chunk ^ twist) * 16;
 }
 
-// Where a lane finds 16-byte chunk 2 * step + odd of a row, for all steps: the twist repeats, so few addresses do, and what
-// is left is constant.
+// Where a lane finds 16-byte chunk 2 * step + odd of a row, for all steps: the twist repeats, so few addresses do, and
+// what is left is constant.
 template <int kHeadDim>
 struct LaneChunks {
     static constexpr int kPeriod = kHeadDim == 96 ? 2 : 4;

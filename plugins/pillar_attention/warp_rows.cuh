@@ -5,16 +5,16 @@
 
 namespace sparsespec {
 
-// A warp's 16 packed rows: queries, and what their softmax has come to over the warp's keys. In log2; lane l holds parts
-// of rows l / 4 and l / 4 + 8.
+// A warp's 16 packed rows: queries, and what their softmax has come to over the warp's keys. In log2; lane l holds
+// parts of rows l / 4 and l / 4 + 8.
 template <int kHeadDim>
 struct WarpRows {
     uint32_t q[kHeadDim / 16][4];
     float output[kHeadDim / 8][4];
     float max[2];
-    float sum[2];   // of this lane's keys only, until the end
-    float lse[2];   // that scores are normalised by; infinite for rows that are not scored
-    int shift[2];   // of the rows in `weights`
+    float sum[2];  // of this lane's keys only, until the end
+    float lse[2];  // that scores are normalised by; infinite for rows that are not scored
+    int shift[2];  // of the rows in `weights`
     int last_key[2];
 };
 

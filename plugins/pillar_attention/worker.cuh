@@ -23,9 +23,12 @@ struct Worker {
     __device__ __forceinline__ const RowTile& tile() const { return job().tile; }
     __device__ __forceinline__ int group() const { return params.num_heads / params.num_kv_heads; }
     __device__ __forceinline__ unsigned char* keys(int stage) const { return stages + stage * stage_bytes(kHeadDim); }
-    __device__ __forceinline__ unsigned char* values(int stage) const { return keys(stage) + stage_bytes(kHeadDim) / 2; }
+    __device__ __forceinline__ unsigned char* values(int stage) const {
+        return keys(stage) + stage_bytes(kHeadDim) / 2;
+    }
     __device__ __forceinline__ const T* qkv_row(int row) const {
-        return static_cast<const T*>(params.qkv) + int64_t{row} * (params.num_heads + 2 * params.num_kv_heads) * kHeadDim;
+        return static_cast<const T*>(params.qkv) +
+               int64_t{row} * (params.num_heads + 2 * params.num_kv_heads) * kHeadDim;
     }
 };
 

@@ -53,7 +53,8 @@ __device__ inline WorkerStart whole_units(int active, int unit, const SlotUnits&
     return start;
 }
 
-// Where a worker starts whose work begins `rest` after that of a slot; `share` is every worker's part of the whole cost.
+// Where a worker starts whose work begins `rest` after that of a slot; `share` is every worker's part of the whole
+// cost.
 __device__ inline WorkerStart start_in_slot(const SlotUnits& units, int active, int64_t rest, int64_t share) {
     const int64_t block_cost = units.num_block_units() * units.block_cost();
     int64_t unit_cost = units.block_cost();
@@ -111,7 +112,8 @@ __device__ inline void find_parts(const WorkerStart* starts, int num_workers, in
     start->num_parts = num_parts;
 }
 
-__global__ void __launch_bounds__(kPlanThreads) pillar_plan_kernel(PillarPlanParams params, int num_workers) {
+__global__ void __launch_bounds__(kPlanThreads)
+pillar_plan_kernel(PillarPlanParams params, int num_workers) {
     extern __shared__ int64_t cost_start[];  // [max_batch_size]
     __shared__ WorkerStart starts[kMaxWorkers + 1];
     int32_t* active_slots = params.plan + (kMaxWorkers + 1) * (sizeof(WorkerStart) / sizeof(int32_t));

@@ -13,11 +13,14 @@ constexpr int kTileTokens = 64;
 constexpr int kTileRows = 64;
 // Time that a unit takes besides its tiles, in tiles: reading lengths, rotating queries, writing the output.
 constexpr int kUnitOverhead = 6;
-// A unit is not divided where a worker's share is so many units: putting parts together costs more than an uneven share.
+// Time of a verified tile that is scored on the way, in tiles that are not.
+constexpr int kScoredTile = 2;
+// A unit is not divided where a worker's share is so many units: putting parts together costs more than an uneven
+// share.
 constexpr int kWholeUnits = 2;
 
-// The rows of a slot are its body, then its block. A unit is one KV head and either the whole block, whose row tiles one
-// worker passes over one after another so that it alone writes the block's scores; or one row tile of the body.
+// The rows of a slot are its body, then its block. A unit is one KV head and either the whole block, whose row tiles
+// one worker passes over one after another so that it alone writes the block's scores; or one row tile of the body.
 struct SlotWork {
     int slot;
     int row_start;       // the slot's first row in qkv
@@ -63,25 +66,28 @@ __host__ __device__ inline int ceil_div(int a, int b) {
     return (a + b - 1) / b;
 }
 
-// A slot's units: first a block unit for each KV head, if there is a block; then, KV head by KV head, its body's row tiles.
+// A slot's units: first a block unit for each KV head, if there is a block; then, KV head by KV head, its body's row
+// tiles.
 struct SlotUnits {
     int num_kv_heads;
     int block_tiles;  // row tiles of the block
     int body_tiles;
     int kv_tiles;
+    int block_tile_cost;  // of one KV tile, for all row tiles of the block
 
     __device__ SlotUnits(const SlotWork& work, int num_kv_heads, int group)
         : num_kv_heads(num_kv_heads),
           block_tiles(ceil_div(work.block_rows, rows_per_tile(group))),
           body_tiles(ceil_div(work.body_rows, rows_per_tile(group))),
-          kv_tiles(ceil_div(work.num_keys, kTileTokens)) {}
+          kv_tiles(ceil_div(work.num_keys, kTileTokens)),
+          block_tile_cost(block_tiles * (work.verifies && work.score_rows > 0 ? kScoredTile : 1)) {}
 
     __device__ int num_block_units() const { return block_tiles > 0 ? num_kv_heads : 0; }
     __device__ int num_units() const { return num_block_units() + num_kv_heads * body_tiles; }
     __device__ bool is_block(int unit) const { return unit < num_block_units(); }
-    // In tiles; a unit's tile costs as many as it has row tiles.
-    __device__ int64_t tile_cost(int unit) const { return is_block(unit) ? block_tiles : 1; }
-    __device__ int64_t block_cost() const { return kUnitOverhead + int64_t{kv_tiles} * block_tiles; }
+    // Of one of a unit's KV tiles.
+    __device__ int64_t tile_cost(int unit) const { return is_block(unit) ? block_tile_cost : 1; }
+    __device__ int64_t block_cost() const { return kUnitOverhead + int64_t{kv_tiles} * block_tile_cost; }
     __device__ int64_t body_cost() const { return kUnitOverhead + int64_t{kv_tiles}; }
     __device__ int64_t cost() const {
         return num_block_units() * block_cost() + int64_t{num_kv_heads} * body_tiles * body_cost();

@@ -1,5 +1,6 @@
-// Top-k by radix: three passes of histograms find the k-th largest score exactly, a fourth writes the positions of what is
-// above it, and of its equals from the left, in ascending order. One thread block per layer, scored slot, KV head and plane.
+// Top-k by radix: three passes of histograms find the k-th largest score exactly, a fourth writes the positions of what
+// is above it, and of its equals from the left, in ascending order. One thread block per layer, scored slot, KV head
+// and plane.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -33,7 +34,8 @@ __device__ inline float as_float(__half score) {
     return __half2float(score);
 }
 
-// Digits that tell all scores apart, and the bits they cover: fp16 numbers are the same in fp32 with 13 zeros at the end.
+// Digits that tell all scores apart, and the bits they cover: fp16 numbers are the same in fp32 with 13 zeros at the
+// end.
 template <typename T>
 constexpr int kDigits = sizeof(T) == 2 ? 2 : 3;
 template <typename T>
@@ -130,7 +132,8 @@ __device__ Threshold find_threshold(SelectShared& shared, const Candidates<T>& c
 
 // Writes the positions taken, ascending: keys above the threshold, and the first num_equal that equal it.
 template <typename T>
-__device__ void write_positions(SelectShared& shared, const Candidates<T>& candidates, Threshold threshold, int32_t* list) {
+__device__ void write_positions(SelectShared& shared, const Candidates<T>& candidates, Threshold threshold,
+                                int32_t* list) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t lanes_before = (1u << lane) - 1;
     int above_before = 0, equal_before = 0;
@@ -159,7 +162,8 @@ __device__ void write_positions(SelectShared& shared, const Candidates<T>& candi
 #pragma unroll
         for (int index = 0; index < kUnroll; ++index) {
             const int equals = equal_here + __popc(equal[index] & lanes_before);
-            const int place_in_list = above_here + __popc(above[index] & lanes_before) + min(equals, threshold.num_equal);
+            const int place_in_list =
+                above_here + __popc(above[index] & lanes_before) + min(equals, threshold.num_equal);
             const bool is_equal = equal[index] >> lane & 1;
             if ((above[index] >> lane & 1) || (is_equal && equals < threshold.num_equal)) {
                 list[place_in_list] = first + (warp * kUnroll + index) * 32 + lane;
@@ -172,7 +176,8 @@ __device__ void write_positions(SelectShared& shared, const Candidates<T>& candi
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kSelectThreads) pillar_select_kernel(const __grid_constant__ PillarSelectParams params) {
+__global__ void __launch_bounds__(kSelectThreads)
+pillar_select_kernel(const __grid_constant__ PillarSelectParams params) {
     __shared__ SelectShared shared;
     const int layer = blockIdx.z, scored = blockIdx.y;
     const int plane = blockIdx.x / params.num_kv_heads, kv_head = blockIdx.x % params.num_kv_heads;
@@ -181,17 +186,21 @@ __global__ void __launch_bounds__(kSelectThreads) pillar_select_kernel(const __g
         return;
     }
     const int num_staying = params.num_staying[slot];
-    const int64_t row = ((int64_t{layer} * params.max_scored + scored) * params.num_planes + plane) * params.num_kv_heads + kv_head;
+    const int64_t row =
+        ((int64_t{layer} * params.max_scored + scored) * params.num_planes + plane) * params.num_kv_heads + kv_head;
     const Candidates<T> candidates{static_cast<const T*>(params.scores) + row * params.max_positions,
                                    min(params.recent_start[slot], params.max_positions),
                                    plane > 0 ? params.moving_shift[scored] : 0};
-    int32_t* list = params.pillars + ((int64_t{layer} * params.max_batch_size + slot) * params.num_kv_heads + kv_head) * params.max_budget;
-    const int wanted = plane > 0 ? min(params.num_moving[slot], params.max_budget - num_staying) : min(num_staying, params.max_budget);
+    int32_t* list = params.pillars + ((int64_t{layer} * params.max_batch_size + slot) * params.num_kv_heads + kv_head) *
+                                         params.max_budget;
+    const int wanted =
+        plane > 0 ? min(params.num_moving[slot], params.max_budget - num_staying) : min(num_staying, params.max_budget);
     const int count = min(wanted, candidates.count);
     if (count <= 0) {
         return;
     }
-    write_positions(shared, candidates, find_threshold(shared, candidates, count), list + (plane > 0 ? num_staying : 0));
+    write_positions(shared, candidates, find_threshold(shared, candidates, count),
+                    list + (plane > 0 ? num_staying : 0));
 }
 
 }  // namespace sparsespec
