@@ -34,6 +34,8 @@ from sparsespec.runtime.sampling_params import SamplingParams
 
 # More than a tokenizer makes of a token of these texts.
 _CHARS_PER_TOKEN = 6
+# Copies of every text in the largest batch that eps is taken from.
+_CROWD = 8
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,11 @@ def measure(engine: LoadedEngine, outputs: Sequence[RequestOutput], runtime: Run
     """outputs: greedy answers of one length, without penalties or stops."""
     answers = [output.outputs[0].token_ids for output in outputs]
     texts = [[*output.prompt_token_ids, *answer] for output, answer in zip(outputs, answers, strict=True)]
-    sizes = ((len(texts), 256), (2, 64), (1, 96))
-    plain, *others = (
-        forced_logits(engine, texts, len(answers[0]), Way(*size, runtime.attention)).float() for size in sizes
-    )
+    ways = (Way(len(texts), 256, runtime.attention), Way(2, 64, runtime.attention), Way(1, 96, runtime.attention))
+    plain, *others = (forced_logits(engine, texts, len(answers[0]), way).float() for way in ways)
+    # A verification has several rows of each text, and matrix products round by how many rows there are in all.
+    crowd = Way(len(texts) * _CROWD, 256, runtime.attention)
+    others.append(forced_logits(engine, texts * _CROWD, len(answers[0]), crowd)[: len(texts)].float())
     return compare(torch.tensor(answers, device=plain.device), plain, others)
 
 

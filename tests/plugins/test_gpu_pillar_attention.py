@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attention_cases import CaseKind, copy_case, make_case, random_slots
+from built_plugins import built
 from naive_attention import NaiveSlot
 from sparsespec.plugins.library import plugin_host_path, plugin_library_path
 from sparsespec.plugins.phase import Phase
@@ -46,7 +47,7 @@ class Found:
 
 @pytest.fixture(scope="module")
 def kernels() -> PluginAttention:
-    return PluginAttention(PluginLibrary(plugin_library_path(), plugin_host_path()))
+    return PluginAttention(PluginLibrary(built(plugin_library_path), built(plugin_host_path)))
 
 
 def run_both(kernels: PluginAttention, kind: CaseKind, slots: tuple[NaiveSlot, ...]) -> Found:

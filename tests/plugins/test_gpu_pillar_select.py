@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from built_plugins import built
 from sparsespec.plugins.library import plugin_host_path, plugin_library_path
 from sparsespec.plugins.pillar_select.inputs import SelectInputs
 from sparsespec.plugins.pillar_select.reference import pillar_select
@@ -30,7 +31,7 @@ class Sizes:
 
 @pytest.fixture(scope="module")
 def kernels() -> PluginAttention:
-    return PluginAttention(PluginLibrary(plugin_library_path(), plugin_host_path()))
+    return PluginAttention(PluginLibrary(built(plugin_library_path), built(plugin_host_path)))
 
 
 def _values(kind: str, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
