@@ -1,4 +1,5 @@
 // What one slot has to do in a step, in the units that workers share: PillarPlan weighs it, PillarAttention does it.
+// Plain C++ but for the markers, as is division.cuh: tests compile both for the CPU.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +16,9 @@ constexpr int kTileRows = 64;
 constexpr int kUnitOverhead = 6;
 // Time of a verified tile that is scored on the way, in tiles that are not.
 constexpr int kScoredTile = 2;
-// A unit is not divided where a worker's share is so many units: putting parts together costs more than an uneven
-// share.
-constexpr int kWholeUnits = 2;
+// Units that cost no more stay whole, where a worker has two of them or more: to put parts together costs about
+// kUnitOverhead, and an uneven share half a unit.
+constexpr int kSmallUnit = 3 * kUnitOverhead;
 
 // The rows of a slot are its body, then its block. A unit is one KV head and either the whole block, whose row tiles
 // one worker passes over one after another so that it alone writes the block's scores; or one row tile of the body.
@@ -35,16 +36,18 @@ struct SlotWork {
     bool verifies;
 };
 
-__device__ inline SlotWork slot_work(const StepLengths& step, int slot) {
+__host__ __device__ inline SlotWork slot_work(const StepLengths& step, int slot) {
     SlotWork work{};
     work.slot = slot;
     work.row_start = step.row_start[slot];
     const int phase = step.phase[slot];
     const bool idle = phase == static_cast<int>(Phase::kIdle);
-    work.num_rows = idle ? 0 : max(0, step.row_start[slot + 1] - work.row_start);
+    const int num_rows = step.row_start[slot + 1] - work.row_start;
+    work.num_rows = idle || num_rows < 0 ? 0 : num_rows;
     work.drafts = phase == static_cast<int>(Phase::kDraft);
     work.verifies = phase == static_cast<int>(Phase::kVerify);
-    work.score_rows = work.drafts ? 0 : min(step.score_rows[slot], work.num_rows);
+    const int score_rows = step.score_rows[slot] < work.num_rows ? step.score_rows[slot] : work.num_rows;
+    work.score_rows = work.drafts ? 0 : score_rows;
     work.block_rows = work.drafts || work.verifies ? work.num_rows : work.score_rows;
     work.body_rows = work.num_rows - work.block_rows;
     work.first_position = step.kv_len[slot] + step.draft_index[slot];
@@ -75,21 +78,21 @@ struct SlotUnits {
     int kv_tiles;
     int block_tile_cost;  // of one KV tile, for all row tiles of the block
 
-    __device__ SlotUnits(const SlotWork& work, int num_kv_heads, int group)
+    __host__ __device__ SlotUnits(const SlotWork& work, int num_kv_heads, int group)
         : num_kv_heads(num_kv_heads),
           block_tiles(ceil_div(work.block_rows, rows_per_tile(group))),
           body_tiles(ceil_div(work.body_rows, rows_per_tile(group))),
           kv_tiles(ceil_div(work.num_keys, kTileTokens)),
           block_tile_cost(block_tiles * (work.verifies && work.score_rows > 0 ? kScoredTile : 1)) {}
 
-    __device__ int num_block_units() const { return block_tiles > 0 ? num_kv_heads : 0; }
-    __device__ int num_units() const { return num_block_units() + num_kv_heads * body_tiles; }
-    __device__ bool is_block(int unit) const { return unit < num_block_units(); }
+    __host__ __device__ int num_block_units() const { return block_tiles > 0 ? num_kv_heads : 0; }
+    __host__ __device__ int num_units() const { return num_block_units() + num_kv_heads * body_tiles; }
+    __host__ __device__ bool is_block(int unit) const { return unit < num_block_units(); }
     // Of one of a unit's KV tiles.
-    __device__ int64_t tile_cost(int unit) const { return is_block(unit) ? block_tile_cost : 1; }
-    __device__ int64_t block_cost() const { return kUnitOverhead + int64_t{kv_tiles} * block_tile_cost; }
-    __device__ int64_t body_cost() const { return kUnitOverhead + int64_t{kv_tiles}; }
-    __device__ int64_t cost() const {
+    __host__ __device__ int64_t tile_cost(int unit) const { return is_block(unit) ? block_tile_cost : 1; }
+    __host__ __device__ int64_t block_cost() const { return kUnitOverhead + int64_t{kv_tiles} * block_tile_cost; }
+    __host__ __device__ int64_t body_cost() const { return kUnitOverhead + int64_t{kv_tiles}; }
+    __host__ __device__ int64_t cost() const {
         return num_block_units() * block_cost() + int64_t{num_kv_heads} * body_tiles * body_cost();
     }
 };

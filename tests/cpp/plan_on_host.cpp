@@ -1,0 +1,84 @@
+// PillarPlan's division of work, compiled for the CPU: what test_pillar_plan.py asks of it.
+#include <cstdint>
+#include <vector>
+
+#include "pillar_plan/division.cuh"
+
+using namespace sparsespec;
+
+namespace {
+
+// The nine arrays of StepLengths, one after the other; row_start is one longer than the others.
+StepLengths step_lengths(int32_t batch, const int32_t* lengths) {
+    const int32_t* next = lengths + batch + 1;
+    const auto take = [&] { return (next += batch) - batch; };
+    StepLengths step{};
+    step.max_batch_size = batch;
+    step.row_start = lengths;
+    step.phase = take();
+    step.draft_index = take();
+    step.score_rows = take();
+    step.kv_len = take();
+    step.recent_start = take();
+    step.num_staying = take();
+    step.num_moving = take();
+    step.num_lookups = take();
+    return step;
+}
+
+}  // namespace
+
+extern "C" {
+
+int32_t tile_tokens() {
+    return kTileTokens;
+}
+
+// units: [batch, 4] block units, all units, KV tiles, rows of the block.
+void describe_slots(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_t* units) {
+    const StepLengths step = step_lengths(batch, lengths);
+    for (int slot = 0; slot < batch; ++slot) {
+        const SlotWork work = slot_work(step, slot);
+        const SlotUnits described(work, heads[1], heads[0] / heads[1]);
+        int32_t* row = units + slot * 4;
+        row[0] = described.num_block_units();
+        row[1] = described.num_units();
+        row[2] = described.kv_tiles;
+        row[3] = work.block_rows;
+    }
+}
+
+// starts: [num_workers + 1] WorkerStart, active_slots: [batch]; returns the number of slots at work.
+int32_t plan(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_t num_workers, WorkerStart* starts,
+             int32_t* active_slots) {
+    PillarPlanParams params{};
+    params.num_heads = heads[0];
+    params.num_kv_heads = heads[1];
+    params.step = step_lengths(batch, lengths);
+    std::vector<int64_t> cost_start;
+    StepCost step{0, 0};
+    for (int slot = 0; slot < batch; ++slot) {
+        const int64_t cost = SlotUnits(slot_work(params.step, slot), heads[1], heads[0] / heads[1]).cost();
+        if (cost > 0) {
+            active_slots[step.num_active++] = slot;
+            cost_start.push_back(step.cost);
+            step.cost += cost;
+        }
+    }
+    for (int worker = 0; worker <= num_workers; ++worker) {
+        starts[worker] = {};
+        starts[worker].active = step.num_active;
+        if (worker < num_workers && step.cost > 0) {
+            starts[worker] = find_start(params, {active_slots, cost_start.data(), step}, worker, num_workers);
+        }
+    }
+    const std::vector<WorkerStart> found(starts, starts + num_workers + 1);
+    for (int worker = 0; worker <= num_workers; ++worker) {
+        if (starts[worker].tile > 0) {
+            find_parts(found.data(), num_workers, worker, &starts[worker]);
+        }
+    }
+    return step.num_active;
+}
+
+}  // extern "C"

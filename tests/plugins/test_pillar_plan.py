@@ -1,0 +1,175 @@
+"""PillarPlan's division of work, compiled for the CPU: in any batch every tile is some worker's, and only one's."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sparsespec import plugins
+from sparsespec.plugins.phase import Phase
+
+Ints = NDArray[np.int32]
+# Columns of a WorkerStart.
+ACTIVE, UNIT, TILE, FIRST, LAST, PARTS = range(6)
+SOURCE = Path(__file__).parents[1] / "cpp" / "plan_on_host.cpp"
+
+
+@pytest.fixture(scope="module")
+def division(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        assert os.environ.get("SPARSESPEC_PLUGINS") != "require"
+        pytest.skip("needs nvcc, whose headers the sources include")
+    library = tmp_path_factory.mktemp("plan") / "plan_on_host.so"
+    include = next(str(path) for path in map(Path, plugins.__path__) if (path / "pillar_plan").is_dir())
+    flags = ["-x", "c++", "-std=c++17", "-O1", "-shared", "-Xcompiler", "-fPIC", "-I", include]
+    subprocess.run([nvcc, *flags, str(SOURCE), "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What PillarPlan says of a step, and what there is to do in it."""
+
+    starts: Ints  # [num_workers + 1, 8]
+    active_slots: Ints
+    units: Ints  # [batch, 4] block units, all units, KV tiles, rows of the block
+
+    def ranges(self, worker: int) -> list[tuple[int, int, int, int]]:
+        """(slot, unit, first tile, end) of the worker's pieces, found as the kernel finds them."""
+        mine, following = self.starts[worker], self.starts[worker + 1]
+        unit, tile, pieces = int(mine[UNIT]), int(mine[TILE]), []
+        for active in range(mine[ACTIVE], following[ACTIVE] + 1):
+            is_last = active == following[ACTIVE]
+            if is_last and following[UNIT] == 0 and following[TILE] == 0:
+                break
+            _, num_units, kv_tiles, _ = self.units[self.active_slots[active]].tolist()
+            end_unit = int(following[UNIT]) + int(following[TILE] > 0) if is_last else num_units
+            for each in range(unit, end_unit):
+                end = int(following[TILE]) if is_last and each == following[UNIT] else kv_tiles
+                if tile < end:
+                    pieces.append((int(self.active_slots[active]), each, tile, end))
+                tile = 0
+            unit = 0
+        return pieces
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A step's lengths, [batch] each."""
+
+    num_heads: int
+    num_kv_heads: int
+    rows: tuple[int, ...]
+    columns: tuple[tuple[int, ...], ...]  # phase, draft_index, score_rows, kv_len, recent_start, then three counts
+
+    def plan(self, division: ctypes.CDLL, num_workers: int) -> Plan:
+        batch = len(self.rows)
+        lengths = np.concatenate([np.cumsum([0, *self.rows]), *map(np.array, self.columns)]).astype(np.int32)
+        heads = np.array([self.num_heads, self.num_kv_heads], dtype=np.int32)
+        starts, active = np.zeros((num_workers + 1, 8), np.int32), np.zeros(batch, np.int32)
+        units = np.zeros((batch, 4), np.int32)
+        step = (_pointer(heads), batch, _pointer(lengths))
+        division.describe_slots(*step, _pointer(units))
+        count = division.plan(*step, num_workers, _pointer(starts), _pointer(active))
+        return Plan(starts, active[:count], units)
+
+
+def _pointer(array: Ints) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def random_batch(rng: random.Random) -> Batch:
+    longest = rng.choice((100, 3000, 130000))
+    slots = [_random_slot(rng, longest) for _ in range(rng.choice((1, 2, 7, 64, 200)))]
+    kv_heads = rng.choice((1, 2, 8))
+    return Batch(
+        rng.randint(1, 16) * kv_heads,
+        kv_heads,
+        rows=tuple(slot[0] for slot in slots),
+        columns=tuple(tuple(slot[column] for slot in slots) for column in range(1, 9)),
+    )
+
+
+def _random_slot(rng: random.Random, longest: int) -> tuple[int, ...]:
+    phase, kv_len = rng.choice(list(Phase)), rng.randint(0, longest)
+    if phase == Phase.DRAFT:
+        recent = rng.randint(0, kv_len)
+        chosen = [rng.randint(0, min(recent, 7000)) for _ in range(2)]
+        return 1, phase, rng.randint(0, 15), 0, kv_len, recent, *chosen, rng.randint(0, 16)
+    if phase == Phase.IDLE:
+        return 0, phase, 0, 0, kv_len, 0, 0, 0, 0
+    rows = rng.randint(1, 17) if phase == Phase.VERIFY else rng.choice((0, 1, 64, 700, 2048))
+    return rows, phase, 0, rng.choice((0, min(rows, 17))), kv_len, 0, 0, 0, 0
+
+
+@pytest.mark.parametrize("num_workers", [1, 3, 108, 264, 1024])
+def test_every_tile_is_one_workers(division: ctypes.CDLL, num_workers: int) -> None:
+    rng = random.Random(num_workers)
+    for _ in range(60):
+        plan = random_batch(rng).plan(division, num_workers)
+        covered: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for worker in range(num_workers):
+            for slot, unit, first, end in plan.ranges(worker):
+                covered.setdefault((slot, unit), []).append((first, end))
+        expected = {(slot, unit) for slot, row in enumerate(plan.units) for unit in range(row[1]) if row[2]}
+        assert set(covered) == expected
+        for (slot, _), pieces in covered.items():
+            ends = [0, *(end for _, end in pieces)]
+            assert [first for first, _ in pieces] == ends[:-1]
+            assert ends[-1] == plan.units[slot][2]
+
+
+@pytest.mark.parametrize("num_workers", [3, 108, 264, 1024])
+def test_those_who_share_a_unit_know_of_each_other(division: ctypes.CDLL, num_workers: int) -> None:
+    rng = random.Random(num_workers + 1)
+    num_shared = 0
+    for _ in range(40):
+        plan = random_batch(rng).plan(division, num_workers)
+        workers: dict[tuple[int, int], list[int]] = {}
+        for worker in range(num_workers):
+            for slot, unit, _, _ in plan.ranges(worker):
+                workers.setdefault((slot, unit), []).append(worker)
+        for start in plan.starts[plan.starts[:, TILE] > 0]:
+            parts = workers[int(plan.active_slots[start[ACTIVE]]), int(start[UNIT])]
+            assert (start[FIRST], start[PARTS]) == (parts[0], len(parts))
+            assert parts[-1] <= start[LAST] < num_workers
+            num_shared += 1
+        alone = Counter(len(parts) for parts in workers.values())
+        assert alone[1] == len(workers) - sum(alone[count] for count in alone if count > 1)
+    assert num_shared > 0
+
+
+def test_equal_requests_are_divided_evenly(division: ctypes.CDLL) -> None:
+    """96 verifications over 264 workers: shares differ by a unit's overhead and a tile."""
+    columns = ((Phase.VERIFY,) * 96, (0,) * 96, (0,) * 96, (8192,) * 96, *((0,) * 96 for _ in range(4)))
+    plan = Batch(32, 8, (9,) * 96, columns).plan(division, 264)
+    tiles = [sum(end - first for *_, first, end in plan.ranges(worker)) for worker in range(264)]
+    assert sum(tiles) == 96 * 8 * 129
+    assert max(tiles) - min(tiles) <= 3 * 6 + 1
+
+
+def test_small_units_stay_whole(division: ctypes.CDLL) -> None:
+    """Drafts of seven tiles: no worker shares one, and none has more than its share and a half."""
+    columns = ((Phase.DRAFT,) * 96, (4,) * 96, (0,) * 96, (8192,) * 96, (8100,) * 96, (300,) * 96, (0,) * 96, (0,) * 96)
+    plan = Batch(32, 8, (1,) * 96, columns).plan(division, 264)
+    assert not plan.starts[:, TILE].any()
+    units = [len(plan.ranges(worker)) for worker in range(264)]
+    assert sum(units) == 96 * 8
+    assert max(units) == 3
+
+
+def test_nothing_to_do(division: ctypes.CDLL) -> None:
+    plan = Batch(4, 2, (0, 0), ((Phase.IDLE,) * 2, *((5,) * 2 for _ in range(7)))).plan(division, 7)
+    assert len(plan.active_slots) == 0
+    assert not plan.starts.any()
