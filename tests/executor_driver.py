@@ -30,7 +30,8 @@ class Driver:
             dtype=dtype, max_batch_size=len(prompts), max_seq_len=longest, max_draft_len=1, max_budget=8, page_size=16
         )
         self._pages_per_slot = -(-longest // build.page_size)
-        config = ExecutorConfig(len(prompts), len(prompts) * self._pages_per_slot)
+        # Tiny heads, which the kernels do not know: on a GPU too.
+        config = ExecutorConfig(len(prompts), len(prompts) * self._pages_per_slot, attention="reference")
         speculation = SpeculationConfig(drafter="none")
         self._executor = TorchExecutor(EngineConfig(model, build), weights, speculation, config)
         self._executor.prepare(ScheduledStep(0, self._admissions(prompts), self._page_grants(len(prompts)), ()))
