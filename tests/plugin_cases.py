@@ -20,7 +20,7 @@ SCORE = frozenset({DataType.FLOAT32, DataType.FLOAT16})
 SIZES = {
     "B": 3,
     "B + 1": 4,
-    "plan": 1025 * 8 + 3,
+    "plan": 513 * 8 + 3,
     "rows": 5,
     "pages": 7,
     "drafts": 4,

@@ -99,11 +99,7 @@ Status attention_workers(int32_t head_dim, int32_t* num_workers) {
 }
 
 size_t pillar_attention_workspace_size(int32_t num_heads, int32_t num_kv_heads, int32_t head_dim) {
-    int32_t num_workers = 0;
-    if (!attention_workers(head_dim, &num_workers).ok()) {
-        num_workers = kMaxWorkers;
-    }
-    return size_t{2} * num_workers * partial_floats(num_heads / num_kv_heads, head_dim) * sizeof(float);
+    return size_t{2} * kMaxWorkers * partial_floats(num_heads / num_kv_heads, head_dim) * sizeof(float);
 }
 
 Status launch_pillar_attention(const PillarAttentionParams& params, cudaStream_t stream) {

@@ -61,7 +61,7 @@ struct PillarAttentionParams {
     void* workspace;             // pillar_attention_workspace_size bytes
 };
 
-// Bytes for any step on the current device, or, where there is none, on the largest that is supported.
+// Bytes for any step on any device.
 size_t pillar_attention_workspace_size(int32_t num_heads, int32_t num_kv_heads, int32_t head_dim);
 
 Status launch_pillar_attention(const PillarAttentionParams& params, cudaStream_t stream);

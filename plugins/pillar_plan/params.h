@@ -35,8 +35,9 @@ struct PillarPlanParams {
     int32_t* plan;  // [plan_size(max_batch_size)]
 };
 
-// More workers than any device has room for at once; the plan's size does not depend on the device.
-constexpr int32_t kMaxWorkers = 1024;
+// As many workers as any device is given. The sizes of plan and workspace go by it, not by the device: an engine that
+// was built on one runs on another.
+constexpr int32_t kMaxWorkers = 512;
 
 // Where a worker starts. The same eight int32 in the plan.
 struct alignas(16) WorkerStart {

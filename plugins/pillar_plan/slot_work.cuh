@@ -54,7 +54,8 @@ __host__ __device__ inline SlotWork slot_work(const StepLengths& step, int slot)
     work.num_keys = work.first_position + work.num_rows;
     if (work.drafts) {
         const int chosen = step.num_staying[slot] + step.num_moving[slot] + step.num_lookups[slot];
-        work.list_len = chosen + work.num_keys - step.recent_start[slot];
+        const int list_len = chosen + work.num_keys - step.recent_start[slot];
+        work.list_len = list_len > 0 ? list_len : 0;
         work.num_keys = work.list_len;
     }
     return work;
