@@ -79,7 +79,7 @@ def _attention_fields(params: PillarAttentionParams, has_qk_norm: bool) -> Mappi
     }
 
 
-def _plan_inputs(step: StepInputs[Tensor]) -> list[Tensor]:
+def _lengths(step: StepInputs[Tensor]) -> list[Tensor]:
     return [
         step.row_start,
         step.phase,
@@ -89,8 +89,11 @@ def _plan_inputs(step: StepInputs[Tensor]) -> list[Tensor]:
         step.recent_start,
         step.num_staying,
         step.num_moving,
-        step.num_lookups,
     ]
+
+
+def _plan_inputs(step: StepInputs[Tensor]) -> list[Tensor]:
+    return [*_lengths(step), step.num_lookups]
 
 
 def _attention_inputs(params: PillarAttentionParams, inputs: AttentionInputs[Tensor]) -> list[Tensor]:
@@ -100,14 +103,7 @@ def _attention_inputs(params: PillarAttentionParams, inputs: AttentionInputs[Ten
         layer.kv_pool,
         layer.draft_lse,
         layer.pillars,
-        step.row_start,
-        step.phase,
-        step.draft_index,
-        step.score_rows,
-        step.kv_len,
-        step.recent_start,
-        step.num_staying,
-        step.num_moving,
+        *_lengths(step),
         step.lookups,
         step.num_lookups,
         step.page_table,

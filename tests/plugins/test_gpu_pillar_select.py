@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -81,34 +81,32 @@ def _inputs(sizes: Sizes, kind: str, dtype: torch.dtype, seed: int) -> SelectInp
     )
 
 
+def check(kernels: PluginAttention, given: SelectInputs[Tensor]) -> None:
+    expected = replace(given, pillars=given.pillars.clone())
+    kernels.select(given)
+    pillar_select(expected)
+    assert torch.equal(given.pillars, expected.pillars)
+
+
 @pytest.mark.parametrize("kind", ["normal", "ties", "equal", "attention", "nan and infinite"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("planes", [1, 2])
 def test_positions_are_the_references(kernels: PluginAttention, kind: str, dtype: torch.dtype, planes: int) -> None:
     for seed, positions in enumerate((1, 40, 255, 2048, 2049, 5000)):
         given = _inputs(Sizes(3, 9, 7, planes, 2, positions), kind, dtype, seed)
-        expected = SelectInputs(**{**vars(given), "pillars": given.pillars.clone()})
-        kernels.select(given)
-        pillar_select(expected)
-        assert torch.equal(given.pillars, expected.pillars)
+        check(kernels, given)
 
 
 def test_small_select(kernels: PluginAttention) -> None:
     """What `make test-sanitizer` looks at."""
     for dtype in (torch.float32, torch.float16):
         given = _inputs(Sizes(2, 4, 3, 2, 2, 300), "attention", dtype, 3)
-        expected = SelectInputs(**{**vars(given), "pillars": given.pillars.clone()})
-        kernels.select(given)
-        pillar_select(expected)
-        assert torch.equal(given.pillars, expected.pillars)
+        check(kernels, given)
 
 
 def test_long_rows(kernels: PluginAttention) -> None:
     given = _inputs(Sizes(2, 3, 3, 2, 2, 131072), "attention", torch.float16, 5)
-    expected = SelectInputs(**{**vars(given), "pillars": given.pillars.clone()})
-    kernels.select(given)
-    pillar_select(expected)
-    assert torch.equal(given.pillars, expected.pillars)
+    check(kernels, given)
 
 
 def test_nobody_scored(kernels: PluginAttention) -> None:
