@@ -70,8 +70,7 @@ __device__ __forceinline__ void append_tokens(const Worker<T, kHeadDim>& worker)
     __threadfence();  // the copies that read them do not pass through this multiprocessor's own cache
     consumer_sync();
     if (worker.thread == 0) {
-        volatile int& appended = worker.shared.pipeline.appended;
-        appended = appended + 1;
+        barrier_arrive(&worker.shared.pipeline.appended);
     }
 }
 

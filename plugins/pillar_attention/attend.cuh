@@ -96,13 +96,16 @@ __device__ __forceinline__ void mask_keys(const Worker<T, kHeadDim>& worker, con
     if (unmasked == ~uint64_t{0} && tile_start + kTileTokens - 1 <= worker.tile().last_key(0)) {
         return;
     }
+    // From the lane's first key on, so that what is left is constant.
     const int first = WarpShare<kRowWarps>::first_key(worker.warp) + worker.lane % 4 * 2;
+    const uint64_t bits = unmasked >> first;
+    const int last[2] = {mine.last_key[0] - tile_start - first, mine.last_key[1] - tile_start - first};
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
 #pragma unroll
         for (int index = 0; index < 4; ++index) {
-            const int key = first + column * 8 + index % 2;
-            const bool read = tile_start + key <= mine.last_key[index / 2] && (unmasked >> key & 1) != 0;
+            const int key = column * 8 + index % 2;
+            const bool read = key <= last[index / 2] && (bits >> key & 1) != 0;
             logits[column][index] = read ? logits[column][index] : -INFINITY;
         }
     }

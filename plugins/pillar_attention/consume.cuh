@@ -20,6 +20,7 @@ __device__ __forceinline__ void consume_tiles(const Worker<T, kHeadDim>& worker,
     }
     for (int kv_tile = range.begin; kv_tile < range.end; ++kv_tile) {
         barrier_wait(&pipeline.full[cursor.stage], cursor.parity);
+        __syncwarp();  // lanes leave the wait on their own, and matrix loads want them together
         attend_tile<kRowWarps>(worker, mine, kv_tile, cursor.stage);
         __syncwarp();
         if (worker.lane == 0) {
@@ -75,10 +76,8 @@ struct Consumer {
         }
         consumer_sync();  // the log-sum-exps are in shared memory
         if (worker.thread == 0) {
-            volatile Pipeline& pipeline = worker.shared.pipeline;
-            pipeline.once_more = complete;
-            __threadfence();
-            pipeline.decided = pipeline.decided + 1;
+            worker.shared.pipeline.once_more = complete;
+            barrier_arrive(&worker.shared.pipeline.decided);
         }
         return complete;
     }

@@ -101,8 +101,9 @@ __device__ __forceinline__ void open_pipeline(Pipeline& pipeline, int num_stages
         barrier_init(&pipeline.full[stage], kProducerWarps * (32 + 1));
         barrier_init(&pipeline.empty[stage], kWarps);
     }
-    pipeline.appended = 0;
-    pipeline.decided = 0;
+    // One consumer thread, once for each job with new tokens, and once for each piece that may be repeated.
+    barrier_init(&pipeline.appended, 1);
+    barrier_init(&pipeline.decided, 1);
 }
 
 template <typename T, int kHeadDim>

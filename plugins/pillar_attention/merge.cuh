@@ -33,7 +33,7 @@ struct Sum {
     float4 output{0, 0, 0, 0};
 
     __device__ __forceinline__ void add(float other_max, float other_sum, float4 other) {
-        if (other_max == -INFINITY) {
+        if (other_sum == 0) {
             return;
         }
         const float both = fmaxf(max, other_max);
@@ -174,14 +174,14 @@ __device__ __forceinline__ bool has_tiles(const WorkerStart& start, const Worker
 template <typename T, int kHeadDim>
 __device__ __forceinline__ bool arrive(const Worker<T, kHeadDim>& worker, WorkerStart* starts,
                                        const WorkerStart& unit) {
-    __threadfence();
     consumer_sync();
     if (worker.thread == 0) {
         const uint32_t last = unit.num_parts - 1;
+        __threadfence();
         worker.shared.last_to_arrive = atomicInc(&starts[unit.first_worker].arrived, last) == last;
+        __threadfence();
     }
     consumer_sync();
-    __threadfence();
     return worker.shared.last_to_arrive != 0;
 }
 

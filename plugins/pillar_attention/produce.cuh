@@ -70,10 +70,11 @@ __device__ __forceinline__ void start_copies(const Worker<T, kHeadDim>& worker, 
     }
 }
 
-__device__ __forceinline__ void wait_for(const int& counter, int value) {
-    while (const_cast<const volatile int&>(counter) < value) {
-    }
-    __threadfence();
+// Waits for the barrier's next phase. None is missed: consumers need a tile that this producer brings after it has seen
+// one phase before they can complete the next.
+__device__ __forceinline__ void wait_for_next(uint64_t* barrier, int& parity) {
+    barrier_wait(barrier, parity);
+    parity ^= 1;
 }
 
 // One tile into an empty stage.
@@ -100,8 +101,8 @@ template <typename T, int kHeadDim>
 struct Producer {
     const Worker<T, kHeadDim>& worker;
     StageCursor cursor;
-    int appends = 0;    // jobs with new tokens, so far
-    int decisions = 0;  // pieces that may be passed over once more, so far
+    int appended_parity = 0;
+    int decided_parity = 0;
 
     __device__ __forceinline__ void sync() const { __syncwarp(); }
     __device__ __forceinline__ bool leads() const { return worker.lane == 0; }
@@ -110,13 +111,12 @@ struct Producer {
         const Job& job = worker.job();
         Pipeline& pipeline = worker.shared.pipeline;
         const NewKeys keys = new_keys(job);
-        appends += keys.any();
         KeySearch<T, kHeadDim> search(worker, job.range.begin);
         for (int kv_tile = job.range.begin; kv_tile < job.range.end; ++kv_tile) {
             const int64_t entry = search.next();
             barrier_wait(&pipeline.empty[cursor.stage], cursor.parity ^ 1);
-            if (keys.any() && (kv_tile + 1) * kTileTokens > keys.first) {
-                wait_for(pipeline.appended, appends);
+            if (keys.any() && kv_tile == keys.first / kTileTokens) {  // the first tile with a new token
+                wait_for_next(&pipeline.appended, appended_parity);
             }
             produce_tile(worker, entry, cursor.stage);
             cursor.advance(worker.num_stages);
@@ -128,8 +128,8 @@ struct Producer {
         if (!may_repeat) {
             return false;
         }
-        wait_for(worker.shared.pipeline.decided, ++decisions);
-        return const_cast<const volatile bool&>(worker.shared.pipeline.once_more);
+        wait_for_next(&worker.shared.pipeline.decided, decided_parity);
+        return worker.shared.pipeline.once_more;
     }
 };
 

@@ -155,10 +155,11 @@ __device__ __forceinline__ void put_rows(const Worker<T, kHeadDim>& worker, int 
                 &worker.shared.weights[row * tile.group + head][kReach + worker.lane * 2]));
             sum = {sum.x + pair.x, sum.y + pair.y};
         }
-        if (tile.scored_row(row) >= 0) {
+        const int plane = tile.scored_row(row);  // the device's score_rows may promise more planes than there are
+        if (plane >= 0 && plane < worker.params.num_planes) {
             const int position = kv_tile * kTileTokens + worker.lane * 2;
-            put_score(worker.params, worker.job().target, tile.scored_row(row), position, sum.x, false);
-            put_score(worker.params, worker.job().target, tile.scored_row(row), position + 1, sum.y, false);
+            put_score(worker.params, worker.job().target, plane, position, sum.x, false);
+            put_score(worker.params, worker.job().target, plane, position + 1, sum.y, false);
         }
     }
 }

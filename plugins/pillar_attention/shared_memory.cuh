@@ -29,9 +29,9 @@ struct Pipeline {
     uint64_t full[kMaxStages];                      // barriers: the tile has landed
     uint64_t empty[kMaxStages];                     // barriers: no consumer reads it any more
     uint32_t unmasked[kMaxStages][kProducerWarps];  // a bit for each key of the tile that any row may read
-    int appended;                                   // jobs whose new tokens are in the pool
-    int decided;     // pieces after which it is known whether they are passed over once more
-    bool once_more;  // of the last piece decided
+    uint64_t appended;                              // barrier: a job's new tokens are in the pool
+    uint64_t decided;                               // barrier: it is known whether a piece is passed over once more
+    bool once_more;                                 // of the last piece decided
 };
 
 // Besides the stages; the dynamic part of a worker's shared memory starts with it.
