@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from importlib.util import find_spec
 
 import pytest
@@ -9,6 +10,25 @@ import torch
 from _pytest.terminal import TerminalReporter
 
 ALL_THREADS = torch.get_num_threads()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Repeats what `fresh_seed` drew in an earlier run."""
+    parser.addoption("--fresh-seed", type=int, help="seed of the tests that draw another one at every run")
+
+
+@pytest.fixture(scope="session")
+def drawn_seed(pytestconfig: pytest.Config) -> int:
+    """Given, or drawn once a run (and once for each of its processes)."""
+    given = pytestconfig.getoption("--fresh-seed")
+    return random.SystemRandom().randrange(2**31) if given is None else int(given)
+
+
+@pytest.fixture
+def fresh_seed(drawn_seed: int) -> int:
+    """For tests that try other numbers at every run; a failure shows how to repeat them."""
+    print(f"--fresh-seed {drawn_seed} repeats this")
+    return drawn_seed
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

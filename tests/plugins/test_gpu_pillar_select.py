@@ -56,10 +56,7 @@ def _inputs(sizes: Sizes, kind: str, dtype: torch.dtype, seed: int) -> SelectInp
     shape = (sizes.num_layers, sizes.scored, sizes.planes, sizes.kv_heads, sizes.positions)
     slots = choose.sample(range(sizes.batch), sizes.scored)
     slots = [slot if choose.random() < 0.8 else -1 for slot in slots]
-    longest = sizes.positions
-    lengths = [
-        min(longest, choose.choice((0, 1, 31, 32, 33, longest, choose.randint(1, longest)))) for _ in range(sizes.batch)
-    ]
+    lengths = [_length(choose, sizes.positions) for _ in range(sizes.batch)]
     counts = [
         [choose.choice((0, min(1, length), length, choose.randint(0, length))) for length in lengths] for _ in "ab"
     ]
@@ -88,13 +85,34 @@ def check(kernels: PluginAttention, given: SelectInputs[Tensor]) -> None:
     assert torch.equal(given.pillars, expected.pillars)
 
 
-@pytest.mark.parametrize("kind", ["normal", "ties", "equal", "attention", "nan and infinite"])
+KINDS = ("normal", "ties", "equal", "attention", "nan and infinite")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("planes", [1, 2])
 def test_positions_are_the_references(kernels: PluginAttention, kind: str, dtype: torch.dtype, planes: int) -> None:
     for seed, positions in enumerate((1, 40, 255, 2048, 2049, 5000)):
         given = _inputs(Sizes(3, 9, 7, planes, 2, positions), kind, dtype, seed)
         check(kernels, given)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fresh_seeds(kernels: PluginAttention, fresh_seed: int, kind: str) -> None:
+    """Other sizes and numbers at every run."""
+    choose = random.Random(fresh_seed)
+    for _ in range(16):
+        batch, longest = choose.randint(1, 40), choose.choice((64, 1000, 9000))
+        sizes = Sizes(
+            choose.randint(1, 4),
+            batch,
+            choose.randint(1, batch),
+            choose.choice((1, 2)),
+            choose.randint(1, 8),
+            choose.randint(1, longest),
+        )
+        dtype = choose.choice((torch.float32, torch.float16))
+        check(kernels, _inputs(sizes, kind, dtype, choose.randrange(2**31)))
 
 
 def test_small_select(kernels: PluginAttention) -> None:
