@@ -15,9 +15,12 @@ REQUIREMENTS_OF := $(PY) -c 'import sys, importlib.metadata as m; from packaging
 	wanted = lambda each: each.marker and any(each.marker.evaluate({"extra": extra}) for extra in sys.argv[1:]); \
 	print(*(f"{each.name}{each.specifier}" for each in asked if wanted(each)))'
 
+# Tests run plugins of their own too.
+export SPARSESPEC_TEST_PLUGINS ?= ON
+
 # Kept between builds, and used without pip's isolation, which would clear it: only what changed is compiled again.
 PLUGIN_BUILD   ?= build/plugins
-PLUGIN_SOURCES := CMakeLists.txt $(wildcard cmake/* $(foreach kind,h cuh cu cpp,plugins/*/*.$(kind) plugins/*/*/*.$(kind)))
+PLUGIN_SOURCES := CMakeLists.txt $(wildcard cmake/* $(foreach kind,h cuh cu cpp,plugins/*/*.$(kind) plugins/*/*/*.$(kind) tests/cpp/test_plugins.$(kind)))
 
 FAST := not demo_model and not slow
 
@@ -59,7 +62,7 @@ test: $(VENV)/.test $(VENV)/.tensorrt-test $(VENV)/.model  ## Run the whole test
 unit: $(VENV)/.test  ## Run the fast tests only
 	$(PY) -m pytest -m "$(FAST)"
 
-test-gpu: $(VENV)/.test  ## Run the tests that need a GPU
+test-gpu: $(VENV)/.test $(VENV)/.model  ## Run the tests that need a GPU
 	$(PY) -m pytest -m gpu
 
 test-sanitizer: $(VENV)/.test  ## Run small GPU tests under compute-sanitizer's four tools

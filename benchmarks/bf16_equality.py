@@ -103,7 +103,12 @@ def measure(engine: LoadedEngine, outputs: Sequence[RequestOutput], runtime: Run
 
 
 def compare(tokens: Tensor, plain: Tensor, others: Sequence[Tensor]) -> Equality:
-    """tokens: [n, num_new] int64. plain, others: [n, num_new, vocab] logits of plain decoding, in several ways."""
+    """tokens: [n, num_new] int64. plain, others: [n, num_new, vocab] logits of plain decoding, in several ways.
+
+    Raises InputError where a logit is not finite: no gap would show it.
+    """
+    if not all(bool(logits.isfinite().all()) for logits in (plain, *others)):
+        raise InputError("plain decoding: expected finite logits, found others")
     chosen = plain.gather(2, tokens[..., None])[..., 0]
     gaps = (plain.amax(dim=-1) - chosen)[plain.argmax(dim=-1) != tokens]
     best = plain.topk(2, dim=-1).indices

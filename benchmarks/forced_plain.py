@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import AttentionName, SpeculationConfig
+from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.slot_state import max_positions
-from sparsespec.runtime.device.torch_executor import ExecutorConfig, TorchExecutor
+from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.request import NO_DRAFTS, RequestSpec
 from sparsespec.runtime.sampling_params import SamplingParams

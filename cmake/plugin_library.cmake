@@ -1,8 +1,8 @@
-# One of the two libraries. Of CUDA it needs nothing but the driver where it is loaded: the runtime is inside. Of
-# TensorRT it uses headers only. What it exports is in cmake/NAME.map, and nothing else is seen: a process may load many
-# plugin libraries.
-function(sparsespec_add_library name tensorrt_include)
-    set(exports "${CMAKE_CURRENT_SOURCE_DIR}/cmake/${name}.map")
+# One of the libraries. Of CUDA it needs nothing but the driver where it is loaded: the runtime is inside. Of
+# TensorRT it uses headers only. What it exports is in cmake/EXPORTS.map, and nothing else is seen: a process may load
+# many plugin libraries.
+function(sparsespec_add_library name exports tensorrt_include)
+    set(exports "${CMAKE_CURRENT_SOURCE_DIR}/cmake/${exports}.map")
     add_library(${name} SHARED ${ARGN})
     set_target_properties(
         ${name}
@@ -20,8 +20,7 @@ function(sparsespec_add_library name tensorrt_include)
     target_include_directories(${name} PRIVATE plugins)
     # Kernels and launchers know nothing of TensorRT; without its folder they cannot.
     target_include_directories(${name} SYSTEM PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${tensorrt_include}>")
-    target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra>"
-                                           "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>")
+    target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra>")
     target_link_libraries(${name} PRIVATE CUDA::cudart_static)
     target_link_options(${name} PRIVATE "LINKER:--no-undefined" "LINKER:--version-script=${exports}")
     install(TARGETS ${name} LIBRARY DESTINATION sparsespec/plugins)

@@ -7,6 +7,8 @@ set(SPARSESPEC_CUDA_ARCHITECTURES "" CACHE STRING
 set(TENSORRT_ROOT "" CACHE STRING "Folder of a TensorRT installation: headers are in include/ below it")
 set(SPARSESPEC_FETCH_TENSORRT_HEADERS "" CACHE STRING
     "ON (the default): get TensorRT's headers from PyPI where none are found; OFF: do not")
+set(SPARSESPEC_TEST_PLUGINS "" CACHE STRING
+    "ON: build the plugins that the tests run as well; OFF (the default): do not")
 
 # The value of setting `name`. It is asked for anew each time: a build folder that is kept follows the environment.
 function(sparsespec_setting out name default)

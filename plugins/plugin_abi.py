@@ -61,9 +61,9 @@ _PROTOTYPES = {
     "configure": (c_int32, (c_void_p, POINTER(TensorsStruct))),
     "workspace_size": (c_int64, (c_void_p, POINTER(TensorsStruct))),
     "on_shape_change": (c_int32, (c_void_p, POINTER(TensorsStruct))),
-    "prepare": (c_int32, (c_void_p, POINTER(TensorsStruct), POINTER(c_void_p))),
+    "prepare": (c_int32, (c_void_p, POINTER(TensorsStruct), c_int64, POINTER(c_void_p))),
     "discard": (None, (c_void_p,)),
-    "enqueue": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p)),
+    "enqueue": (c_int32, (c_void_p, c_void_p, c_void_p, c_int64, c_void_p)),
 }
 
 

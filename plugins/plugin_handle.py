@@ -77,6 +77,14 @@ class TensorDesc:
 
 
 @dataclass(frozen=True)
+class Workspace:
+    """Memory that a plugin may use while it runs; address 0 for none. size: bytes."""
+
+    address: int
+    size: int
+
+
+@dataclass(frozen=True)
 class PluginTensors:
     """The tensors of one plugin, in its order."""
 
@@ -130,9 +138,9 @@ class PreparedLaunch:
         self._handle = handle
         weakref.finalize(self, host.release, "discard", handle)
 
-    def enqueue(self, memory: ctypes.Array[c_void_p], workspace: int, stream: int) -> None:
+    def enqueue(self, memory: ctypes.Array[c_void_p], workspace: Workspace, stream: int) -> None:
         """Launch. memory: addresses of the inputs, then of the outputs. PluginError with the plugin's code."""
-        code = self._host.enqueue(self._handle, memory, workspace, stream)
+        code = self._host.enqueue(self._handle, memory, workspace.address, workspace.size, stream)
         if code != 0:
             raise PluginError(code, self._host.last_error())
 
@@ -203,6 +211,7 @@ class PluginHandle:
         """Tell the plugin which shapes come next."""
         self._host.check("on_shape_change", self._handle, _pack(tensors))
 
-    def prepare(self, tensors: PluginTensors) -> PreparedLaunch:
-        """A launch with these tensors; checks nothing."""
-        return PreparedLaunch(self._host, self, self._host.new_handle("prepare", self._handle, _pack(tensors)))
+    def prepare(self, tensors: PluginTensors, workspace_size: int) -> PreparedLaunch:
+        """A launch with these tensors, to be given as many bytes of workspace at least; checks nothing."""
+        handle = self._host.new_handle("prepare", self._handle, _pack(tensors), workspace_size)
+        return PreparedLaunch(self._host, self, handle)

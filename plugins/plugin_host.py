@@ -26,6 +26,7 @@ from sparsespec.plugins.plugin_handle import (
     PluginTensors,
     PreparedLaunch,
     TensorDesc,
+    Workspace,
     pack_fields,
     unpack_fields,
 )
@@ -121,7 +122,7 @@ class _Launch:
     tensors: PluginTensors
     outputs: tuple[_OwnOutput | int, ...]  # or the input that the output is
     device: torch.device
-    workspace: Tensor  # bytes
+    workspace: Workspace
     memory: ctypes.Array[c_void_p]  # of inputs, then outputs; filled anew by each run
 
 
@@ -173,15 +174,16 @@ class Plugin:
         self._built.configure(tensors)
         if len(self._launches) >= MAX_LAUNCHES:
             self._launches.clear()
+        workspace_size = self._built.workspace_size(tensors)
         return _Launch(
-            prepared=self._context.prepare(tensors),
+            prepared=self._context.prepare(tensors, workspace_size),
             tensors=tensors,
             outputs=tuple(
                 _OwnOutput(desc.shape, _TORCH_TYPES[desc.dtype]) if alias is None else alias
                 for desc, alias in zip(tensors.outputs, self._aliases, strict=True)
             ),
             device=device,
-            workspace=self._workspace(self._built.workspace_size(tensors), device),
+            workspace=self._workspace(workspace_size, device),
             memory=(c_void_p * (len(tensors.inputs) + len(tensors.outputs)))(),
         )
 
@@ -208,19 +210,19 @@ class Plugin:
                 message = f"{self._name}: tensor {position}: expected a type that fits {kind}, got {desc.dtype.name}"
                 raise PluginError(-1, message)
 
-    def _workspace(self, size: int, device: torch.device) -> Tensor:
+    def _workspace(self, size: int, device: torch.device) -> Workspace:
         """Shared by all shapes that it is large enough for. Kept for good: a CUDA graph may hold its address."""
-        for known in self._workspaces:
-            if known.device == device and known.numel() >= size:
-                return known
-        self._workspaces.append(torch.empty(size, dtype=torch.uint8, device=device))
-        return self._workspaces[-1]
+        fitting = [each for each in self._workspaces if each.device == device and each.numel() >= size]
+        if not fitting:
+            fitting = [torch.empty(size, dtype=torch.uint8, device=device)]
+            self._workspaces.extend(fitting)
+        return Workspace(fitting[0].data_ptr(), fitting[0].numel())
 
 
 def _enqueue(launch: _Launch) -> None:
     stream = torch.cuda.current_stream(launch.device).cuda_stream
     if launch.device.index == torch.cuda.current_device():
-        launch.prepared.enqueue(launch.memory, launch.workspace.data_ptr(), stream)
+        launch.prepared.enqueue(launch.memory, launch.workspace, stream)
         return
     with torch.cuda.device(launch.device):
-        launch.prepared.enqueue(launch.memory, launch.workspace.data_ptr(), stream)
+        launch.prepared.enqueue(launch.memory, launch.workspace, stream)

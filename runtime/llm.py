@@ -15,9 +15,10 @@ from sparsespec.runtime.admission import AdmissionRules
 from sparsespec.runtime.answers import Answer, SubmittedRequest
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.executor import Executor, PendingResults
+from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.slot_state import max_positions
 from sparsespec.runtime.device.step_batch import StepBatch
-from sparsespec.runtime.device.torch_executor import ExecutorConfig, TorchExecutor
+from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.loading import LoadedEngine, load_engine
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput

@@ -39,6 +39,7 @@ class CaseKind:
     score_dtype: torch.dtype = torch.float32
     qk_norm: bool = False
     huge_key: bool = False  # one key of every slot is far longer than the others
+    rope_scale: float = 1.0  # of the table's cosines and sines, as YaRN has one
     first_page: int = 0  # the pool has so many pages before those in use
 
 
@@ -51,7 +52,7 @@ def make_case(kind: CaseKind, slots: tuple[NaiveSlot, ...]) -> AttentionInputs[T
     longest = max(slot.positions.stop for slot in slots)
     pages = _page_table(kind, slots, rng)
     width = (params.num_heads + 2 * heads) * size
-    step = _step(slots, pages, rng, rope_table(size, longest))
+    step = _step(slots, pages, rng, rope_table(size, longest) * kind.rope_scale)
     pillars = _pillars(kind, slots, rng)
     layer = LayerInputs(
         kv_pool=_pool(kind, slots, step, pillars, rng),

@@ -13,7 +13,8 @@ from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import SpeculationConfig
-from sparsespec.runtime.device.torch_executor import ExecutorConfig, TorchExecutor
+from sparsespec.runtime.device.executor_config import ExecutorConfig
+from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.request import NO_DRAFTS, RequestSpec
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import Admission, PageGrant, ScheduledRows, ScheduledStep

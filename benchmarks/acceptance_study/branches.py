@@ -18,8 +18,9 @@ from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.acceptance import Block
+from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.slot_state import max_positions
-from sparsespec.runtime.device.torch_executor import ExecutorConfig, TorchExecutor
+from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.request import DraftShape, RequestSpec
 from sparsespec.runtime.sampling_params import SamplingNeeds, SamplingParams

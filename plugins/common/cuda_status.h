@@ -13,6 +13,7 @@ inline Status cuda_status(cudaError_t error, const char* what) {
     if (error == cudaSuccess) {
         return {};
     }
+    (void)cudaGetLastError();  // or the next launch that succeeds would be blamed for it
     return {StatusCode::kCuda, std::string(what) + ": " + cudaGetErrorName(error) + ", " + cudaGetErrorString(error)};
 }
 

@@ -27,6 +27,17 @@ const PluginTensorDesc& desc_of(const nvinfer1::DynamicPluginTensorDesc& desc) {
     return desc.desc;
 }
 
+Status check_counts(const Signature& signature, int32_t num_inputs, int32_t num_outputs) {
+    const auto expected_inputs = static_cast<int32_t>(signature.inputs.size());
+    const auto expected_outputs = static_cast<int32_t>(signature.outputs.size());
+    if (num_inputs != expected_inputs || num_outputs != expected_outputs) {
+        return invalid_argument("expected " + std::to_string(expected_inputs) + " inputs and " +
+                                std::to_string(expected_outputs) + " outputs, got " + std::to_string(num_inputs) +
+                                " and " + std::to_string(num_outputs));
+    }
+    return {};
+}
+
 // Every tensor against the signature; Desc is PluginTensorDesc or DynamicPluginTensorDesc.
 template <typename Desc>
 Status bind_all(Binder& binder, const Signature& signature, const Desc* in, const Desc* out) {
@@ -81,6 +92,15 @@ Status check_alias(const Signature& signature, size_t output_index, const void* 
     return invalid_argument(message.str());
 }
 
+// Shapes and types of a build or of a run against the signature.
+template <typename Desc>
+Status check_tensors(const Signature& signature, const Desc* in, int32_t num_inputs, const Desc* out,
+                     int32_t num_outputs) {
+    const Status counted = check_counts(signature, num_inputs, num_outputs);
+    Binder binder(signature);
+    return counted.ok() ? bind_all(binder, signature, in, out) : counted;
+}
+
 // inputs, outputs: their descriptions are known to fit the signature.
 Status check_pointers(const Signature& signature, const PluginTensorDesc* input_desc,
                       const PluginTensorDesc* output_desc, const void* const* inputs, void* const* outputs) {
@@ -95,7 +115,7 @@ Status check_pointers(const Signature& signature, const PluginTensorDesc* input_
     }
     for (size_t index = 0; index < signature.outputs.size(); ++index) {
         Status checked = check_pointer(output_place(signature, index), output_desc[index], outputs[index]);
-        if (checked.ok()) {
+        if (checked.ok() && !is_empty(output_desc[index])) {
             checked = check_alias(signature, index, inputs, outputs);
         }
         if (!checked.ok()) {
@@ -144,21 +164,11 @@ int32_t Plugin::getAliasedInput(int32_t output_index) noexcept {
     return exists ? signature().outputs[static_cast<size_t>(output_index)].aliased_input : kAbsent;
 }
 
-Status Plugin::check_counts(int32_t num_inputs, int32_t num_outputs) const {
-    const auto expected_inputs = static_cast<int32_t>(signature().inputs.size());
-    if (num_inputs != expected_inputs || num_outputs != getNbOutputs()) {
-        return invalid_argument("expected " + std::to_string(expected_inputs) + " inputs and " +
-                                std::to_string(getNbOutputs()) + " outputs, got " + std::to_string(num_inputs) +
-                                " and " + std::to_string(num_outputs));
-    }
-    return {};
-}
-
 // Looks at nothing beyond `position`, which TensorRT leaves unset. A question, so no answer is logged.
 bool Plugin::supportsFormatCombination(int32_t position, const nvinfer1::DynamicPluginTensorDesc* in_out,
                                        int32_t num_inputs, int32_t num_outputs) noexcept {
     try {
-        if (in_out == nullptr || !check_counts(num_inputs, num_outputs).ok() || position < 0 ||
+        if (in_out == nullptr || !check_counts(signature(), num_inputs, num_outputs).ok() || position < 0 ||
             position >= num_inputs + num_outputs) {
             return false;
         }
@@ -183,7 +193,7 @@ int32_t Plugin::getOutputDataTypes(nvinfer1::DataType* output_types, int32_t num
             return invalid_argument("expected arrays of types, got a null pointer");
         }
         Binder binder(signature());
-        Status status = check_counts(num_inputs, num_outputs);
+        Status status = check_counts(signature(), num_inputs, num_outputs);
         for (size_t index = 0; status.ok() && index < signature().inputs.size(); ++index) {
             status = binder.bind_type(input_place(signature(), index), input_types[index]);
         }
@@ -206,18 +216,14 @@ int32_t Plugin::getOutputShapes(const nvinfer1::DimsExprs* inputs, int32_t num_i
         if (num_shape_inputs != 0) {
             return invalid_argument("expected no shape inputs, got " + std::to_string(num_shape_inputs));
         }
-        const Status counted = check_counts(num_inputs, num_outputs);
+        const Status counted = check_counts(signature(), num_inputs, num_outputs);
         return counted.ok() ? write_output_shapes(signature(), inputs, outputs, builder) : counted;
     });
 }
 
 int32_t Plugin::configurePlugin(const nvinfer1::DynamicPluginTensorDesc* in, int32_t num_inputs,
                                 const nvinfer1::DynamicPluginTensorDesc* out, int32_t num_outputs) noexcept {
-    return guarded(name_, [&] {
-        Binder binder(signature());
-        const Status counted = check_counts(num_inputs, num_outputs);
-        return counted.ok() ? bind_all(binder, signature(), in, out) : counted;
-    });
+    return guarded(name_, [&] { return check_tensors(signature(), in, num_inputs, out, num_outputs); });
 }
 
 size_t Plugin::getWorkspaceSize(const nvinfer1::DynamicPluginTensorDesc* /*in*/, int32_t /*num_inputs*/,
@@ -228,11 +234,7 @@ size_t Plugin::getWorkspaceSize(const nvinfer1::DynamicPluginTensorDesc* /*in*/,
 
 int32_t Plugin::onShapeChange(const PluginTensorDesc* in, int32_t num_inputs, const PluginTensorDesc* out,
                               int32_t num_outputs) noexcept {
-    return guarded(name_, [&] {
-        Binder binder(signature());
-        const Status counted = check_counts(num_inputs, num_outputs);
-        return counted.ok() ? bind_all(binder, signature(), in, out) : counted;
-    });
+    return guarded(name_, [&] { return check_tensors(signature(), in, num_inputs, out, num_outputs); });
 }
 
 int32_t Plugin::enqueue(const PluginTensorDesc* input_desc, const PluginTensorDesc* output_desc,

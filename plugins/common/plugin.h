@@ -60,7 +60,6 @@ public:
 
 private:
     const Signature& signature() const { return op_->signature(); }
-    Status check_counts(int32_t num_inputs, int32_t num_outputs) const;
 
     const char* name_;
     std::shared_ptr<const Op> op_;

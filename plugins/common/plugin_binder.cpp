@@ -150,7 +150,7 @@ std::string Binder::expected_shape(const TensorSpec& spec) const {
     return text + "]";
 }
 
-// "128", "num_rows", "max_batch_size + 1 = 4" or "planes of 1 to 17".
+// "128", "num_rows", "max_batch_size + 1 = 4", "planes of 1 to 17" or "max_draft_len of at least 1".
 std::string Binder::expected_size(const Extent& extent) const {
     if (extent.is_number()) {
         return std::to_string(extent.offset);
@@ -162,6 +162,8 @@ std::string Binder::expected_size(const Extent& extent) const {
         text += " = " + std::to_string(bound + extent.offset);
     } else if (symbol.most < std::numeric_limits<int32_t>::max()) {
         text += " of " + std::to_string(symbol.least) + " to " + std::to_string(symbol.most);
+    } else if (symbol.least > 0) {
+        text += " of at least " + std::to_string(symbol.least);
     }
     return text;
 }

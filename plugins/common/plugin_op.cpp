@@ -3,7 +3,7 @@
 namespace sparsespec {
 
 int32_t Call::size(Symbol symbol) const {
-    const int64_t size = bound_.size(symbol);
+    const int64_t size = symbol.index == kAbsent ? kUnknownSize : bound_.size(symbol);
     return size == kUnknownSize ? 0 : static_cast<int32_t>(size);
 }
 

@@ -21,6 +21,10 @@ void read_heads(FieldReader& fields, Params& params) {
                        std::to_string(params.num_kv_heads) + ", got " + std::to_string(params.num_heads));
 }
 
+inline Symbol planned_batch(Signature& signature) {
+    return signature.symbol("max_batch_size", 1, kMaxPlannedBatch);
+}
+
 // The step's tensors up to num_moving; both plugins have them in this order.
 class StepTensors {
 public:
@@ -52,9 +56,5 @@ private:
     Symbol batch_;
     Input row_start_, phase_, draft_index_, score_rows_, kv_len_, recent_start_, num_staying_, num_moving_;
 };
-
-// max_batch_size + this many int32 are a plan.
-constexpr int64_t kPlanHead = plan_size(0);
-static_assert(plan_size(1000) == kPlanHead + 1000, "the shape of a plan is the batch size plus a number");
 
 }  // namespace sparsespec

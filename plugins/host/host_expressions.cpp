@@ -51,8 +51,12 @@ int64_t Expression::getConstantValue() const {
     return is_constant_ ? value_ : std::numeric_limits<int64_t>::min();
 }
 
-const IDimensionExpr* ExpressionBuilder::input_size(int64_t value, bool is_constant) {
-    return &expressions_.emplace_back(value, is_constant);
+const IDimensionExpr* ExpressionBuilder::input_size(int64_t value, bool is_constant) noexcept {
+    try {
+        return &expressions_.emplace_back(value, is_constant);
+    } catch (...) {  // out of memory
+        return nullptr;
+    }
 }
 
 int64_t ExpressionBuilder::value_of(const IDimensionExpr& expression) {

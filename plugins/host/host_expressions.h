@@ -31,7 +31,8 @@ class ExpressionBuilder final : public nvinfer1::IExprBuilder, public nvinfer1::
 public:
     ExpressionBuilder() { nvinfer1::IExprBuilder::mImpl = this; }
 
-    const nvinfer1::IDimensionExpr* input_size(int64_t value, bool is_constant);
+    // Null where there is no memory.
+    const nvinfer1::IDimensionExpr* input_size(int64_t value, bool is_constant) noexcept;
     // What an expression of this builder stands for.
     static int64_t value_of(const nvinfer1::IDimensionExpr& expression);
 

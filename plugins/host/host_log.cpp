@@ -41,6 +41,11 @@ private:
 
 }  // namespace
 
+// As TensorRT's library says it: a plugin that was built for another major version asks before it logs.
+extern "C" __attribute__((visibility("default"))) int32_t getInferLibMajorVersion() noexcept {
+    return NV_TENSORRT_MAJOR;
+}
+
 nvinfer1::ILoggerFinder& logger_finder() {
     static auto* const finder = new LoggerFinder();  // never destroyed: libraries keep it
     return *finder;

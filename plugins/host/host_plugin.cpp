@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <new>
 
 #include "host/host_expressions.h"
 #include "host/host_log.h"
@@ -15,15 +16,27 @@ using nvinfer1::PluginCapabilityType;
 using nvinfer1::PluginTensorDesc;
 
 template <typename Capability>
-Capability* capability(nvinfer1::IPluginV3& plugin, PluginCapabilityType type, const char* name) {
-    auto* const found = static_cast<Capability*>(plugin.getCapabilityInterface(type));
+Capability* capability(nvinfer1::IPluginV3& plugin, PluginCapabilityType type) {
+    return static_cast<Capability*>(plugin.getCapabilityInterface(type));
+}
+
+template <typename Capability>
+Capability& require(Capability* found, const char* name) {
     if (found == nullptr) {
         fail(std::string("expected a plugin with the capability ") + name + ", got a null pointer");
     }
-    return found;
+    return *found;
+}
+
+void require_rank(const SparsespecTensor& tensor) {
+    if (tensor.rank < 0 || tensor.rank > SPARSESPEC_HOST_MAX_DIMS) {
+        fail("expected a tensor of rank 0 to " + std::to_string(SPARSESPEC_HOST_MAX_DIMS) + ", got rank " +
+             std::to_string(tensor.rank));
+    }
 }
 
 PluginTensorDesc to_desc(const SparsespecTensor& tensor) {
+    require_rank(tensor);
     PluginTensorDesc desc{};
     desc.type = static_cast<nvinfer1::DataType>(tensor.type);
     desc.format = static_cast<nvinfer1::TensorFormat>(tensor.format);
@@ -39,12 +52,6 @@ void require_tensors(const SparsespecTensors* tensors) {
     }
 }
 
-void require_rank(const SparsespecTensor& tensor) {
-    if (tensor.rank < 0 || tensor.rank > SPARSESPEC_HOST_MAX_DIMS) {
-        fail("expected a tensor of rank 0 to 8, got rank " + std::to_string(tensor.rank));
-    }
-}
-
 std::vector<DimsExprs> input_expressions(ExpressionBuilder& builder, const SparsespecTensor* tensors,
                                          int32_t num_inputs, bool symbolic) {
     std::vector<DimsExprs> shapes(static_cast<size_t>(num_inputs));
@@ -54,6 +61,9 @@ std::vector<DimsExprs> input_expressions(ExpressionBuilder& builder, const Spars
         shape.nbDims = tensor.rank;
         for (int32_t axis = 0; axis < tensor.rank; ++axis) {
             shape.d[axis] = builder.input_size(tensor.sizes[axis], !symbolic);
+            if (shape.d[axis] == nullptr) {
+                throw std::bad_alloc();
+            }
         }
     }
     return shapes;
@@ -78,11 +88,12 @@ std::unique_ptr<SparsespecPlugin> adopt(nvinfer1::IPluginV3* plugin, const char*
     }
     auto adopted = std::make_unique<SparsespecPlugin>();
     adopted->plugin.reset(plugin);
-    adopted->core = capability<nvinfer1::IPluginV3OneCore>(*plugin, PluginCapabilityType::kCORE, "core");
-    adopted->build = capability<nvinfer1::IPluginV3OneBuild>(*plugin, PluginCapabilityType::kBUILD, "build");
-    adopted->runtime = capability<nvinfer1::IPluginV3OneRuntime>(*plugin, PluginCapabilityType::kRUNTIME, "runtime");
-    adopted->identity = std::string(adopted->core->getPluginName()) + "\n" + adopted->core->getPluginVersion() + "\n" +
-                        adopted->core->getPluginNamespace() + "\n";
+    adopted->build = capability<nvinfer1::IPluginV3OneBuild>(*plugin, PluginCapabilityType::kBUILD);
+    adopted->runtime = capability<nvinfer1::IPluginV3OneRuntime>(*plugin, PluginCapabilityType::kRUNTIME);
+    require(adopted->runtime, "runtime");
+    auto& core = require(capability<nvinfer1::IPluginV3OneCore>(*plugin, PluginCapabilityType::kCORE), "core");
+    adopted->identity =
+        std::string(core.getPluginName()) + "\n" + core.getPluginVersion() + "\n" + core.getPluginNamespace() + "\n";
     return adopted;
 }
 
@@ -93,16 +104,20 @@ SparsespecPlugin& plugin_at(SparsespecPlugin* plugin) {
     return *plugin;
 }
 
-int32_t aliased_input(SparsespecPlugin& plugin, int32_t output) {
-    if (plugin.build->getInterfaceInfo().major < 2) {
-        return -1;
-    }
-    return static_cast<nvinfer1::IPluginV3OneBuildV2*>(plugin.build)->getAliasedInput(output);
+nvinfer1::IPluginV3OneBuild& builder_at(SparsespecPlugin* plugin) {
+    return require(plugin_at(plugin).build, "build");
 }
 
-SparsespecLaunch describe_launch(SparsespecPlugin& plugin, const SparsespecTensors* tensors) {
+int32_t aliased_input(nvinfer1::IPluginV3OneBuild& build, int32_t output) {
+    if (build.getInterfaceInfo().major < 2) {
+        return -1;
+    }
+    return static_cast<nvinfer1::IPluginV3OneBuildV2&>(build).getAliasedInput(output);
+}
+
+SparsespecLaunch describe_launch(SparsespecPlugin& plugin, const SparsespecTensors* tensors, size_t workspace_size) {
     require_tensors(tensors);
-    SparsespecLaunch launch{plugin.runtime, {}, {}};
+    SparsespecLaunch launch{plugin.runtime, {}, {}, workspace_size};
     const SparsespecTensor* const outputs = tensors->tensors + tensors->num_inputs;
     std::transform(tensors->tensors, outputs, std::back_inserter(launch.inputs), to_desc);
     std::transform(outputs, outputs + tensors->num_outputs, std::back_inserter(launch.outputs), to_desc);
@@ -123,8 +138,8 @@ std::vector<DynamicPluginTensorDesc> describe_dynamic(const SparsespecTensors* t
     return descs;
 }
 
-int32_t output_shapes(SparsespecPlugin& plugin, SparsespecTensor* tensors, int32_t num_inputs, int32_t num_outputs,
-                      bool symbolic) {
+int32_t output_shapes(nvinfer1::IPluginV3OneBuild& build, SparsespecTensor* tensors, int32_t num_inputs,
+                      int32_t num_outputs, bool symbolic) {
     if (tensors == nullptr || num_inputs < 0 || num_outputs < 0) {
         fail("expected tensors, got a null pointer or a negative number of them");
     }
@@ -132,7 +147,7 @@ int32_t output_shapes(SparsespecPlugin& plugin, SparsespecTensor* tensors, int32
     const std::vector<DimsExprs> inputs = input_expressions(builder, tensors, num_inputs, symbolic);
     std::vector<DimsExprs> outputs(static_cast<size_t>(num_outputs));
     const int32_t code =
-        plugin.build->getOutputShapes(inputs.data(), num_inputs, nullptr, 0, outputs.data(), num_outputs, builder);
+        build.getOutputShapes(inputs.data(), num_inputs, nullptr, 0, outputs.data(), num_outputs, builder);
     for (int32_t index = 0; code == 0 && index < num_outputs; ++index) {
         write_sizes(outputs[static_cast<size_t>(index)], tensors[num_inputs + index]);
     }
@@ -143,7 +158,8 @@ int32_t copy_fields(const nvinfer1::PluginFieldCollection* from, SparsespecField
     if (from == nullptr) {
         fail("expected a collection of fields, got a null pointer");
     }
-    for (int32_t index = 0; index < std::min(from->nbFields, capacity); ++index) {
+    const int32_t count = fields == nullptr ? 0 : std::min(from->nbFields, capacity);
+    for (int32_t index = 0; index < count; ++index) {
         const nvinfer1::PluginField& field = from->fields[index];
         fields[index] = {field.name, field.data, static_cast<int32_t>(field.type), field.length};
     }

@@ -1,5 +1,6 @@
 #include "host/plugin_host.h"
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -121,11 +122,11 @@ int32_t sparsespec_host_serialise(SparsespecPlugin* plugin, SparsespecField* fie
 }
 
 int32_t sparsespec_host_num_outputs(SparsespecPlugin* plugin) {
-    return at_boundary([&] { return plugin_at(plugin).build->getNbOutputs(); });
+    return at_boundary([&] { return builder_at(plugin).getNbOutputs(); });
 }
 
 int32_t sparsespec_host_aliased_input(SparsespecPlugin* plugin, int32_t output) {
-    return at_boundary([&] { return aliased_input(plugin_at(plugin), output); });
+    return at_boundary([&] { return aliased_input(builder_at(plugin), output); });
 }
 
 int32_t sparsespec_host_output_types(SparsespecPlugin* plugin, int32_t* types, int32_t num_inputs,
@@ -140,7 +141,7 @@ int32_t sparsespec_host_output_types(SparsespecPlugin* plugin, int32_t* types, i
         }
         std::vector<nvinfer1::DataType> outputs(static_cast<size_t>(num_outputs));
         const int32_t code =
-            plugin_at(plugin).build->getOutputDataTypes(outputs.data(), num_outputs, inputs.data(), num_inputs);
+            builder_at(plugin).getOutputDataTypes(outputs.data(), num_outputs, inputs.data(), num_inputs);
         for (int32_t index = 0; index < num_outputs; ++index) {
             types[num_inputs + index] = static_cast<int32_t>(outputs[static_cast<size_t>(index)]);
         }
@@ -151,7 +152,7 @@ int32_t sparsespec_host_output_types(SparsespecPlugin* plugin, int32_t* types, i
 int32_t sparsespec_host_output_shapes(SparsespecPlugin* plugin, SparsespecTensor* tensors, int32_t num_inputs,
                                       int32_t num_outputs, int32_t symbolic) {
     return at_boundary(
-        [&] { return output_shapes(plugin_at(plugin), tensors, num_inputs, num_outputs, symbolic != 0); });
+        [&] { return output_shapes(builder_at(plugin), tensors, num_inputs, num_outputs, symbolic != 0); });
 }
 
 int32_t sparsespec_host_supports(SparsespecPlugin* plugin, int32_t position, const SparsespecTensors* tensors) {
@@ -161,8 +162,8 @@ int32_t sparsespec_host_supports(SparsespecPlugin* plugin, int32_t position, con
             descs[beyond].desc.type = static_cast<nvinfer1::DataType>(-1);
             descs[beyond].desc.format = static_cast<nvinfer1::TensorFormat>(-1);
         }
-        const bool supports = plugin_at(plugin).build->supportsFormatCombination(
-            position, descs.data(), tensors->num_inputs, tensors->num_outputs);
+        const bool supports = builder_at(plugin).supportsFormatCombination(position, descs.data(), tensors->num_inputs,
+                                                                           tensors->num_outputs);
         return supports ? 1 : 0;
     });
 }
@@ -170,7 +171,7 @@ int32_t sparsespec_host_supports(SparsespecPlugin* plugin, int32_t position, con
 int32_t sparsespec_host_configure(SparsespecPlugin* plugin, const SparsespecTensors* tensors) {
     return at_boundary([&] {
         const std::vector<DynamicPluginTensorDesc> descs = describe_dynamic(tensors);
-        const int32_t code = plugin_at(plugin).build->configurePlugin(
+        const int32_t code = builder_at(plugin).configurePlugin(
             descs.data(), tensors->num_inputs, descs.data() + tensors->num_inputs, tensors->num_outputs);
         return checked("configurePlugin", code);
     });
@@ -179,7 +180,7 @@ int32_t sparsespec_host_configure(SparsespecPlugin* plugin, const SparsespecTens
 int64_t sparsespec_host_workspace_size(SparsespecPlugin* plugin, const SparsespecTensors* tensors) {
     return at_boundary([&] {
         const std::vector<DynamicPluginTensorDesc> descs = describe_dynamic(tensors);
-        const size_t size = plugin_at(plugin).build->getWorkspaceSize(
+        const size_t size = builder_at(plugin).getWorkspaceSize(
             descs.data(), tensors->num_inputs, descs.data() + tensors->num_inputs, tensors->num_outputs);
         return static_cast<int64_t>(size);
     });
@@ -187,16 +188,18 @@ int64_t sparsespec_host_workspace_size(SparsespecPlugin* plugin, const Sparsespe
 
 int32_t sparsespec_host_on_shape_change(SparsespecPlugin* plugin, const SparsespecTensors* tensors) {
     return at_boundary([&] {
-        const SparsespecLaunch launch = describe_launch(plugin_at(plugin), tensors);
+        const SparsespecLaunch launch = describe_launch(plugin_at(plugin), tensors, 0);
         const int32_t code = launch.runtime->onShapeChange(launch.inputs.data(), tensors->num_inputs,
                                                            launch.outputs.data(), tensors->num_outputs);
         return checked("onShapeChange", code);
     });
 }
 
-int32_t sparsespec_host_prepare(SparsespecPlugin* plugin, const SparsespecTensors* tensors, SparsespecLaunch** launch) {
+int32_t sparsespec_host_prepare(SparsespecPlugin* plugin, const SparsespecTensors* tensors, int64_t workspace_size,
+                                SparsespecLaunch** launch) {
     return at_boundary([&] {
-        give(launch, std::make_unique<SparsespecLaunch>(describe_launch(plugin_at(plugin), tensors)));
+        const auto size = static_cast<size_t>(std::max<int64_t>(workspace_size, 0));
+        give(launch, std::make_unique<SparsespecLaunch>(describe_launch(plugin_at(plugin), tensors, size)));
         return 0;
     });
 }
@@ -205,10 +208,15 @@ void sparsespec_host_discard(SparsespecLaunch* launch) {
     delete launch;
 }
 
-int32_t sparsespec_host_enqueue(const SparsespecLaunch* launch, void* const* memory, void* workspace, void* stream) {
+int32_t sparsespec_host_enqueue(const SparsespecLaunch* launch, void* const* memory, void* workspace,
+                                int64_t workspace_size, void* stream) {
     return at_boundary([&] {
         if (launch == nullptr || memory == nullptr) {
             fail("expected a launch and its memory, got a null pointer");
+        }
+        if (workspace_size < static_cast<int64_t>(launch->workspace_size)) {
+            fail("expected a workspace of " + std::to_string(launch->workspace_size) + " bytes, got " +
+                 std::to_string(workspace_size));
         }
         const int32_t code =
             launch->runtime->enqueue(launch->inputs.data(), launch->outputs.data(), memory,

@@ -95,14 +95,16 @@ SPARSESPEC_HOST_API int32_t sparsespec_host_configure(SparsespecPlugin* plugin, 
 SPARSESPEC_HOST_API int64_t sparsespec_host_workspace_size(SparsespecPlugin* plugin, const SparsespecTensors* tensors);
 SPARSESPEC_HOST_API int32_t sparsespec_host_on_shape_change(SparsespecPlugin* plugin, const SparsespecTensors* tensors);
 
-/* Everything about a launch but its memory, ready to be used many times. */
+/* Everything about a launch but its memory, ready to be used many times. workspace_size: bytes that the plugin asked
+ * for in the build phase. */
 SPARSESPEC_HOST_API int32_t sparsespec_host_prepare(SparsespecPlugin* plugin, const SparsespecTensors* tensors,
-                                                    SparsespecLaunch** launch);
+                                                    int64_t workspace_size, SparsespecLaunch** launch);
 SPARSESPEC_HOST_API void sparsespec_host_discard(SparsespecLaunch* launch);
-/* memory: inputs, then outputs. The plugin checks whether these fit, and hears of new shapes only by the descriptions:
- * call sparsespec_host_on_shape_change() first, as TensorRT does. */
+/* memory: inputs, then outputs. workspace_size: bytes at `workspace`; fewer than the launch needs are refused. The
+ * plugin checks whether the memory fits, and hears of new shapes only by the descriptions: call
+ * sparsespec_host_on_shape_change() first, as TensorRT does. */
 SPARSESPEC_HOST_API int32_t sparsespec_host_enqueue(const SparsespecLaunch* launch, void* const* memory,
-                                                    void* workspace, void* stream);
+                                                    void* workspace, int64_t workspace_size, void* stream);
 
 #ifdef __cplusplus
 }

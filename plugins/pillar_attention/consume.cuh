@@ -61,9 +61,9 @@ struct Consumer {
         }
     }
 
-    // Puts the unit together if this completes it. Whether to pass over it once more: the producer is told too.
+    // Puts the unit together if this completes it. Whether to pass over it once more: the producers are told too.
     __device__ __forceinline__ bool finish_piece(const Piece& piece, bool at_once, bool may_repeat) {
-        WorkerStart* starts = worker_starts(worker.params);
+        WorkerStart* starts = worker_starts(worker.params.plan);
         const bool complete = !piece.shares || arrive(worker, starts, piece.unit);
         if (piece.shares && complete) {
             merge_parts(worker, piece.rows, starts, piece.unit);

@@ -17,7 +17,7 @@ struct RowTile {
     int num_rows;
     int group;
     int num_keys;   // keys of its last row: tokens 0, 1, ... of the slot, or entries of a draft's list
-    int first_new;  // from this key on K and V come from qkv
+    int first_new;  // from this key on keys are the step's own tokens
 
     __device__ __forceinline__ int packed_rows() const { return num_rows * group; }
     __device__ __forceinline__ int position(int packed) const {

@@ -30,8 +30,7 @@ __device__ __forceinline__ void run_job(const Worker<T, kHeadDim>& worker, Role&
 // Whether the drafts of the same rows left log-sum-exps to score by.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ bool scores_by_drafts(const Worker<T, kHeadDim>& worker, const SlotWork& work) {
-    return work.verifies && work.num_rows > 1 && worker.params.score_normalizer == ScoreNormalizer::kDraft &&
-           worker.params.max_draft_len > 0;
+    return work.verifies && work.num_rows > 1 && worker.params.score_normalizer == ScoreNormalizer::kDraft;
 }
 
 // The piece itself; then, if that completes a unit whose scores need its log-sum-exps, the whole unit once more.
@@ -69,8 +68,8 @@ __device__ __forceinline__ RowTile unit_rows(const Worker<T, kHeadDim>& worker, 
 // From the worker's start to the next worker's.
 template <typename Role, typename T, int kHeadDim>
 __device__ __forceinline__ void run_worker(const Worker<T, kHeadDim>& worker, Role role) {
-    const WorkerStart* starts = worker_starts(worker.params);
-    const int32_t* active_slots = worker.params.plan + (kMaxWorkers + 1) * (sizeof(WorkerStart) / sizeof(int32_t));
+    const WorkerStart* starts = worker_starts(worker.params.plan);
+    const int32_t* slots = active_slots(worker.params.plan);
     const WorkerStart mine = starts[blockIdx.x], next = starts[blockIdx.x + 1];
     int unit = mine.unit, tile = mine.tile;
     for (int active = mine.active; active <= next.active; ++active) {
@@ -78,7 +77,7 @@ __device__ __forceinline__ void run_worker(const Worker<T, kHeadDim>& worker, Ro
         if (last_slot && next.unit == 0 && next.tile == 0) {
             return;  // also where no slot is left
         }
-        const SlotWork work = slot_work(worker.params.step, active_slots[active]);
+        const SlotWork work = slot_work(worker.params.step, slots[active]);
         const SlotUnits units(work, worker.params.num_kv_heads, worker.group());
         const int end_unit = last_slot ? next.unit + (next.tile > 0) : units.num_units();
         for (; unit < end_unit; ++unit) {

@@ -46,9 +46,6 @@ Status check(const PillarAttentionParams& params) {
     if (params.page_size != 16 && params.page_size != 32 && params.page_size != 64) {
         return unsupported("expected page_size 16, 32 or 64, got " + std::to_string(params.page_size));
     }
-    if (params.step.max_batch_size < 1) {
-        return invalid_argument("expected at least one slot, got " + std::to_string(params.step.max_batch_size));
-    }
     return {};
 }
 

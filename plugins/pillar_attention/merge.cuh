@@ -61,9 +61,9 @@ __device__ __forceinline__ void put_output(const Worker<T, kHeadDim>& worker, co
         return;
     }
     const float lse = sum.max + log2f(sum.sum);
-    const int block_row = tile.first_row - tile.work.body_rows;
-    if (block_row >= 0) {
-        worker.shared.lse[block_row * tile.group + packed] = lse;
+    const int place = (tile.first_row - tile.work.body_rows) * tile.group + packed;
+    if (place >= 0 && place < kMaxBlockRows * kMaxGroup) {  // the device's lengths may promise more rows
+        worker.shared.lse[place] = lse;
     }
     const int draft = tile.work.first_position - params.step.kv_len[tile.work.slot];
     if (tile.work.drafts && draft < params.max_draft_len) {
@@ -160,10 +160,6 @@ __device__ __forceinline__ void finish_rows(const Worker<T, kHeadDim>& worker, c
         }
         consumer_sync();
     }
-}
-
-__device__ __forceinline__ WorkerStart* worker_starts(const PillarAttentionParams& params) {
-    return reinterpret_cast<WorkerStart*>(params.plan);
 }
 
 __device__ __forceinline__ bool has_tiles(const WorkerStart& start, const WorkerStart& next) {

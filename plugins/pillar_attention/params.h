@@ -36,7 +36,6 @@ struct PillarAttentionParams {
     Dtype dtype;        // of qkv, kv_pool, output and the norms: kFloat16 or kBfloat16
     Dtype score_dtype;  // of scores: kFloat32 or kFloat16
 
-    int32_t num_rows;
     int32_t max_pages;
     int32_t max_budget;
     int32_t max_lookups;

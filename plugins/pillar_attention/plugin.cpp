@@ -68,15 +68,13 @@ private:
     }
 
     void fill_sizes(const Call& call, PillarAttentionParams& params) const {
-        const bool scored = scores_.input.index != kAbsent;
         params.dtype = call.dtype(qkv_);
         params.score_dtype = call.dtype(scores_.input);
-        params.num_rows = call.size(num_rows_);
         params.max_pages = call.size(max_pages_);
         params.max_budget = call.size(max_budget_);
         params.max_lookups = call.size(max_lookups_);
         params.max_draft_len = call.size(max_draft_len_);
-        params.num_planes = scored ? call.size(planes_) : 0;
+        params.num_planes = call.size(planes_);
         params.max_positions = call.size(max_positions_);
     }
 
@@ -107,8 +105,8 @@ private:
     const int64_t page_size_ = constants_.page_size;
 
     const Symbol num_rows_ = signature_.symbol("num_rows");
-    const Symbol batch_ = signature_.symbol("max_batch_size");
-    const Symbol max_draft_len_ = signature_.symbol("max_draft_len");
+    const Symbol batch_ = planned_batch(signature_);
+    const Symbol max_draft_len_ = signature_.symbol("max_draft_len", 1);
     const Symbol max_budget_ = signature_.symbol("max_budget");
     const Symbol max_lookups_ = signature_.symbol("max_lookups");
     const Symbol max_pages_ = signature_.symbol("max_pages");

@@ -54,7 +54,7 @@ __device__ __forceinline__ float score_lse(const Worker<T, kHeadDim>& worker, in
     // The last row was not drafted and borrows its neighbour's: it alone sees the newest token, so it must count.
     const int draft = min(min(tile.first_row + packed / tile.group, tile.work.num_rows - 2), params.max_draft_len - 1);
     const int64_t at = (int64_t{tile.work.slot} * params.max_draft_len + draft) * params.num_heads;
-    return params.draft_lse[at + tile.query_head(packed)] * 1.4426950408889634f;
+    return params.draft_lse[at + tile.query_head(packed)] * kLog2E;
 }
 
 // Before the first tile of a job that scores. Each row of `weights` is written in the same columns for every tile: the

@@ -15,16 +15,17 @@ constexpr int kProducerWarps = 2;
 constexpr int kConsumers = kWarps * 32;
 constexpr int kThreads = kConsumers + kProducerWarps * 32;
 constexpr int kMaxStages = 5;
-// Numbers of the output that the warps exchange at a time, and how far apart their rows are, for the same reason.
+// Numbers of the output that the warps exchange at a time, and how far apart their rows are, so that a warp's accesses
+// fall into different banks.
 constexpr int kExchange = 32;
 constexpr int kExchangeStride = kExchange + 4;
 // A diagonal reaches back so many tokens at most; a multiple of 16 that kMaxBlockRows - 1 fits.
 constexpr int kReach = 16;
-// Columns of `weights`, and how far apart its rows are, so that a warp's accesses fall into different banks.
+// Columns of `weights`, and how far apart its rows are, for the same reason.
 constexpr int kWeightColumns = kReach + kTileTokens;
 constexpr int kWeightStride = kWeightColumns + 8;
 
-// What the producer puts into the stages, and the consumers take out.
+// What the producers put into the stages, and the consumers take out.
 struct Pipeline {
     uint64_t full[kMaxStages];                      // barriers: the tile has landed
     uint64_t empty[kMaxStages];                     // barriers: no consumer reads it any more

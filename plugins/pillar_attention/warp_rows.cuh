@@ -28,10 +28,11 @@ struct WarpShare {
     __device__ static int first_key(int warp) { return warp % kKeyWarps * kKeys; }
 };
 
+constexpr float kLog2E = 1.4426950408889634f;
+
 // Scales a product of query and key to a logit in log2: log2(e) / sqrt(head_dim).
 template <int kHeadDim>
 __device__ __forceinline__ constexpr float log2_scale() {
-    constexpr float kLog2E = 1.4426950408889634f;
     return kHeadDim == 64 ? kLog2E / 8 : kHeadDim == 96 ? kLog2E / 9.797958971132712f : kLog2E / 11.313708498984761f;
 }
 

@@ -37,7 +37,7 @@ __device__ __forceinline__ void consumer_sync() {
     asm volatile("bar.sync 1, %0;\n" ::"n"(kConsumers) : "memory");
 }
 
-// A place in the ring of stages; producer and consumers pass through the same places in the same order.
+// A place in the ring of stages; producers and consumers pass through the same places in the same order.
 struct StageCursor {
     int stage = 0;
     int parity = 0;

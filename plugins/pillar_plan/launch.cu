@@ -5,18 +5,11 @@
 
 namespace sparsespec {
 
-namespace {
-
-// The list of costs has to fit the shared memory that every device grants without asking, beside the starts.
-constexpr int kMaxPlannedBatch = 1024;
-
-}  // namespace
-
 Status launch_pillar_plan(const PillarPlanParams& params, cudaStream_t stream) {
     const int batch = params.step.max_batch_size;
     if (batch < 1 || batch > kMaxPlannedBatch) {
-        return unsupported("expected a batch of 1 to " + std::to_string(kMaxPlannedBatch) + " slots, got " +
-                           std::to_string(batch));
+        return invalid_argument("expected a batch of 1 to " + std::to_string(kMaxPlannedBatch) + " slots, got " +
+                                std::to_string(batch));
     }
     int32_t num_workers = 0;
     Status status = attention_workers(params.head_dim, &num_workers);

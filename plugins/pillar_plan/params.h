@@ -35,6 +35,9 @@ struct PillarPlanParams {
     int32_t* plan;  // [plan_size(max_batch_size)]
 };
 
+// A slot is weighed by a thread of one block.
+constexpr int32_t kMaxPlannedBatch = 1024;
+
 // As many workers as any device is given. The sizes of plan and workspace go by it, not by the device: an engine that
 // was built on one runs on another.
 constexpr int32_t kMaxWorkers = 512;
@@ -51,9 +54,19 @@ struct alignas(16) WorkerStart {
     uint32_t arrived;  // of the unit that starts in this worker and goes on: parts finished. 0 between launches
 };
 
-// int32 in a plan: kMaxWorkers + 1 starts, then the slots at work in ascending order.
+// A plan is kMaxWorkers + 1 starts, then the slots at work in ascending order; in int32.
+constexpr int64_t kPlanHead = (kMaxWorkers + 1) * int64_t{sizeof(WorkerStart) / sizeof(int32_t)};
+
 constexpr int64_t plan_size(int64_t max_batch_size) {
-    return (kMaxWorkers + 1) * int64_t{sizeof(WorkerStart) / sizeof(int32_t)} + max_batch_size;
+    return kPlanHead + max_batch_size;
+}
+
+__host__ __device__ inline WorkerStart* worker_starts(int32_t* plan) {
+    return reinterpret_cast<WorkerStart*>(plan);
+}
+
+__host__ __device__ inline int32_t* active_slots(int32_t* plan) {
+    return plan + kPlanHead;
 }
 
 // Workers that PillarAttention runs on the current device: as many as fit at once. Both launches ask this.

@@ -23,7 +23,7 @@ private:
     PillarPlanParams constants_{};
 
     // In the order of the plugin's inputs.
-    const Symbol batch_ = signature_.symbol("max_batch_size");
+    const Symbol batch_ = planned_batch(signature_);
     const StepTensors step_{signature_, batch_};
     const Input num_lookups_ = signature_.input("num_lookups", ElementType::kInt32, {batch_});
 

@@ -29,7 +29,7 @@ struct SlotWork {
     int body_rows;       // prompt rows that are not scored
     int block_rows;      // rows to verify or to score, or the one row of a draft
     int score_rows;      // the last so many rows are scored
-    int first_position;  // of the first row: from here on K and V come from qkv
+    int first_position;  // of the first row: from here on tokens are the step's own
     int list_len;        // a draft's list: pillars that stay and move, lookups, recent tokens; 0 for other phases
     int num_keys;        // tokens that the last row reads
     bool drafts;

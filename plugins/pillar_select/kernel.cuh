@@ -1,6 +1,6 @@
-// Top-k by radix: three passes of histograms find the k-th largest score exactly, a fourth writes the positions of what
-// is above it, and of its equals from the left, in ascending order. One thread block per layer, scored slot, KV head
-// and plane.
+// Top-k by radix: passes of histograms, two for fp16 and three for fp32, find the k-th largest score exactly; one more
+// writes the positions of what is above it, and of its equals from the left, in ascending order. One thread block per
+// layer, scored slot, KV head and plane.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -62,7 +62,8 @@ struct SelectShared {
     int rank;
 };
 
-// Calls use(key, place) for the lane's positions first + warp * 32 * kUnroll + place * 32 + lane below count.
+// Calls use(key, present) for the lane's positions first + warp * 32 * kUnroll + place * 32 + lane, place by place;
+// present: below count.
 template <typename T, typename Use>
 __device__ void for_chunk(const Candidates<T>& candidates, int first, Use use) {
     const int start = first + threadIdx.x / 32 * 32 * kUnroll + threadIdx.x % 32;
@@ -74,7 +75,7 @@ __device__ void for_chunk(const Candidates<T>& candidates, int first, Use use) {
     }
 #pragma unroll
     for (int place = 0; place < kUnroll; ++place) {
-        use(keys[place], start + place * 32, start + place * 32 < candidates.count);
+        use(keys[place], start + place * 32 < candidates.count);
     }
 }
 
@@ -114,7 +115,7 @@ __device__ Threshold find_threshold(SelectShared& shared, const Candidates<T>& c
         }
         __syncthreads();
         for (int first = 0; first < candidates.count; first += kChunk) {
-            for_chunk(candidates, first, [&](uint32_t key, int, bool present) {
+            for_chunk(candidates, first, [&](uint32_t key, bool present) {
                 if (present && (key & known) == prefix) {
                     atomicAdd(&shared.bins[key >> shift & (kBins - 1) & ~(known >> shift)], 1);
                 }
@@ -140,7 +141,7 @@ __device__ void write_positions(SelectShared& shared, const Candidates<T>& candi
     for (int first = 0; first < candidates.count; first += kChunk) {
         uint32_t above[kUnroll], equal[kUnroll];
         int num_above = 0, num_equal = 0, place = 0;
-        for_chunk(candidates, first, [&](uint32_t key, int, bool present) {
+        for_chunk(candidates, first, [&](uint32_t key, bool present) {
             above[place] = __ballot_sync(0xffffffffu, present && key > threshold.key);
             equal[place] = __ballot_sync(0xffffffffu, present && key == threshold.key);
             num_above += __popc(above[place]);

@@ -7,16 +7,14 @@ namespace sparsespec {
 
 namespace {
 
-// Of grid dimensions y and z.
-constexpr int kMaxGrid = 65535;
-
 Status check(const PillarSelectParams& params) {
     if (params.num_planes != 1 && params.num_planes != 2) {
         return invalid_argument("expected 1 or 2 planes of scores, got " + std::to_string(params.num_planes));
     }
-    if (params.max_scored > kMaxGrid || params.num_layers > kMaxGrid) {
-        return unsupported("expected at most " + std::to_string(kMaxGrid) + " layers and scored slots, got " +
-                           std::to_string(params.num_layers) + " and " + std::to_string(params.max_scored));
+    if (params.max_scored > kMaxSelectGrid || params.num_layers > kMaxSelectGrid) {
+        return invalid_argument("expected at most " + std::to_string(kMaxSelectGrid) +
+                                " layers and scored slots, got " + std::to_string(params.num_layers) + " and " +
+                                std::to_string(params.max_scored));
     }
     return {};
 }

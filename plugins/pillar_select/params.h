@@ -10,6 +10,9 @@
 
 namespace sparsespec {
 
+// Most layers, and most scored slots: dimensions y and z of the grid.
+constexpr int32_t kMaxSelectGrid = 65535;
+
 struct PillarSelectParams {
     int32_t num_layers;
     int32_t max_batch_size;

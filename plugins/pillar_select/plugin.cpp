@@ -32,9 +32,9 @@ public:
     }
 
 private:
-    const Symbol num_layers_ = signature_.symbol("num_layers");
+    const Symbol num_layers_ = signature_.symbol("num_layers", 0, kMaxSelectGrid);
     const Symbol batch_ = signature_.symbol("max_batch_size");
-    const Symbol max_scored_ = signature_.symbol("max_scored");
+    const Symbol max_scored_ = signature_.symbol("max_scored", 0, kMaxSelectGrid);
     const Symbol num_planes_ = signature_.symbol("num_planes", 1, 2);
     const Symbol num_kv_heads_ = signature_.symbol("num_kv_heads");
     const Symbol max_positions_ = signature_.symbol("max_positions");

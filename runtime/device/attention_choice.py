@@ -8,30 +8,33 @@ from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import InputError
 from sparsespec.plugins.library import PluginsUnavailableError, plugin_host_path, plugin_library_path
 from sparsespec.plugins.plugin_host import PluginError, PluginLibrary
-from sparsespec.runtime.config import AttentionName
 from sparsespec.runtime.device.attention_ops import AttentionOps, OracleAttention, ReferenceAttention
 from sparsespec.runtime.device.drafter import Drafter
+from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.plugin_ops import PluginAttention
 
-# What the kernels are built for; plugins/pillar_attention/params.h says the same.
+# What the kernels are built for; plugins/pillar_attention/params.h and pillar_plan/params.h say the same.
 _HEAD_DIMS = (64, 96, 128)
 _PAGE_SIZES = (16, 32, 64)
 _MOST_QUERY_HEADS = 16  # that share a KV head
 _MOST_BLOCK_ROWS = 17
+_MOST_SLOTS = 1024
 _EVERYWHERE = "--attention reference works everywhere"
 
 
 def choose_attention(
-    choice: AttentionName, engine: EngineConfig, drafter: Drafter, device: torch.device
+    config: ExecutorConfig, engine: EngineConfig, drafter: Drafter, device: torch.device
 ) -> AttentionOps:
-    """What `choice` means here.
+    """What `config.attention` means here.
 
     Raises InputError where plugins are asked for, or are what auto takes on this device, and cannot be had.
     """
     served = device.type == "cuda" and engine.build.element_size == 2
+    choice = config.attention
     if choice == "reference" or (choice == "auto" and (drafter.needs.oracle or not served)):
         return OracleAttention() if drafter.needs.oracle else ReferenceAttention()
     _check(engine, drafter, device)
+    _expect(config.max_batch_size <= _MOST_SLOTS, f"max_batch_size of at most {_MOST_SLOTS}", config.max_batch_size)
     return _plugins()
 
 

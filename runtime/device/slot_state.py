@@ -78,8 +78,13 @@ def max_positions(build: BuildConfig) -> int:
 
 
 def exact_dtype(build: BuildConfig) -> torch.dtype:
-    """In which sums, scores and distributions are kept."""
+    """In which sums and distributions are kept."""
     return torch.float64 if build.dtype == "float64" else torch.float32
+
+
+def score_dtype(build: BuildConfig) -> torch.dtype:
+    """In which scores are kept: 16-bit engines have float16 ones, whose bytes PillarSelect has to read."""
+    return torch.float16 if build.element_size == 2 else exact_dtype(build)
 
 
 @dataclass(frozen=True)

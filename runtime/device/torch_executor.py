@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,26 +11,24 @@ from sparsespec.builder.decoder import Decoder, attention_params
 from sparsespec.builder.engine_dir import TORCH_DTYPES, EngineConfig
 from sparsespec.builder.errors import InputError
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs, num_score_planes
-from sparsespec.runtime.config import AttentionName, SpeculationConfig
+from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.acceptance import Block, count_accepted, next_token
 from sparsespec.runtime.device.attention_choice import choose_attention
 from sparsespec.runtime.device.drafter import Drafter, VerifiedBlocks, commit, make_drafter
+from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.rng import Purpose, uniform
 from sparsespec.runtime.device.sampling import RowSampling, draw, probabilities
-from sparsespec.runtime.device.slot_state import SlotLimits, exact_dtype, make_slot_state, max_positions
+from sparsespec.runtime.device.slot_state import (
+    SlotLimits,
+    exact_dtype,
+    make_slot_state,
+    max_positions,
+    score_dtype,
+)
 from sparsespec.runtime.device.step_batch import BlockRows, StepBatch, StepMemory, make_batch
 from sparsespec.runtime.device.torch_ops import TorchOps, rope_table
 from sparsespec.runtime.device.torch_results import BlockCounts, BlockOutcome, TorchResults, block_logprobs, packed
 from sparsespec.runtime.scheduler import ScheduledStep
-
-
-@dataclass(frozen=True)
-class ExecutorConfig:
-    """Memory that the executor takes, slots and KV pages, and whose attention it runs."""
-
-    max_batch_size: int
-    num_pages: int
-    attention: AttentionName = "auto"
 
 
 class TorchExecutor:
@@ -50,7 +48,7 @@ class TorchExecutor:
         """
         device = weights["embedding"].device
         self._drafter = make_drafter(speculation)
-        self._ops = choose_attention(config.attention, engine, self._drafter, device)
+        self._ops = choose_attention(config, engine, self._drafter, device)
         params = replace(
             attention_params(engine.model, engine.build.page_size),
             score_planes=self._drafter.needs.score_planes,
@@ -176,7 +174,7 @@ def make_memory(
 ) -> StepMemory:
     """Allocate what outlives a step. Raises InputError where there is no room for it."""
     model, build = engine.model, engine.build
-    positions, exact = max_positions(build), exact_dtype(build)
+    positions = max_positions(build)
     needs, draft_len = drafter.needs, drafter.config.draft_len
     pool = (model.num_layers, config.num_pages, 2, model.num_kv_heads, build.page_size, model.head_dim)
     planes = num_score_planes(needs.score_planes, draft_len + 1)
@@ -186,8 +184,8 @@ def make_memory(
         state = make_slot_state(model, build, slots, device)
         if kv_pool is None:
             kv_pool = torch.zeros(pool, dtype=TORCH_DTYPES[build.dtype], device=device)
-        scores = torch.zeros(scores_shape, dtype=exact, device=device)
-        rope = rope_table(model, positions, exact).to(device)
+        scores = torch.zeros(scores_shape, dtype=score_dtype(build), device=device)
+        rope = rope_table(model, positions, exact_dtype(build)).to(device)
     except RuntimeError as error:  # torch's word for no memory, on either device
         size = config.num_pages * build.page_size * model.kv_bytes_per_token(build.element_size)
         raise InputError(

@@ -13,6 +13,7 @@ import bf16_equality
 from acceptance_study.texts import Text
 from bf16_equality import Equality, compare, measure
 from forced_plain import Way, forced_logits
+from sparsespec.builder.errors import InputError
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import RequestOutput
@@ -60,6 +61,14 @@ def test_worked_by_hand() -> None:
     other = torch.tensor([[[5.0, 1.25, 9.0], [4.25, 2.0, 3.5], [0.5, 1.0, 9.25]]])
     found = compare(torch.tensor([[0, 2, 0]]), plain, [plain, other])
     assert found == Equality(num_tokens=3, num_differing=2, largest_gap=8.5, num_beyond=1, eps=0.5)
+
+
+def test_logits_that_are_not_finite_are_no_equality() -> None:
+    """A NaN is neither below nor above eps."""
+    plain = torch.tensor([[[5.0, 1.0, 0.0]]])
+    for wrong in ((plain, [plain * torch.nan]), (plain * torch.inf, [plain])):
+        with pytest.raises(InputError, match="expected finite logits"):
+            compare(torch.tensor([[0]]), *wrong)
 
 
 def test_a_wrong_token_is_found() -> None:

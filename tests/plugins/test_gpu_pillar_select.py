@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -17,6 +18,8 @@ from sparsespec.plugins.plugin_host import PluginLibrary
 from sparsespec.runtime.device.plugin_ops import PluginAttention
 
 pytestmark = pytest.mark.gpu
+
+Record = Callable[[SelectInputs[Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,14 @@ def _inputs(sizes: Sizes, kind: str, dtype: torch.dtype, seed: int) -> SelectInp
     )
 
 
-def check(kernels: PluginAttention, given: SelectInputs[Tensor]) -> None:
+@pytest.fixture
+def record(record_property: Callable[[str, object], None]) -> Record:
+    """Says at the end of the run how many selections were compared, and how large."""
+    return lambda given: record_property("PillarSelect equals its reference, pillars", given.pillars.numel())
+
+
+def check(kernels: PluginAttention, given: SelectInputs[Tensor], record: Record) -> None:
+    record(given)
     expected = replace(given, pillars=given.pillars.clone())
     kernels.select(given)
     pillar_select(expected)
@@ -91,14 +101,16 @@ KINDS = ("normal", "ties", "equal", "attention", "nan and infinite")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("planes", [1, 2])
-def test_positions_are_the_references(kernels: PluginAttention, kind: str, dtype: torch.dtype, planes: int) -> None:
+def test_positions_are_the_references(
+    kernels: PluginAttention, kind: str, dtype: torch.dtype, planes: int, record: Record
+) -> None:
     for seed, positions in enumerate((1, 40, 255, 2048, 2049, 5000)):
         given = _inputs(Sizes(3, 9, 7, planes, 2, positions), kind, dtype, seed)
-        check(kernels, given)
+        check(kernels, given, record)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fresh_seeds(kernels: PluginAttention, fresh_seed: int, kind: str) -> None:
+def test_fresh_seeds(kernels: PluginAttention, fresh_seed: int, kind: str, record: Record) -> None:
     """Other sizes and numbers at every run."""
     choose = random.Random(fresh_seed)
     for _ in range(16):
@@ -112,19 +124,19 @@ def test_fresh_seeds(kernels: PluginAttention, fresh_seed: int, kind: str) -> No
             choose.randint(1, longest),
         )
         dtype = choose.choice((torch.float32, torch.float16))
-        check(kernels, _inputs(sizes, kind, dtype, choose.randrange(2**31)))
+        check(kernels, _inputs(sizes, kind, dtype, choose.randrange(2**31)), record)
 
 
-def test_small_select(kernels: PluginAttention) -> None:
+def test_small_select(kernels: PluginAttention, record: Record) -> None:
     """What `make test-sanitizer` looks at."""
     for dtype in (torch.float32, torch.float16):
         given = _inputs(Sizes(2, 4, 3, 2, 2, 300), "attention", dtype, 3)
-        check(kernels, given)
+        check(kernels, given, record)
 
 
-def test_long_rows(kernels: PluginAttention) -> None:
+def test_long_rows(kernels: PluginAttention, record: Record) -> None:
     given = _inputs(Sizes(2, 3, 3, 2, 2, 131072), "attention", torch.float16, 5)
-    check(kernels, given)
+    check(kernels, given, record)
 
 
 def test_nobody_scored(kernels: PluginAttention) -> None:

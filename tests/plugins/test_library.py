@@ -130,6 +130,18 @@ def test_without_nvcc_the_build_succeeds_and_the_library_says_what_is_missing(
         plugin_library_path()
 
 
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, without which nobody asks for headers")
+def test_without_headers_the_library_says_where_they_could_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"TENSORRT_ROOT": str(tmp_path / "empty"), "SPARSESPEC_FETCH_TENSORRT_HEADERS": "OFF"}
+    done = configure(tmp_path, settings)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("SPARSESPEC_PLUGIN_DIR", str(install(tmp_path)))
+    with pytest.raises(PluginsUnavailableError, match=rf"TensorRT's headers .* in TENSORRT_ROOT, {tmp_path}/empty"):
+        plugin_library_path()
+
+
 def test_a_required_build_without_nvcc_fails(tmp_path: Path) -> None:
     done = configure(tmp_path, {"CUDACXX": "/nowhere/nvcc", "SPARSESPEC_PLUGINS": "require"})
     assert done.returncode != 0

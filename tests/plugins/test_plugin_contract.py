@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 
 import plugin_cases
-from plugin_cases import CASES, PILLAR_PLAN, PluginCase, TensorCase, altered, every_plugin
+from plugin_cases import CASES, PILLAR_ATTENTION, PILLAR_PLAN, PluginCase, TensorCase, altered, every_plugin
 from sparsespec.plugins.plugin_handle import DataType, PluginTensors
 from sparsespec.plugins.plugin_host import PluginError
 
@@ -97,10 +97,27 @@ def test_planes_fit_what_they_are_for(label: str, planes: int) -> None:
         case.create().on_shape_change(wrong.tensors())
 
 
+@pytest.mark.parametrize("case", [PILLAR_PLAN, PILLAR_ATTENTION], ids=["plan", "attention"])
+@pytest.mark.parametrize("batch", [0, 1025])
+def test_a_plan_has_room_for_so_many_slots(case: PluginCase, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told when the network is built, not when it runs."""
+    for name, plus in (("B", 0), ("B + 1", 1), ("plan", 513 * 8)):
+        monkeypatch.setitem(plugin_cases.SIZES, name, batch + plus)
+    for ask in (case.create().configure, case.create().on_shape_change):
+        with pytest.raises(PluginError, match=r"expected shape .*max_batch_size.* of 1 to 1024"):
+            ask(case.tensors())
+
+
+def test_a_slot_drafts_at_least_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plugin_cases.SIZES, "drafts", 0)
+    with pytest.raises(PluginError, match=r"\(draft_lse\): expected shape .*max_draft_len of at least 1"):
+        PILLAR_ATTENTION.create().configure(PILLAR_ATTENTION.tensors())
+
+
 def test_negative_size() -> None:
     case = PILLAR_PLAN
     wrong = replace(case.tensors().inputs[0], shape=(0,))  # B + 1 = 0
-    with pytest.raises(PluginError, match=r"\(row_start\): expected shape \[max_batch_size \+ 1\], got \[0\]"):
+    with pytest.raises(PluginError, match=r"\(row_start\): expected shape \[max_batch_size \+ 1 of .*\], got \[0\]"):
         case.create().on_shape_change(altered(case.tensors(), 0, wrong))
 
 

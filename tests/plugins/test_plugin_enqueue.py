@@ -14,7 +14,7 @@ import pytest
 
 import plugin_cases
 from plugin_cases import CASES, PILLAR_ATTENTION, PluginCase, altered, every_plugin, plugin_library
-from sparsespec.plugins.plugin_handle import DataType, PluginHandle, PluginTensors, TensorDesc
+from sparsespec.plugins.plugin_handle import DataType, PluginHandle, PluginTensors, TensorDesc, Workspace
 from sparsespec.plugins.plugin_host import PluginError
 
 INVALID_ARGUMENT, CUDA_ERROR = 1, 3
@@ -31,8 +31,9 @@ def addresses(case: PluginCase) -> list[int | None]:
 
 def enqueue(plugin: PluginHandle, tensors: PluginTensors, memory: list[int | None], workspace: int) -> PluginError:
     array: ctypes.Array[c_void_p] = (c_void_p * len(memory))(*memory)
+    size = plugin.workspace_size(tensors)
     with pytest.raises(PluginError) as caught:
-        plugin.prepare(tensors).enqueue(array, workspace, 0)
+        plugin.prepare(tensors, size).enqueue(array, Workspace(workspace, size), 0)
     return caught.value
 
 
@@ -64,6 +65,16 @@ def test_enqueue_refuses_no_workspace() -> None:
     error = enqueue(PILLAR_ATTENTION.create(), PILLAR_ATTENTION.tensors(), addresses(PILLAR_ATTENTION), 0)
     assert error.code == INVALID_ARGUMENT
     assert "expected a workspace of" in error.message
+
+
+def test_enqueue_refuses_too_small_a_workspace() -> None:
+    """TensorRT tells a plugin no size; the host knows what it was given."""
+    plugin, tensors = PILLAR_ATTENTION.create(), PILLAR_ATTENTION.tensors()
+    memory = addresses(PILLAR_ATTENTION)
+    size = plugin.workspace_size(tensors)
+    launch = plugin.prepare(tensors, size)
+    with pytest.raises(PluginError, match=f"expected a workspace of {size} bytes, got {size - 1}"):
+        launch.enqueue((c_void_p * len(memory))(*memory), Workspace(0x800000, size - 1), 0)
 
 
 @every_plugin

@@ -94,7 +94,7 @@ def test_null_handles(host: HostLibrary) -> None:
     with pytest.raises(PluginError, match="expected a plugin, got a null pointer"):
         host.alias(c_void_p(), 0)
     with pytest.raises(PluginError, match="expected a launch and its memory"):
-        host.check("enqueue", None, None, None, None)
+        host.check("enqueue", None, None, None, 0, None)
     with pytest.raises(PluginError, match="expected the index of a creator, got 0"):
         host.text("creator_name", None, 0)
     with pytest.raises(PluginError, match="expected a path, got a null pointer"):

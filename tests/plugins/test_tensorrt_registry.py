@@ -32,7 +32,7 @@ class Logger(trt.ILogger):
 
     def log(self, severity, message):
         if severity <= trt.ILogger.Severity.ERROR:
-            print(message, file=sys.stderr)
+            print("logger:", message, file=sys.stderr)
 
 logger = Logger()
 runtime = trt.Runtime(logger)  # registers the logger
@@ -91,6 +91,7 @@ def test_registry_makes_all_plugins() -> None:
 
 
 def test_registry_gets_no_plugin_for_wrong_fields() -> None:
+    """Told on standard error: TensorRT-RTX's major version is not that of the headers, so its logger is not used."""
     answer, logged = ask(
         ("PillarPlan", {**HEADS, "head_dim": 65}),
         ("PillarPlan", {**HEADS, "num_pages": 3}),
@@ -104,4 +105,4 @@ def test_registry_gets_no_plugin_for_wrong_fields() -> None:
         "field page_size: required, but not given",
         'unknown field "num_heads": expected no fields',
     ):
-        assert message in logged
+        assert any(line.startswith("sparsespec: Pillar") and message in line for line in logged.splitlines())

@@ -16,9 +16,10 @@ from sparsespec.plugins.pillar_select.inputs import SelectInputs
 from sparsespec.plugins.pillar_select.reference import pillar_select
 from sparsespec.runtime.config import DrafterName, SpeculationConfig
 from sparsespec.runtime.device.drafter import VerifiedBlocks, commit, make_drafter
+from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.slot_state import SlotState
 from sparsespec.runtime.device.step_batch import StepMemory, make_batch
-from sparsespec.runtime.device.torch_executor import ExecutorConfig, make_memory
+from sparsespec.runtime.device.torch_executor import make_memory
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
 from tiny_models import tiny_model_config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import bf16_equality
 from sparsespec.builder.build_engine import main as build_engine
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
 from sparsespec.plugins.pillar_attention.reference import pillar_attention
 from sparsespec.plugins.pillar_select.inputs import SelectInputs
 from sparsespec.plugins.pillar_select.reference import pillar_select
+from sparsespec.runtime import run
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device import torch_executor
 from sparsespec.runtime.device.attention_ops import AttentionOps
@@ -87,7 +91,9 @@ def engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_every_layer_of_every_step(engine_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_layer_of_every_step(
+    engine_dir: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
     compared: list[ComparedOps] = []
     choose = torch_executor.choose_attention
 
@@ -104,9 +110,24 @@ def test_every_layer_of_every_step(engine_dir: Path, monkeypatch: pytest.MonkeyP
     assert [len(output.outputs[0].token_ids) for output in outputs] == [60, 60]
     (ops,) = compared
     for phase, errors in ops.output_errors.items():
-        print(f"{phase.name}: largest relative error of a layer {max(errors):.2e}, of {len(errors)}")
-        assert max(errors) <= OUTPUT_TOLERANCE
-    print(f"scores: {max(ops.score_errors):.2e}, of {len(ops.score_errors)}; pillars: {ops.num_pillars}")
+        record_property(f"real model: {len(errors)} layers, {phase.name}, relative error", max(errors))
+        assert all(error <= OUTPUT_TOLERANCE for error in errors)  # not of the maximum: that may pass over a NaN
+    record_property(f"real model: {len(ops.score_errors)} layers, scores, relative error", max(ops.score_errors))
+    record_property("real model: pillars compared", ops.num_pillars)
     assert set(ops.output_errors) == {Phase.PREFILL, Phase.DRAFT, Phase.VERIFY}
-    assert max(ops.score_errors) <= SCORE_TOLERANCE
+    assert all(error <= SCORE_TOLERANCE for error in ops.score_errors)
     assert ops.num_pillars_equal == ops.num_pillars > 0
+
+
+def test_main_job(engine_dir: Path, tmp_path: Path) -> None:
+    """run.py with the plugins, and its tokens held to plain decoding as 16 bits allow."""
+    text, report = tmp_path / "prompt.txt", tmp_path / "run.json"
+    text.write_text((Path(torch.__file__).parent / "nn" / "functional.py").read_text()[:12000])
+    flags = ["--engine_dir", str(engine_dir), "--attention", "plugins"]
+    wanted = ["--max_output_len", "64", "--ignore_eos", "--compare_plain"]
+    assert run.main([*flags, *wanted, "--input_file", str(text), "--json", str(report)]) == 0
+    found = {metric["name"]: metric["value"] for metric in json.loads(report.read_text())["metrics"]}
+    assert found["draft_budget"] < found["draft_context"]
+    assert 0 < found["accepted_per_verification"] < found["drafts_per_verification"]
+    sizes = ["--num_prompts", "2", "--context", "900", "--num_tokens", "64"]
+    assert bf16_equality.main([*flags, *sizes, "--json", str(tmp_path / "equality.json")]) == 0

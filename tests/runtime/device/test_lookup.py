@@ -11,10 +11,11 @@ from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.runtime.config import DrafterName, SpeculationConfig
 from sparsespec.runtime.device.drafter import make_drafter
+from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.lookup import find_lookups
 from sparsespec.runtime.device.slot_state import SlotState
 from sparsespec.runtime.device.step_batch import DraftRows
-from sparsespec.runtime.device.torch_executor import ExecutorConfig, make_memory
+from sparsespec.runtime.device.torch_executor import make_memory
 from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_models import tiny_model_config
 

@@ -18,6 +18,7 @@ from sparsespec.runtime.device import torch_executor
 from sparsespec.runtime.device.attention_choice import choose_attention
 from sparsespec.runtime.device.attention_ops import AttentionOps, OracleAttention, ReferenceAttention
 from sparsespec.runtime.device.drafter import make_drafter
+from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.plugin_ops import PluginAttention
 from sparsespec.runtime.llm import LLM
 from tiny_llm import BUILD, DraftCounts, first_answers, greedy, random_prompts, tiny_engine
@@ -91,8 +92,11 @@ SERVED = EngineConfig(
 )
 
 
-def chosen(choice: str, engine: EngineConfig, speculation: SpeculationConfig, device: str) -> AttentionOps:
-    return choose_attention(choice, engine, make_drafter(speculation), torch.device(device))  # type: ignore[arg-type]
+def chosen(
+    choice: str, engine: EngineConfig, speculation: SpeculationConfig, device: str, max_batch_size: int = 2
+) -> AttentionOps:
+    config = ExecutorConfig(max_batch_size, num_pages=8, attention=choice)  # type: ignore[arg-type]
+    return choose_attention(config, engine, make_drafter(speculation), torch.device(device))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +144,11 @@ def test_what_the_plugins_do_not_serve_is_told_in_a_line(
 ) -> None:
     with pytest.raises(InputError, match=f"{message}; --attention reference works everywhere"):
         chosen("plugins", engine, speculation, device)
+
+
+def test_more_slots_than_a_plan_has_room_for() -> None:
+    with pytest.raises(InputError, match="expected max_batch_size of at most 1024, found 1025"):
+        chosen("plugins", SERVED, SPECULATION, "cuda", max_batch_size=1025)
 
 
 @pytest.mark.parametrize("choice", ["auto", "plugins"])

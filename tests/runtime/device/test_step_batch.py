@@ -9,8 +9,9 @@ from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.drafter import make_drafter
+from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.step_batch import StepBatch, StepMemory, make_batch
-from sparsespec.runtime.device.torch_executor import ExecutorConfig, make_memory
+from sparsespec.runtime.device.torch_executor import make_memory
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
 from tiny_models import tiny_model_config

@@ -9,7 +9,8 @@ from sparsespec.builder.errors import InputError
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device import torch_executor
 from sparsespec.runtime.device.drafter import make_drafter
-from sparsespec.runtime.device.torch_executor import ExecutorConfig, make_memory
+from sparsespec.runtime.device.executor_config import ExecutorConfig
+from sparsespec.runtime.device.torch_executor import make_memory
 from tiny_models import tiny_model_config
 
 ENGINE = EngineConfig(

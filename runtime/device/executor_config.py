@@ -1,0 +1,16 @@
+"""What an executor is given beside the engine and the drafter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsespec.runtime.config import AttentionName
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """Memory that the executor takes, slots and KV pages, and whose attention it runs."""
+
+    max_batch_size: int
+    num_pages: int
+    attention: AttentionName = "auto"
