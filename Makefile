@@ -36,6 +36,8 @@ XARGS_CPP := find . \( -path ./build -o -path ./$(VENV) -o -path ./.git \) -prun
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+FORCE:
+
 .PHONY: help install plugins plugins-tensorrt11 demo test unit test-gpu test-sanitizer lint format typecheck clean
 
 help:  ## List the targets
@@ -45,12 +47,13 @@ install: $(VENV)/.installed  ## Install sparsespec (editable) into .venv; SPARSE
 
 plugins: $(VENV)/.build-tools  ## Compile the plugins alone; SPARSESPEC_PLUGIN_DIR=build/plugins uses them
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SPARSESPEC_PLUGINS=require $(VENV)/bin/cmake -S . -B $(PLUGIN_BUILD) -G Ninja
+	$(BEFORE_COMPILING)
 	$(VENV)/bin/cmake --build $(PLUGIN_BUILD)
 
 plugins-tensorrt11:  ## Compile them with TensorRT 11: TENSORRT_ROOT=DIR, headers in DIR/include
 	@test -n "$(TENSORRT_ROOT)" || { echo "TENSORRT_ROOT names no folder with the headers of TensorRT 11"; exit 1; }
-	$(MAKE) plugins PLUGIN_BUILD=build/plugins-tensorrt11
-	@grep '"tensorrt_version": "11\.' build/plugins-tensorrt11/build_info.json || { echo "expected TensorRT 11"; exit 1; }
+	$(MAKE) plugins PLUGIN_BUILD=build/plugins-tensorrt11 BEFORE_COMPILING='@grep "\"tensorrt_version\": \"11\." \
+		build/plugins-tensorrt11/build_info.json || { echo "expected TensorRT 11 in $(TENSORRT_ROOT)"; exit 1; }'
 
 demo: $(VENV)/.model $(DEMO_ENGINE)/config.json build/demo.txt  ## Speculate with a real 135M model and compare with plain decoding
 	$(PY) runtime/run.py --engine_dir $(DEMO_ENGINE) --input_file build/demo.txt --input_text '$(DEMO_QUESTION)' $(DEMO_FLAGS)
@@ -99,7 +102,16 @@ $(VENV)/.build-tools: pyproject.toml constraints.txt | $(PY)
 	$(PIP) scikit-build-core cmake ninja
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.build-tools $(PLUGIN_SOURCES)
+# Written anew when another nvcc is found, or the build is given other settings; given none, it keeps to the last.
+GIVEN = $(strip $(foreach name,SPARSESPEC_PLUGINS SPARSESPEC_CUDA_ARCHITECTURES SPARSESPEC_FETCH_TENSORRT_HEADERS \
+	TENSORRT_ROOT CUDACXX CUDA_HOME,$(if $($(name)),$(name)=$($(name)))))
+stamp = mkdir -p $(@D); echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
+build/nvcc: FORCE
+	@$(call stamp,$(shell command -v nvcc))
+build/settings: FORCE
+	@if test -n '$(GIVEN)' -o ! -e $@; then $(call stamp,$(GIVEN)); fi
+
+$(VENV)/.installed: $(VENV)/.build-tools $(PLUGIN_SOURCES) build/settings build/nvcc
 	$(PIP) --no-build-isolation --config-settings build-dir=$(PLUGIN_BUILD) -e .
 	touch $@
 

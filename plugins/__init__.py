@@ -1,1 +1,1 @@
-"""The project's own ops: a torch reference for each, later the CUDA kernels and their TensorRT plugins."""
+"""The project's own ops: a torch reference for each, CUDA kernels, and their TensorRT plugins."""

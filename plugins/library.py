@@ -73,11 +73,15 @@ def _explain(name: str) -> str:
 
 
 def _read(path: Path) -> BuildInfo:
-    info = json.loads(path.read_text(encoding="utf-8"))
-    return BuildInfo(
-        missing=tuple(info["missing"]),
-        cuda_architectures=tuple(info["cuda_architectures"]),
-        cuda_version=info["cuda_version"],
-        tensorrt_version=info["tensorrt_version"],
-        tensorrt_headers=info["tensorrt_headers"],
-    )
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        return BuildInfo(
+            missing=tuple(info["missing"]),
+            cuda_architectures=tuple(info["cuda_architectures"]),
+            cuda_version=info["cuda_version"],
+            tensorrt_version=info["tensorrt_version"],
+            tensorrt_headers=info["tensorrt_headers"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{path}: expected what a build of sparsespec leaves, found something else ({error!r})"
+        raise PluginsUnavailableError(f"{message}; install sparsespec again") from error

@@ -77,7 +77,6 @@ class HostLibrary:
         except (OSError, AttributeError) as error:
             raise PluginError(-1, f"{path}: expected the plugin host library: {error}") from error
         self._functions = functions
-        self.enqueue = functions["enqueue"]
 
     def _function(self, name: str) -> ctypes._NamedFuncPointer:
         function = self._library[f"sparsespec_host_{name}"]

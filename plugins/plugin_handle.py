@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ctypes import c_int32, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TypeVar
 
 from sparsespec.plugins.plugin_abi import MAX_DIMS, FieldStruct, HostLibrary, PluginError, TensorsStruct, TensorStruct
 
@@ -36,6 +37,9 @@ class FieldType(IntEnum):
     INT32 = 5
     CHAR = 6
     INT64 = 10
+
+
+KindT = TypeVar("KindT", DataType, FieldType)
 
 
 class EnginePhase(IntEnum):
@@ -109,9 +113,17 @@ def unpack_fields(structs: ctypes.Array[FieldStruct]) -> tuple[PluginField, ...]
 
 
 def _unpack_field(struct: FieldStruct) -> PluginField:
-    kind = FieldType(struct.type)
+    kind = _known(FieldType, struct.type)
     data = None if struct.data is None else ctypes.string_at(struct.data, FIELD_BYTES[kind] * struct.length)
     return PluginField(struct.name.decode(), kind, data, struct.length)
+
+
+def _known(kinds: type[KindT], number: int) -> KindT:
+    try:
+        return kinds(number)
+    except ValueError:
+        listed = ", ".join(f"{kind.name} ({kind.value})" for kind in kinds)
+        raise PluginError(-1, f"expected a {kinds.__name__} of {listed}, got {number}") from None
 
 
 def _fill(struct: TensorStruct, desc: TensorDesc) -> None:
@@ -140,9 +152,7 @@ class PreparedLaunch:
 
     def enqueue(self, memory: ctypes.Array[c_void_p], workspace: Workspace, stream: int) -> None:
         """Launch. memory: addresses of the inputs, then of the outputs. PluginError with the plugin's code."""
-        code = self._host.enqueue(self._handle, memory, workspace.address, workspace.size, stream)
-        if code != 0:
-            raise PluginError(code, self._host.last_error())
+        self._host.check("enqueue", self._handle, memory, workspace.address, workspace.size, stream)
 
 
 class PluginHandle:
@@ -184,7 +194,7 @@ class PluginHandle:
         num_outputs = self._host.number("num_outputs", self._handle)
         types = (c_int32 * (len(inputs) + num_outputs))(*inputs)
         self._host.check("output_types", self._handle, types, len(inputs), num_outputs)
-        return tuple(DataType(each) for each in types[len(inputs) :])
+        return tuple(_known(DataType, each) for each in types[len(inputs) :])
 
     def output_shapes(self, inputs: Sequence[TensorDesc], symbolic: bool = False) -> tuple[tuple[int, ...], ...]:
         """Shapes of all outputs. symbolic: the plugin sees no size as a constant."""

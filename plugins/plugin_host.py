@@ -78,7 +78,7 @@ class PluginLibrary:
         """A plugin that can run. PluginError if the creator refuses the fields."""
         built = self.create_handle(name, [plugin_field(*each) for each in fields.items()], EnginePhase.BUILD)
         runtime = self.create_handle(name, built.fields(), EnginePhase.RUNTIME)
-        return Plugin(name, built, runtime.attach(with_context=True))
+        return Plugin(name, built, runtime)
 
     def create_handle(self, name: str, fields: Sequence[PluginField], phase: EnginePhase) -> PluginHandle:
         """A plugin object as its creator makes it."""
@@ -129,11 +129,12 @@ class _Launch:
 class Plugin:
     """One plugin for one stream at a time: runs share a workspace, as in a TensorRT execution context."""
 
-    def __init__(self, name: str, built: PluginHandle, context: PluginHandle) -> None:
-        """built, context: what TensorRT keeps in its builder and in its execution context."""
+    def __init__(self, name: str, built: PluginHandle, runtime: PluginHandle) -> None:
+        """built, runtime: the plugin as TensorRT's builder has it, and as its engine does."""
         self._name = name
         self._built = built
-        self._context = context
+        self._runtime = runtime  # lives as long as what is attached
+        self._context = runtime.attach(with_context=True)
         self._aliases = built.aliases()
         self._launches: dict[tuple[_InputKey, ...], _Launch] = {}
         self._current: _Launch | None = None
@@ -145,13 +146,7 @@ class Plugin:
         inputs: contiguous, on one CUDA device. The first run with new shapes checks them and may allocate the
         workspace: do it before capturing a CUDA graph. PluginError says what was expected and what came.
         """
-        key = tuple([(each.shape, each.dtype, each.get_device(), each.is_contiguous()) for each in inputs])
-        launch = self._launches.get(key)
-        if launch is None:
-            launch = self._launches[key] = self._prepare(inputs)
-        if launch is not self._current:
-            self._context.on_shape_change(launch.tensors)
-            self._current = launch
+        launch = self._launch(inputs)
         outputs = [
             inputs[each] if isinstance(each, int) else torch.empty(each.shape, dtype=each.dtype, device=launch.device)
             for each in launch.outputs
@@ -167,8 +162,21 @@ class Plugin:
         outputs = (TensorDesc(shape, dtype) for shape, dtype in zip(shapes, types, strict=True))
         return PluginTensors(tuple(inputs), tuple(outputs))
 
-    def _prepare(self, inputs: Sequence[Tensor]) -> _Launch:
-        device = self._common_device(inputs)
+    def _launch(self, inputs: Sequence[Tensor]) -> _Launch:
+        """For these shapes; the plugin knows of them."""
+        key = tuple([(each.shape, each.dtype, each.get_device(), each.is_contiguous()) for each in inputs])
+        launch = self._launches.get(key)
+        if launch is None:
+            device = self._common_device(inputs)
+            with torch.cuda.device(device):
+                launch = self._launches[key] = self._prepare(inputs, device)
+        if launch is not self._current:
+            with torch.cuda.device(launch.device):
+                self._context.on_shape_change(launch.tensors)
+            self._current = launch
+        return launch
+
+    def _prepare(self, inputs: Sequence[Tensor], device: torch.device) -> _Launch:
         tensors = self.describe([self._describe_input(index, each) for index, each in enumerate(inputs)])
         self._check_formats(tensors)
         self._built.configure(tensors)

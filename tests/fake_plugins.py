@@ -29,6 +29,7 @@ class FakeLibrary:
 
     created: list[tuple[str, Fields]] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
+    planned: list[Tensor] = field(default_factory=list)  # what the last plan was made from
 
     def create(self, name: str, fields: Fields) -> FakePlugin:
         self.created.append((name, fields))
@@ -56,12 +57,15 @@ class FakePlugin:
         shapes = [list(tensor.shape) for tensor in inputs]
         _expect(shapes == [[len(inputs[1]) + 1], *[[len(inputs[1])]] * 8], f"PillarPlan: shapes {shapes}")
         _expect_ints(inputs)
+        self.library.planned = list(inputs)
         return [torch.full((3,), PLAN_MARK, dtype=torch.int32)]
 
     def _attention(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         params = self._params()
         qkv, kv_pool, draft_lse, pillars, *step = inputs[:16]
         _expect(inputs[16].tolist() == [PLAN_MARK] * 3, f"PillarAttention: plan {inputs[16]}")
+        lengths = zip([*inputs[4:12], inputs[13]], self.library.planned, strict=True)
+        _expect(all(mine is planned for mine, planned in lengths), "PillarAttention: other lengths than the plan's")
         _expect_ints((pillars, *step[:-1]))
         rest = list(inputs[17:])
         scored = params.score_planes != "none"

@@ -17,8 +17,8 @@ void read_heads(FieldReader& fields, Params& params) {
     params.head_dim = fields.required("head_dim", {64, 96, 128});
     const bool divides = params.num_heads % params.num_kv_heads == 0;
     fields.require(divides && params.num_heads / params.num_kv_heads <= kMaxGroup,
-                   "field num_heads: expected 1 to " + std::to_string(kMaxGroup) + " times num_kv_heads = " +
-                       std::to_string(params.num_kv_heads) + ", got " + std::to_string(params.num_heads));
+                   "field num_heads: expected a multiple of num_kv_heads = " + std::to_string(params.num_kv_heads) +
+                       ", at most " + std::to_string(kMaxGroup) + " times it, got " + std::to_string(params.num_heads));
 }
 
 inline Symbol planned_batch(Signature& signature) {

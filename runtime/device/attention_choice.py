@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from sparsespec.builder.decoder import attention_params
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import InputError
 from sparsespec.plugins.library import PluginsUnavailableError, plugin_host_path, plugin_library_path
@@ -35,7 +36,9 @@ def choose_attention(
         return OracleAttention() if drafter.needs.oracle else ReferenceAttention()
     _check(engine, drafter, device)
     _expect(config.max_batch_size <= _MOST_SLOTS, f"max_batch_size of at most {_MOST_SLOTS}", config.max_batch_size)
-    return _plugins()
+    plugins = _plugins()
+    _try_on(device, plugins, engine)
+    return plugins
 
 
 def _check(engine: EngineConfig, drafter: Drafter, device: torch.device) -> None:
@@ -54,7 +57,17 @@ def _plugins() -> PluginAttention:
     try:
         return PluginAttention(PluginLibrary(plugin_library_path(), plugin_host_path()))
     except (PluginsUnavailableError, PluginError) as error:
-        raise InputError(f"attention plugins: {error}; {_EVERYWHERE}") from error
+        raise InputError(f"attention plugins: {error}\n{_EVERYWHERE}") from error
+
+
+def _try_on(device: torch.device, plugins: PluginAttention, engine: EngineConfig) -> None:
+    """Nothing but a launch tells whether the library has programs for this GPU."""
+    try:
+        plugins.try_on(device, attention_params(engine.model, engine.build.page_size))
+    except PluginError as error:
+        major, minor = torch.cuda.get_device_capability(device)
+        found = f"{torch.cuda.get_device_name(device)}, of compute capability {major}.{minor}"
+        raise InputError(f"attention plugins: do not run on {found}: {error}\n{_EVERYWHERE}") from error
 
 
 def _expect(condition: bool, expected: str, found: object) -> None:

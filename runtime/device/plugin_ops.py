@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
 from sparsespec.plugins.pillar_select.inputs import SelectInputs
 
@@ -34,11 +36,20 @@ class PluginAttention:
         self._plans: dict[PillarAttentionParams, Plugin] = {}
         self._attentions: dict[tuple[PillarAttentionParams, bool], Plugin] = {}  # with QK-norm or without
 
+    def try_on(self, device: torch.device, params: PillarAttentionParams) -> None:
+        """Plan a step without work. PluginError where the library has no program for this CUDA device."""
+        none = torch.zeros(1, dtype=torch.int32, device=device)
+        idle = torch.full_like(none, Phase.IDLE)
+        self._plan(params).run([none.new_zeros(2), idle, *[none] * 7])
+
     def plan(self, params: PillarAttentionParams, step: StepInputs[Tensor]) -> Tensor:
         """See AttentionOps."""
+        return self._plan(params).run(_plan_inputs(step))[0]
+
+    def _plan(self, params: PillarAttentionParams) -> Plugin:
         if params not in self._plans:
             self._plans[params] = self._library.create("PillarPlan", _plan_fields(params))
-        return self._plans[params].run(_plan_inputs(step))[0]
+        return self._plans[params]
 
     def attention(self, params: PillarAttentionParams, inputs: AttentionInputs[Tensor]) -> Tensor:
         """See AttentionOps."""

@@ -52,7 +52,7 @@ class TorchResults:
         self._host = BlockOutcome(*(_send(getattr(outcome, field.name)) for field in fields(outcome)))
         self._event = torch.cuda.Event() if outcome.tokens.is_cuda else None
         if self._event:
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(outcome.tokens.device))
 
     @property
     def step(self) -> ScheduledStep:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import bf16_equality
 from acceptance_study.texts import Text
@@ -16,6 +18,7 @@ from forced_plain import Way, forced_logits
 from sparsespec.builder.errors import InputError
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
+from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.outputs import RequestOutput
 from tiny_llm import BUILD, DraftCounts, first_answers, greedy, random_prompts, tiny_engine
 from tiny_models import tiny_model_config, write_tiny_engine
@@ -57,10 +60,10 @@ def test_worked_by_hand() -> None:
     In another batch the gap between the two best moves from 0.25 to 0.75 for the second token, and less for the others;
     what the third best does is of no account.
     """
-    plain = torch.tensor([[[5.0, 1.0, 0.0], [4.0, 2.0, 3.75], [0.5, 1.0, 9.0]]])
-    other = torch.tensor([[[5.0, 1.25, 9.0], [4.25, 2.0, 3.5], [0.5, 1.0, 9.25]]])
+    plain = torch.tensor([[[5.0, 1.0, 0.0], [4.0, 2.0, 3.75], [8.375, 1.0, 9.0]]])
+    other = torch.tensor([[[5.0, 1.25, 9.0], [4.25, 2.0, 3.5], [8.375, 1.0, 9.25]]])
     found = compare(torch.tensor([[0, 2, 0]]), plain, [plain, other])
-    assert found == Equality(num_tokens=3, num_differing=2, largest_gap=8.5, num_beyond=1, eps=0.5)
+    assert found == Equality(num_tokens=3, num_differing=2, largest_gap=0.625, num_beyond=1, eps=0.5)
 
 
 def test_logits_that_are_not_finite_are_no_equality() -> None:
@@ -80,6 +83,22 @@ def test_a_wrong_token_is_found() -> None:
     found = measure(engine, [*outputs[:1], with_token(outputs[1], 9, worst), *outputs[2:]], RuntimeConfig())
     assert found.num_beyond >= 1
     assert found.largest_gap > 1
+
+
+def test_eps_is_taken_from_other_batches_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large a batch among them as a verification's rows make."""
+    ways: list[tuple[int, Way]] = []
+
+    def counted(engine: LoadedEngine, texts: Sequence[Sequence[int]], num_new: int, way: Way) -> Tensor:
+        ways.append((len(texts), way))
+        return forced_logits(engine, texts, num_new, way)
+
+    monkeypatch.setattr(bf16_equality, "forced_logits", counted)
+    engine = tiny_engine(0, BF16)
+    measure(engine, LLM(engine, SPECULATION).generate(PROMPTS, greedy(8)), RuntimeConfig())
+    assert [count for count, _ in ways] == [5, 5, 5, 40]
+    assert len({way for _, way in ways}) == 4
+    assert ways[-1][1].batch_size == 40
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -12,6 +12,9 @@ namespace {
 
 using namespace nvinfer1;  // NOLINT(google-build-using-namespace)
 
+// What getOutputShapes answers where a size is a constant, so that a test sees whether it is.
+constexpr int32_t kConstantSize = 77;
+
 // y = x + 1 in fp32, by way of the workspace. Has a build capability in the build phase only, and of version 1: it
 // knows nothing of aliases.
 class AddOne final : public IPluginV3, public IPluginV3OneCore, public IPluginV3OneBuild, public IPluginV3OneRuntime {
@@ -42,7 +45,9 @@ public:
     }
     bool supportsFormatCombination(int32_t position, DynamicPluginTensorDesc const* tensors, int32_t,
                                    int32_t) noexcept override {
-        return tensors[position].desc.type == DataType::kFLOAT;
+        const bool is_last = position == 1;  // what lies beyond is not known yet
+        return tensors[position].desc.type == DataType::kFLOAT &&
+               (is_last || static_cast<int32_t>(tensors[position + 1].desc.type) == -1);
     }
     int32_t getOutputDataTypes(DataType* outputs, int32_t, DataType const* inputs, int32_t) const noexcept override {
         outputs[0] = inputs[0];
@@ -51,7 +56,7 @@ public:
     int32_t getOutputShapes(DimsExprs const* inputs, int32_t, DimsExprs const*, int32_t, DimsExprs* outputs, int32_t,
                             IExprBuilder&) noexcept override {
         outputs[0] = inputs[0];
-        return 0;
+        return inputs[0].d[0]->isConstant() ? kConstantSize : 0;
     }
     size_t getWorkspaceSize(DynamicPluginTensorDesc const* inputs, int32_t, DynamicPluginTensorDesc const*,
                             int32_t) const noexcept override {

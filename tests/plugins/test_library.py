@@ -90,6 +90,14 @@ def test_build_info_is_read(chosen: Path) -> None:
     assert build_info() == BuildInfo((), ("80", "90a-real"), "13.0.88", "10.14.1", "PyPI")
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"missing": ["x"]}', '{"missing": 3, "cuda_architectures": []}'])
+def test_damaged_build_info_is_an_error_that_names_it(chosen: Path, content: str) -> None:
+    (chosen / "build_info.json").write_text(content)
+    for find in (build_info, plugin_library_path):
+        with pytest.raises(PluginsUnavailableError, match=r"build_info\.json: expected what a build"):
+            find()
+
+
 @pytest.mark.usefixtures("chosen")
 def test_no_build_info_is_an_error_that_names_it() -> None:
     with pytest.raises(PluginsUnavailableError, match=r"build_info\.json"):
@@ -156,6 +164,14 @@ def test_plugins_that_nobody_wants_are_not_built(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("SPARSESPEC_PLUGIN_DIR", str(install(tmp_path)))
     with pytest.raises(PluginsUnavailableError, match="SPARSESPEC_PLUGINS was off"):
         plugin_library_path()
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, without which nobody asks for architectures")
+@pytest.mark.parametrize("wanted", ["native", "sm_90", "70", "80;all-major"])
+def test_architectures_that_are_none_are_refused(tmp_path: Path, wanted: str) -> None:
+    done = configure(tmp_path, {"SPARSESPEC_CUDA_ARCHITECTURES": wanted})
+    assert done.returncode != 0
+    assert f'SPARSESPEC_CUDA_ARCHITECTURES holds "{wanted.rpartition(";")[2]}", expected 80 or newer' in done.stderr
 
 
 def test_a_setting_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -49,14 +49,21 @@ def test_anybodys_plugin_runs(library: PluginLibrary) -> None:
     built_plugin = library.create_handle("AddOne", (), EnginePhase.BUILD)
     assert built_plugin.aliases() == (None,)
     assert built_plugin.output_types([DataType.FLOAT32]) == (DataType.FLOAT32,)
-    assert built_plugin.output_shapes([VECTOR]) == ((SIZE,),)
+    assert built_plugin.output_shapes([VECTOR], symbolic=True) == ((SIZE,),)
     assert built_plugin.supports(0, TENSORS)
+    assert built_plugin.supports(1, TENSORS)
     built_plugin.configure(TENSORS)
     size = built_plugin.workspace_size(TENSORS)
     assert size == SIZE * 4
     context = library.create_handle("AddOne", built_plugin.fields(), EnginePhase.RUNTIME).attach(with_context=True)
     context.on_shape_change(TENSORS)
     assert run(context, size, size) == [2, 3, 4, 5, 6]
+
+
+def test_sizes_are_constants_unless_they_are_symbols(library: PluginLibrary) -> None:
+    built_plugin = library.create_handle("AddOne", (), EnginePhase.BUILD)
+    with pytest.raises(PluginError, match="getOutputShapes returned 77"):
+        built_plugin.output_shapes([VECTOR], symbolic=False)
 
 
 def test_too_small_a_workspace_is_not_handed_on(library: PluginLibrary) -> None:

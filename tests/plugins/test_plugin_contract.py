@@ -36,6 +36,12 @@ def test_workspace(case: PluginCase) -> None:
     assert (case.create().workspace_size(case.tensors()) > 0) == case.has_workspace
 
 
+def test_workspace_holds_two_parts_of_every_worker() -> None:
+    """Of 64 packed rows: an output of 96, a maximum and a sum each; and the 16 places of a halo. All in fp32."""
+    part = 64 * (96 + 2) + 16
+    assert PILLAR_ATTENTION.create().workspace_size(PILLAR_ATTENTION.tensors()) == 512 * 2 * part * 4
+
+
 @every_plugin
 def test_configure_takes_sizes_that_are_not_known(case: PluginCase) -> None:
     unknown = [replace(each, shape=(-1,) * len(each.shape)) for each in case.tensors().inputs]

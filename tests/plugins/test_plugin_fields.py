@@ -99,9 +99,9 @@ def test_field_of_wrong_type_or_length(field: PluginField, message: str) -> None
     [
         ("num_heads", 0, "expected 1 to"),
         ("num_heads", -4, "got -4"),
-        ("num_heads", 7, "times num_kv_heads = 2, got 7"),
-        ("num_heads", 34, "expected 1 to 16 times"),
-        ("num_kv_heads", 4, "times num_kv_heads = 4, got 6"),
+        ("num_heads", 7, "a multiple of num_kv_heads = 2, at most 16 times it, got 7"),
+        ("num_heads", 34, "at most 16 times it, got 34"),
+        ("num_kv_heads", 4, "a multiple of num_kv_heads = 4, at most 16 times it, got 6"),
         ("num_kv_heads", 0, "expected 1 to"),
         ("num_kv_heads", 2**31 - 1, f"got {2**31 - 1}"),
         ("head_dim", 80, "expected one of 64, 96, 128, got 80"),

@@ -12,9 +12,17 @@ import torch
 from torch import Tensor
 
 from plugin_cases import PILLAR_ATTENTION, PILLAR_PLAN, PluginCase, every_plugin, plugin_library
+from sparsespec.plugins import plugin_host
 from sparsespec.plugins.library import plugin_host_path, plugin_library_path
 from sparsespec.plugins.plugin_abi import MAX_DIMS, FieldStruct, HostLibrary, TensorsStruct, TensorStruct
-from sparsespec.plugins.plugin_handle import DataType, EnginePhase, TensorDesc
+from sparsespec.plugins.plugin_handle import (
+    DataType,
+    EnginePhase,
+    PluginHandle,
+    PluginTensors,
+    TensorDesc,
+    unpack_fields,
+)
 from sparsespec.plugins.plugin_host import Plugin, PluginError, PluginLibrary, plugin_field
 
 TORCH_TYPES = {DataType.INT32: torch.int32, DataType.FLOAT32: torch.float32, DataType.FLOAT16: torch.float16}
@@ -69,6 +77,13 @@ def test_create_goes_through_both_phases() -> None:
 def test_int_beyond_int32() -> None:
     with pytest.raises(PluginError, match=f"field page_size: expected an int32, got {2**31}"):
         plugin_field("page_size", 2**31)
+
+
+def test_types_that_the_host_does_not_know() -> None:
+    """Another library's plugin may serialise them."""
+    structs = (FieldStruct * 1)(FieldStruct(b"blob", None, 8, 0))
+    with pytest.raises(PluginError, match=r"expected a FieldType of FLOAT16 \(0\), .*, got 8"):
+        unpack_fields(structs)
 
 
 def test_rank_beyond_tensorrt() -> None:
@@ -175,7 +190,7 @@ def test_threads_have_their_own_errors() -> None:
 def as_plugin(case: PluginCase) -> Plugin:
     built = case.create()
     runtime = plugin_library().create_handle(case.name, built.fields(), EnginePhase.RUNTIME)
-    return Plugin(case.name, built, runtime.attach(with_context=True))
+    return Plugin(case.name, built, runtime)
 
 
 def host_tensors(case: PluginCase) -> list[Tensor]:
@@ -202,7 +217,8 @@ def cuda_tensors(case: PluginCase) -> list[Tensor]:
 
 @pytest.mark.gpu
 def test_run_refuses_what_does_not_fit() -> None:
-    plugin, inputs = as_plugin(PILLAR_ATTENTION), cuda_tensors(PILLAR_ATTENTION)
+    plugin, inputs = as_plugin(PILLAR_ATTENTION), idle_step(PILLAR_ATTENTION)
+    plugin.run(inputs)
     for place, wrong, message in (
         (0, inputs[0].t().contiguous().t(), "input 0: expected a contiguous tensor, got shape"),
         (0, inputs[0].double(), "input 0: expected one of .*, got torch.float64"),
@@ -245,6 +261,26 @@ def test_run_gives_outputs_and_aliases(case: PluginCase) -> None:
             assert tuple(output.shape) == desc.shape
             assert output.dtype == TORCH_TYPES[desc.dtype]
             assert alias is None or output is inputs[alias]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("max_launches", [1, 1024])
+def test_run_tells_the_context_of_new_shapes(max_launches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the last run are known."""
+    told: list[int] = []
+    tell = PluginHandle.on_shape_change
+
+    def recorded(self: PluginHandle, tensors: PluginTensors) -> None:
+        told.append(tensors.inputs[1].shape[0])
+        tell(self, tensors)
+
+    monkeypatch.setattr(PluginHandle, "on_shape_change", recorded)
+    monkeypatch.setattr(plugin_host, "MAX_LAUNCHES", max_launches)
+    plugin, three = as_plugin(PILLAR_PLAN), idle_step(PILLAR_PLAN)
+    two = [each[:-1].contiguous() for each in three]
+    for inputs in (three, two, two, three, three):
+        plugin.run(inputs)
+    assert told == [3, 2, 3]
 
 
 @pytest.mark.gpu

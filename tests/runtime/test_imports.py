@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import sparsespec.builder
 import sparsespec.plugins
@@ -48,6 +49,14 @@ def test_no_import_touches_the_network() -> None:
     assert "sparsespec.runtime.llm" in names
     importable = [name for name in names if not name.endswith("__main__")]
     assert run_python(f"{NO_NETWORK}\n{import_lines(importable)}\nprint('done')").strip() == "done"
+
+
+def test_a_folder_of_the_same_name_is_not_taken_for_the_package(tmp_path: Path) -> None:
+    """A clone is called sparsespec too, and so is a folder in it that a script lies beside."""
+    (tmp_path / "sparsespec" / "plugins").mkdir(parents=True)
+    (tmp_path / "sparsespec" / "plugins" / "phase.py").write_text("raise SystemExit('another folder')")
+    code = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport sparsespec.plugins.phase\nprint('found')"
+    assert run_python(code).strip() == "found"
 
 
 def test_the_audit_hook_sees_a_connection() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from built_plugins import built
 from fake_plugins import FakeLibrary
+from plugin_cases import plugin_library
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import InputError
-from sparsespec.plugins.library import PLUGIN_DIR_VARIABLE
+from sparsespec.plugins.library import PLUGIN_DIR_VARIABLE, PLUGIN_HOST, PLUGIN_LIBRARY, plugin_library_path
+from sparsespec.plugins.plugin_host import PluginError
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device import torch_executor
 from sparsespec.runtime.device.attention_choice import choose_attention
@@ -63,10 +67,12 @@ def test_every_input_is_in_its_place(family: str, rule: str, library: FakeLibrar
     assert (library.runs.count("PillarSelect") > 0) == (RULES[rule].drafter == "pillar")
 
 
-def test_fields(library: FakeLibrary) -> None:
+@pytest.mark.parametrize("normalizer", ["draft", "exact"])
+def test_fields(normalizer: str, library: FakeLibrary) -> None:
     """Each plugin is made once."""
     model = replace(tiny_model_config(family="qwen3"), rms_norm_eps=3e-5)
-    LLM(tiny_engine(3, BUILD, model), SPECULATION).generate(PROMPTS, greedy(20))
+    speculation = replace(SPECULATION, score_normalizer=normalizer)  # type: ignore[arg-type]
+    LLM(tiny_engine(3, BUILD, model), speculation).generate(PROMPTS, greedy(20))
     assert library.created == [
         ("PillarSelect", {}),
         ("PillarPlan", {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}),
@@ -80,7 +86,7 @@ def test_fields(library: FakeLibrary) -> None:
                 "rms_norm_eps": 3e-5,
                 "qk_norm": 1,
                 "score_planes": "diagonal",
-                "score_normalizer": "draft",
+                "score_normalizer": normalizer,
             },
         ),
     ]
@@ -146,6 +152,29 @@ def test_what_the_plugins_do_not_serve_is_told_in_a_line(
         chosen("plugins", engine, speculation, device)
 
 
+@pytest.mark.parametrize("head_dim", [32, 64, 80, 96, 128, 256])
+@pytest.mark.parametrize("page_size", [8, 16, 24, 32, 64, 128])
+@pytest.mark.parametrize("group", [1, 16, 17])
+def test_what_is_chosen_is_what_the_library_takes(
+    head_dim: int, page_size: int, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PluginAttention, "try_on", lambda *_: None)
+    model = replace(SERVED.model, head_dim=head_dim, num_heads=group, num_kv_heads=1)
+    engine = replace(SERVED, model=model, build=replace(SERVED.build, page_size=page_size))
+    fields = {"num_heads": group, "num_kv_heads": 1, "head_dim": head_dim, "page_size": page_size}
+    assert _accepts(lambda: chosen("plugins", engine, SPECULATION, "cuda")) == _accepts(
+        lambda: plugin_library().create("PillarAttention", fields)
+    )
+
+
+def _accepts(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except (InputError, PluginError):
+        return False
+    return True
+
+
 def test_more_slots_than_a_plan_has_room_for() -> None:
     with pytest.raises(InputError, match="expected max_batch_size of at most 1024, found 1025"):
         chosen("plugins", SERVED, SPECULATION, "cuda", max_batch_size=1025)
@@ -155,5 +184,39 @@ def test_more_slots_than_a_plan_has_room_for() -> None:
 def test_a_missing_library_is_told(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow attention on a GPU is for those who ask for it."""
     monkeypatch.setenv(PLUGIN_DIR_VARIABLE, str(tmp_path))
-    with pytest.raises(InputError, match=r"libsparsespec_plugins.so.*; --attention reference works everywhere"):
+    with pytest.raises(InputError, match=r"libsparsespec_plugins.so.*\n--attention reference works everywhere"):
         chosen(choice, SERVED, SPECULATION, "cuda")
+
+
+def test_files_that_are_no_libraries_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (PLUGIN_LIBRARY, PLUGIN_HOST):
+        (tmp_path / name).write_text("no library")
+    monkeypatch.setenv(PLUGIN_DIR_VARIABLE, str(tmp_path))
+    with pytest.raises(InputError, match=r"expected the plugin host library.*\n--attention reference works everywhere"):
+        chosen("auto", SERVED, SPECULATION, "cuda")
+
+
+@pytest.mark.parametrize("choice", ["auto", "plugins"])
+def test_the_plugins_serve_16_bits_on_a_gpu(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[torch.device] = []
+    monkeypatch.setattr(PluginAttention, "try_on", lambda _, device, __: tried.append(device))
+    built(plugin_library_path)
+    assert type(chosen(choice, SERVED, SPECULATION, "cuda")) is PluginAttention
+    assert tried == [torch.device("cuda")]
+
+
+def test_a_gpu_that_the_library_has_no_program_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise PluginError(3, "PillarPlan: cudaErrorNoKernelImageForDevice")
+
+    monkeypatch.setattr(PluginAttention, "try_on", fail)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    built(plugin_library_path)
+    with pytest.raises(InputError, match=r"do not run on Tesla T4, of compute capability 7\.5: PillarPlan: cudaError"):
+        chosen("auto", SERVED, SPECULATION, "cuda")
+
+
+def test_the_choice_reaches_the_executor() -> None:
+    with pytest.raises(InputError, match="attention plugins: expected a CUDA device, found cpu"):
+        LLM(tiny_engine(), config=RuntimeConfig(attention="plugins"))

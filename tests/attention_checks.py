@@ -1,0 +1,99 @@
+"""PillarAttention's kernels and the torch reference on the same numbers, and how far apart they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attention_cases import CaseKind, copy_case, make_case
+from naive_attention import NaiveSlot
+from sparsespec.plugins.pillar_attention.inputs import AttentionInputs
+from sparsespec.plugins.pillar_attention.reference import pillar_attention
+from sparsespec.runtime.device.plugin_ops import PluginAttention
+
+# (absolute, relative) error of outputs. The kernels multiply probabilities in 16 bits, where the reference keeps fp32:
+# half a bit of values of order one. Both round the output: one bit of what comes out.
+OUTPUT_TOLERANCE = {torch.float16: (2.5e-3, 2**-10), torch.bfloat16: (2e-2, 2**-7)}
+# Of whole tensors, |found - expected| / |expected|.
+RELATIVE_TOLERANCE = {torch.float16: 6e-4, torch.bfloat16: 5e-3}
+# Queries and keys are rotated to the same bits; QK-norm sums squares in another order, which may round one differently.
+LSE_TOLERANCE = {False: 2e-5, True: 1e-2}
+# Scores add 11-bit probabilities; those stored in fp16 are rounded, at worst to its smallest number.
+SCORE_TOLERANCE = {torch.float32: (2e-3, 1e-8), torch.float16: (3e-3, 1e-7)}
+
+Record = Callable[[str, object], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the kernels returned and left behind, and what the reference did."""
+
+    output: Tensor
+    inputs: AttentionInputs[Tensor]
+    expected_output: Tensor
+    expected: AttentionInputs[Tensor]
+    before: AttentionInputs[Tensor]
+
+
+def run_both(kernels: PluginAttention, kind: CaseKind, slots: tuple[NaiveSlot, ...]) -> Found:
+    before = make_case(kind, slots)
+    expected, given = copy_case(before), copy_case(before)
+    plan = kernels.plan(kind.params, given.step)
+    given = replace(given, plan=plan)
+    starts = plan.clone()
+    output = kernels.attention(kind.params, given)
+    torch.cuda.synchronize()
+    assert torch.equal(plan, starts)
+    return Found(output, given, pillar_attention(kind.params, expected), expected, before)
+
+
+def check(kernels: PluginAttention, kind: CaseKind, slots: tuple[NaiveSlot, ...], record: Record) -> None:
+    check_found(kind, run_both(kernels, kind, slots), record)
+
+
+def check_found(kind: CaseKind, found: Found, record: Record) -> None:
+    name = name_of(kind.dtype)
+    difference = (found.output.double() - found.expected_output.double()).abs()
+    norm = found.expected_output.double().norm().clamp(min=1e-9)
+    assert not found.output.isnan().any()
+    record(f"output, largest error, {name}", float(difference.max()) if len(difference) else 0.0)
+    record(f"output, relative error, {name}", float(difference.norm() / norm))
+    assert_near(found.output, found.expected_output)
+    assert difference.norm() <= RELATIVE_TOLERANCE[kind.dtype] * norm
+    check_pool(kind, found, record)
+    lse = (found.inputs.layer.draft_lse, found.expected.layer.draft_lse)
+    torch.testing.assert_close(*lse, rtol=2e-6, atol=LSE_TOLERANCE[kind.qk_norm], equal_nan=True)
+    scores, expected = found.inputs.layer.scores, found.expected.layer.scores
+    rtol, atol = SCORE_TOLERANCE[kind.score_dtype]
+    torch.testing.assert_close(scores, expected, rtol=rtol, atol=atol, equal_nan=True)
+    written = ~expected.isnan()
+    if written.any():
+        error = (scores.double() - expected.double())[written].norm() / expected.double()[written].norm()
+        record(f"scores, relative error, {name_of(kind.score_dtype)}", float(error))
+
+
+def check_pool(kind: CaseKind, found: Found, record: Record) -> None:
+    """Bit by bit, but for the keys of the step's rows under QK-norm."""
+    pool, expected, before = (case.layer.kv_pool for case in (found.inputs, found.expected, found.before))
+    bits = [tensor.view(torch.int16) for tensor in (pool, expected, before)]
+    touched = (bits[1] != bits[2]).any(dim=-1)
+    assert torch.equal(bits[0][:, 1], bits[1][:, 1])
+    assert torch.equal(bits[0][~touched], bits[1][~touched])
+    if not kind.qk_norm:
+        assert torch.equal(bits[0], bits[1])
+    elif touched.any():
+        error = float((pool[touched].double() - expected[touched].double()).abs().max())
+        record(f"appended keys under QK-norm, largest error, {name_of(kind.dtype)}", error)
+        assert_near(pool[touched], expected[touched])
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    atol, rtol = OUTPUT_TOLERANCE[expected.dtype]
+    torch.testing.assert_close(found.double(), expected.double(), rtol=rtol, atol=atol)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
