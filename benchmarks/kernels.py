@@ -29,12 +29,12 @@ from sparsespec.plugins.pillar_attention.inputs import (
 )
 from sparsespec.plugins.pillar_select.inputs import SelectInputs
 from sparsespec.plugins.plugin_host import PluginLibrary
+from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.device.drafter import make_drafter
 from sparsespec.runtime.device.plugin_ops import PluginAttention
 
-DRAFT_LEN = 8
-RATIO = 0.05
-MIN_BUDGET = 192
-MAX_LOOKUPS = 16
+SPECULATION = SpeculationConfig()
+DRAFT_LEN = SPECULATION.draft_len
 REPEATS = 30
 
 
@@ -59,7 +59,7 @@ class Geometry:
     @property
     def budget(self) -> int:
         """Tokens per KV head of a draft row."""
-        return max(MIN_BUDGET, int(RATIO * self.context))
+        return SPECULATION.budget(self.context)
 
     @property
     def positions(self) -> int:
@@ -129,34 +129,34 @@ def read_ceiling() -> float:
     return source.numel() * source.element_size() / read / 1e6
 
 
-def step_inputs(geometry: Geometry, phases: tuple[Phase, ...], scored: bool) -> StepInputs[Tensor]:
-    """A step in the middle of the drafts: draft 4 of 8, the last block's tokens and a quarter of the budget recent."""
-    verify, draft = (torch.tensor([phase == kind for phase in phases]) for kind in (Phase.VERIFY, Phase.DRAFT))
+def step_inputs(geometry: Geometry, mix: Mix) -> StepInputs[Tensor]:
+    """A step halfway through the drafts, on torch's default device. The last block's tokens are recent too."""
+    verify, draft = (torch.tensor([phase == kind for phase in mix.phases]) for kind in (Phase.VERIFY, Phase.DRAFT))
     rows = verify * (DRAFT_LEN + 1) + draft * 1
-    quarter = geometry.budget // 4
-    staying = geometry.budget - 2 * quarter - MAX_LOOKUPS
     batch, pages = geometry.batch, -(-geometry.positions // geometry.page_size)
-    order = torch.randperm(batch * pages).view(batch, pages)
-
-    def full(value: int) -> Tensor:
-        return torch.full((batch,), value, dtype=torch.int32)
-
-    step = StepInputs(
+    kv_len = torch.full((batch,), geometry.context)
+    split = make_drafter(SPECULATION).split(torch.full((batch,), geometry.budget))
+    return StepInputs(
         row_start=torch.cat((torch.zeros(1), rows.cumsum(0))).int(),
-        phase=torch.tensor([int(phase) for phase in phases], dtype=torch.int32),
+        phase=torch.tensor([int(phase) for phase in mix.phases], dtype=torch.int32),
         draft_index=(draft * (DRAFT_LEN // 2)).int(),
-        score_rows=(verify * rows * scored).int(),
+        score_rows=(verify * rows * (mix.score_planes != "none")).int(),
         score_index=(verify.cumsum(0) - 1).clamp(min=0).int(),
-        kv_len=full(geometry.context),
-        recent_start=full(geometry.context - DRAFT_LEN - quarter),
-        num_staying=full(staying),
-        num_moving=full(quarter),
-        lookups=torch.randint(0, geometry.context // 2, (batch, MAX_LOOKUPS)).int(),
-        num_lookups=full(MAX_LOOKUPS),
-        page_table=order.int(),
+        kv_len=kv_len.int(),
+        recent_start=(kv_len - DRAFT_LEN - split.recent).int(),
+        num_staying=split.staying.int(),
+        num_moving=split.moving.int(),
+        lookups=torch.randint(0, geometry.context // 2, (batch, SPECULATION.max_lookups)).int(),
+        num_lookups=split.lookups.int(),
+        page_table=torch.randperm(batch * pages).view(batch, pages).int(),
         rope_table=torch.randn(geometry.positions, geometry.head_dim),
     )
-    return StepInputs(**{name: tensor.cuda() for name, tensor in vars(step).items()})
+
+
+def step_on_gpu(geometry: Geometry, mix: Mix) -> StepInputs[Tensor]:
+    """As step_inputs."""
+    with torch.device("cuda"):
+        return step_inputs(geometry, mix)
 
 
 def layer_inputs(geometry: Geometry, step: StepInputs[Tensor], pool: Tensor) -> LayerInputs[Tensor]:
@@ -193,7 +193,7 @@ def time_attention(ops: PluginAttention, geometry: Geometry, mix: Mix, pools: li
         page_size=geometry.page_size,
         score_planes=mix.score_planes,
     )
-    step = step_inputs(geometry, mix.phases, mix.score_planes != "none")
+    step = step_on_gpu(geometry, mix)
     width = (geometry.num_heads + 2 * geometry.num_kv_heads) * geometry.head_dim
     qkv = torch.randn(int(step.row_start[-1]), width, device="cuda").bfloat16()
     plan = ops.plan(params, step)
@@ -209,13 +209,13 @@ def time_attention(ops: PluginAttention, geometry: Geometry, mix: Mix, pools: li
 def time_plan(ops: PluginAttention, geometry: Geometry) -> float:
     """Milliseconds of the plan of a mixed step, one for all layers."""
     params = PillarAttentionParams(geometry.num_heads, geometry.num_kv_heads, geometry.head_dim, geometry.page_size)
-    step = step_inputs(geometry, mixes(geometry.batch)[-1].phases, True)
+    step = step_on_gpu(geometry, mixes(geometry.batch)[-1])
     return timed(lambda: ops.plan(params, step))
 
 
 def time_select(ops: PluginAttention, geometry: Geometry, dtype: torch.dtype) -> tuple[float, int]:
     """Milliseconds of a launch for all layers and the slots that verify in a mixed step; the bytes of their scores."""
-    step = step_inputs(geometry, mixes(geometry.batch)[-1].phases, True)
+    step = step_on_gpu(geometry, mixes(geometry.batch)[-1])
     slots = (step.score_rows > 0).nonzero().flatten().int()
     shape = (geometry.num_layers, len(slots), 2, geometry.num_kv_heads, geometry.positions)
     scores = (torch.randn(shape, device="cuda") * 3 - 8).exp().to(dtype)
@@ -223,7 +223,7 @@ def time_select(ops: PluginAttention, geometry: Geometry, dtype: torch.dtype) ->
     inputs = SelectInputs(
         scores=scores,
         scored_slot=slots,
-        moving_shift=torch.full_like(slots, 7),
+        moving_shift=torch.full_like(slots, DRAFT_LEN - 1),  # as after a block of which all drafts but two stand
         recent_start=step.recent_start,
         num_staying=step.num_staying,
         num_moving=step.num_moving,

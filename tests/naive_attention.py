@@ -121,31 +121,8 @@ def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> Attent
     The cache is scattered over pages in random order. Page 0 is nobody's: unused places of the page table name it.
     """
     rng = np.random.default_rng(seed)
-    params, slots = step.params, step.slots
-    exact = torch.float64 if dtype == torch.float64 else torch.float32
-    pages = _page_table(step, rng)
-    pool = torch.full(
-        (int(pages.max()) + 2, 2, params.num_kv_heads, params.page_size, params.head_dim), torch.nan, dtype=dtype
-    )
-    width = max(part.num_staying + part.num_moving for part in slots) + 1
-    pillars = torch.full((len(slots), params.num_kv_heads, width), -1)
-    lookups = np.full((len(slots), max(part.num_lookups for part in slots) + 1), -1)
-    for slot, part in enumerate(slots):
-        lookups[slot, : part.num_lookups] = step.lookups[slot]
-        for head in range(params.num_kv_heads):
-            chosen = [*step.pillars[slot, head], *step.moving[slot, head]]
-            pillars[slot, head, : len(chosen)] = torch.tensor(chosen)
-            for position in _positions_readable(step, slot, head):
-                page, offset = pages[slot, position // params.page_size], position % params.page_size
-                for index, vector in enumerate(step.cache[slot, position]):
-                    pool[page, index, head, offset] = torch.from_numpy(vector[head])
-    longest = max(part.positions.stop for part in slots)
-    most_rows = max(1, *(part.score_rows for part in slots))
-    planes = {"none": 1, "mean": 1, "diagonal": 2, "rows": most_rows}[params.score_planes]
-    scores = torch.full((len(slots) + 2, planes, params.num_kv_heads, longest), torch.nan, dtype=exact)
-
-    def ints(values: object) -> Tensor:
-        return torch.as_tensor(np.asarray(values), dtype=torch.int32, device=device)
+    pages, num_slots = _page_table(step, rng), len(step.slots)
+    score_index = rng.permutation(num_slots + 2)[:num_slots]
 
     def floats(values: Array) -> Tensor:
         return torch.from_numpy(values).to(device, dtype)
@@ -154,28 +131,9 @@ def paged(step: NaiveStep, dtype: torch.dtype, device: str, seed: int) -> Attent
     return AttentionInputs(
         qkv=floats(step.qkv),
         qk_norm=None if norm is None else QkNorm(floats(norm.q_norm), floats(norm.k_norm)),
-        layer=LayerInputs(
-            kv_pool=pool.to(device),
-            draft_lse=torch.from_numpy(step.draft_lse).to(device, exact),
-            pillars=ints(pillars),
-            scores=scores.to(device),
-        ),
-        plan=ints([]),
-        step=StepInputs(
-            row_start=ints(np.cumsum([0, *(part.num_rows for part in slots)])),
-            phase=ints([part.phase for part in slots]),
-            draft_index=ints([part.draft_index for part in slots]),
-            score_rows=ints([part.score_rows for part in slots]),
-            score_index=ints(rng.permutation(len(slots) + 2)[: len(slots)]),
-            kv_len=ints([part.kv_len for part in slots]),
-            recent_start=ints([part.recent_start for part in slots]),
-            num_staying=ints([part.num_staying for part in slots]),
-            num_moving=ints([part.num_moving for part in slots]),
-            lookups=ints(lookups),
-            num_lookups=ints([part.num_lookups for part in slots]),
-            page_table=ints(pages),
-            rope_table=_rope_table(params.head_dim, longest).to(device, exact),
-        ),
+        layer=_layer_inputs(step, pages, dtype, device),
+        plan=_ints([], device),
+        step=_step_inputs(step, pages, score_index, _exact(dtype), device),
     )
 
 
@@ -232,6 +190,95 @@ def _check_pool(step: NaiveStep, after: AttentionInputs[Tensor], before: Tensor,
     torch.testing.assert_close(pool[:, 1], values[:, 1], rtol=0, atol=0, equal_nan=True)
     assert_near(pool[:, 0], keys[:, 0].double().cpu(), tolerance)
     torch.testing.assert_close(pool[:, 0][untouched], before[:, 0][untouched], rtol=0, atol=0, equal_nan=True)
+
+
+def _ints(values: object, device: str) -> Tensor:
+    return torch.as_tensor(np.asarray(values), dtype=torch.int32, device=device)
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """What scores, log-sum-exps and the RoPE table are kept in beside K and V of dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _num_positions(step: NaiveStep) -> int:
+    """Of the longest slot."""
+    return max(part.positions.stop for part in step.slots)
+
+
+def _layer_inputs(step: NaiveStep, pages: NDArray[np.int64], dtype: torch.dtype, device: str) -> LayerInputs[Tensor]:
+    exact = _exact(dtype)
+    return LayerInputs(
+        kv_pool=_kv_pool(step, pages, dtype).to(device),
+        draft_lse=torch.from_numpy(step.draft_lse).to(device, exact),
+        pillars=_ints(_pillars(step), device),
+        scores=_unwritten_scores(step, exact).to(device),
+    )
+
+
+def _step_inputs(
+    step: NaiveStep, pages: NDArray[np.int64], score_index: NDArray[np.int64], exact: torch.dtype, device: str
+) -> StepInputs[Tensor]:
+    slots = step.slots
+
+    def ints(values: object) -> Tensor:
+        return _ints(values, device)
+
+    return StepInputs(
+        row_start=ints(np.cumsum([0, *(part.num_rows for part in slots)])),
+        phase=ints([part.phase for part in slots]),
+        draft_index=ints([part.draft_index for part in slots]),
+        score_rows=ints([part.score_rows for part in slots]),
+        score_index=ints(score_index),
+        kv_len=ints([part.kv_len for part in slots]),
+        recent_start=ints([part.recent_start for part in slots]),
+        num_staying=ints([part.num_staying for part in slots]),
+        num_moving=ints([part.num_moving for part in slots]),
+        lookups=ints(_lookups(step)),
+        num_lookups=ints([part.num_lookups for part in slots]),
+        page_table=ints(pages),
+        rope_table=_rope_table(step.params.head_dim, _num_positions(step)).to(device, exact),
+    )
+
+
+def _kv_pool(step: NaiveStep, pages: NDArray[np.int64], dtype: torch.dtype) -> Tensor:
+    """One page more than pages names, and NaN but for the cached keys and values that some row may read."""
+    params = step.params
+    shape = (int(pages.max()) + 2, 2, params.num_kv_heads, params.page_size, params.head_dim)
+    pool = torch.full(shape, torch.nan, dtype=dtype)
+    for slot in range(len(step.slots)):
+        for head in range(params.num_kv_heads):
+            for position in _positions_readable(step, slot, head):
+                page, offset = pages[slot, position // params.page_size], position % params.page_size
+                for index, vector in enumerate(step.cache[slot, position]):
+                    pool[page, index, head, offset] = torch.from_numpy(vector[head])
+    return pool
+
+
+def _pillars(step: NaiveStep) -> NDArray[np.int64]:
+    """[B, num_kv_heads, max_budget]: -1 where there are none, in one place at least."""
+    width = max(part.num_staying + part.num_moving for part in step.slots) + 1
+    pillars = np.full((len(step.slots), step.params.num_kv_heads, width), -1)
+    for (slot, head), staying in step.pillars.items():
+        chosen = [*staying, *step.moving[slot, head]]
+        pillars[slot, head, : len(chosen)] = chosen
+    return pillars
+
+
+def _lookups(step: NaiveStep) -> NDArray[np.int64]:
+    """[B, max_lookups]: -1 where there are none, in one place at least."""
+    lookups = np.full((len(step.slots), max(part.num_lookups for part in step.slots) + 1), -1)
+    for slot, part in enumerate(step.slots):
+        lookups[slot, : part.num_lookups] = step.lookups[slot]
+    return lookups
+
+
+def _unwritten_scores(step: NaiveStep, exact: torch.dtype) -> Tensor:
+    """Room for the scores of two slots more than there are, and one plane where nobody asks for any."""
+    most_rows = max(1, *(part.score_rows for part in step.slots))
+    planes = {"none": 1, "mean": 1, "diagonal": 2, "rows": most_rows}[step.params.score_planes]
+    shape = (len(step.slots) + 2, planes, step.params.num_kv_heads, _num_positions(step))
+    return torch.full(shape, torch.nan, dtype=exact)
 
 
 def _rope_table(head_dim: int, num_positions: int) -> Tensor:

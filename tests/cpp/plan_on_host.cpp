@@ -30,21 +30,13 @@ StepLengths step_lengths(int32_t batch, const int32_t* lengths) {
 
 extern "C" {
 
-int32_t tile_tokens() {
-    return kTileTokens;
-}
-
-// units: [batch, 4] block units, all units, KV tiles, rows of the block.
+// units: [batch, 2] units, KV tiles of each.
 void describe_slots(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_t* units) {
     const StepLengths step = step_lengths(batch, lengths);
     for (int slot = 0; slot < batch; ++slot) {
-        const SlotWork work = slot_work(step, slot);
-        const SlotUnits described(work, heads[1], heads[0] / heads[1]);
-        int32_t* row = units + slot * 4;
-        row[0] = described.num_block_units();
-        row[1] = described.num_units();
-        row[2] = described.kv_tiles;
-        row[3] = work.block_rows;
+        const SlotUnits described(slot_work(step, slot), heads[1], heads[0] / heads[1]);
+        units[slot * 2] = described.num_units();
+        units[slot * 2 + 1] = described.kv_tiles;
     }
 }
 
