@@ -158,9 +158,11 @@ class PreparedLaunch:
 class PluginHandle:
     """One IPluginV3; every method is one of its callbacks. PluginError where the plugin refuses."""
 
-    def __init__(self, host: HostLibrary, handle: c_void_p) -> None:
+    def __init__(self, host: HostLibrary, handle: c_void_p, owner: PluginHandle | None = None) -> None:
+        """owner: outlives this one."""
         self._host = host
         self._handle = handle
+        self._owner = owner
         weakref.finalize(self, host.release, "destroy", handle)
 
     def identity(self) -> tuple[str, str, str]:
@@ -174,7 +176,7 @@ class PluginHandle:
 
     def attach(self, with_context: bool) -> PluginHandle:
         """The plugin of an execution context; without one its IPluginResourceContext is null."""
-        return PluginHandle(self._host, self._host.new_handle("attach", self._handle, int(with_context)))
+        return PluginHandle(self._host, self._host.new_handle("attach", self._handle, int(with_context)), owner=self)
 
     def fields(self) -> tuple[PluginField, ...]:
         """What getFieldsToSerialize gives."""

@@ -78,7 +78,7 @@ class PluginLibrary:
         """A plugin that can run. PluginError if the creator refuses the fields."""
         built = self.create_handle(name, [plugin_field(*each) for each in fields.items()], EnginePhase.BUILD)
         runtime = self.create_handle(name, built.fields(), EnginePhase.RUNTIME)
-        return Plugin(name, built, runtime)
+        return Plugin(name, built, runtime.attach(with_context=True))
 
     def create_handle(self, name: str, fields: Sequence[PluginField], phase: EnginePhase) -> PluginHandle:
         """A plugin object as its creator makes it."""
@@ -129,12 +129,11 @@ class _Launch:
 class Plugin:
     """One plugin for one stream at a time: runs share a workspace, as in a TensorRT execution context."""
 
-    def __init__(self, name: str, built: PluginHandle, runtime: PluginHandle) -> None:
-        """built, runtime: the plugin as TensorRT's builder has it, and as its engine does."""
+    def __init__(self, name: str, built: PluginHandle, context: PluginHandle) -> None:
+        """built, context: what TensorRT keeps in its builder and in its execution context."""
         self._name = name
         self._built = built
-        self._runtime = runtime  # lives as long as what is attached
-        self._context = runtime.attach(with_context=True)
+        self._context = context
         self._aliases = built.aliases()
         self._launches: dict[tuple[_InputKey, ...], _Launch] = {}
         self._current: _Launch | None = None

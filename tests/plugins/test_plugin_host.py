@@ -184,13 +184,32 @@ def test_threads_have_their_own_errors() -> None:
     assert not wrong
 
 
+def test_what_is_attached_dies_before_what_it_is_attached_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TensorRT keeps an engine's plugins longer than its contexts'."""
+    released: list[object] = []
+    release = HostLibrary.release
+
+    def recorded(self: HostLibrary, name: str, handle: c_void_p) -> None:
+        released.append(handle.value)
+        release(self, name, handle)
+
+    monkeypatch.setattr(HostLibrary, "release", recorded)
+    runtime = PILLAR_PLAN.create()
+    attached = runtime.attach(with_context=True)
+    handles = [attached._handle.value, runtime._handle.value]
+    del runtime
+    assert released == []
+    del attached
+    assert released == handles
+
+
 # --- Plugin.run ---
 
 
 def as_plugin(case: PluginCase) -> Plugin:
     built = case.create()
     runtime = plugin_library().create_handle(case.name, built.fields(), EnginePhase.RUNTIME)
-    return Plugin(case.name, built, runtime)
+    return Plugin(case.name, built, runtime.attach(with_context=True))
 
 
 def host_tensors(case: PluginCase) -> list[Tensor]:
