@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import TORCH_DTYPES, EngineConfig
 from sparsespec.builder.model_config import ModelConfig
+from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.outputs import RequestOutput
@@ -52,6 +53,20 @@ def random_prompts(lengths: tuple[int, ...], vocab_size: int = 128, seed: int = 
 def greedy(max_tokens: int, speculate: bool = True) -> SamplingParams:
     """Greedy decoding of exactly max_tokens tokens."""
     return SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True, speculate=speculate)
+
+
+def ways_to_draft(base: SpeculationConfig) -> dict[str, SpeculationConfig]:
+    """Every drafter that plugins serve, and every kind of scores that they leave."""
+    return {
+        "default": base,
+        "exact": replace(base, score_normalizer="exact"),
+        "paper": replace(base, recent_share=0.0, moving_share=0.0, max_lookups=0),
+        "last": replace(base, moving_from="last"),
+        "accepted": replace(base, ranking="accepted"),
+        "average": replace(base, ranking="average"),
+        "window": replace(base, drafter="window"),
+        "ngram": replace(base, drafter="ngram", min_ngram=1),
+    }
 
 
 def first_answers(outputs: list[RequestOutput]) -> list[tuple[int, ...]]:

@@ -115,9 +115,9 @@ int32_t aliased_input(nvinfer1::IPluginV3OneBuild& build, int32_t output) {
     return static_cast<nvinfer1::IPluginV3OneBuildV2&>(build).getAliasedInput(output);
 }
 
-SparsespecLaunch describe_launch(SparsespecPlugin& plugin, const SparsespecTensors* tensors, size_t workspace_size) {
+SparsespecLaunch describe_launch(SparsespecPlugin& plugin, const SparsespecTensors* tensors) {
     require_tensors(tensors);
-    SparsespecLaunch launch{plugin.runtime, {}, {}, workspace_size};
+    SparsespecLaunch launch{plugin.runtime, {}, {}, 0};
     const SparsespecTensor* const outputs = tensors->tensors + tensors->num_inputs;
     std::transform(tensors->tensors, outputs, std::back_inserter(launch.inputs), to_desc);
     std::transform(outputs, outputs + tensors->num_outputs, std::back_inserter(launch.outputs), to_desc);

@@ -21,7 +21,7 @@ struct SparsespecLaunch {
     nvinfer1::IPluginV3OneRuntime* runtime;
     std::vector<nvinfer1::PluginTensorDesc> inputs;
     std::vector<nvinfer1::PluginTensorDesc> outputs;
-    size_t workspace_size;  // bytes
+    int64_t workspace_size;  // bytes that an enqueue needs
 };
 
 namespace sparsespec::host {
@@ -38,7 +38,8 @@ nvinfer1::IPluginV3OneBuild& builder_at(SparsespecPlugin* plugin);
 // -1 as well if the plugin knows nothing of aliases.
 int32_t aliased_input(nvinfer1::IPluginV3OneBuild& build, int32_t output);
 
-SparsespecLaunch describe_launch(SparsespecPlugin& plugin, const SparsespecTensors* tensors, size_t workspace_size);
+// Needs no workspace as yet.
+SparsespecLaunch describe_launch(SparsespecPlugin& plugin, const SparsespecTensors* tensors);
 
 // Inputs, then outputs, as the build phase describes them.
 std::vector<nvinfer1::DynamicPluginTensorDesc> describe_dynamic(const SparsespecTensors* tensors);

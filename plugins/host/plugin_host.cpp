@@ -1,8 +1,8 @@
 #include "host/plugin_host.h"
 
-#include <algorithm>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "host/host_library.h"
@@ -188,7 +188,7 @@ int64_t sparsespec_host_workspace_size(SparsespecPlugin* plugin, const Sparsespe
 
 int32_t sparsespec_host_on_shape_change(SparsespecPlugin* plugin, const SparsespecTensors* tensors) {
     return at_boundary([&] {
-        const SparsespecLaunch launch = describe_launch(plugin_at(plugin), tensors, 0);
+        const SparsespecLaunch launch = describe_launch(plugin_at(plugin), tensors);
         const int32_t code = launch.runtime->onShapeChange(launch.inputs.data(), tensors->num_inputs,
                                                            launch.outputs.data(), tensors->num_outputs);
         return checked("onShapeChange", code);
@@ -198,8 +198,9 @@ int32_t sparsespec_host_on_shape_change(SparsespecPlugin* plugin, const Sparsesp
 int32_t sparsespec_host_prepare(SparsespecPlugin* plugin, const SparsespecTensors* tensors, int64_t workspace_size,
                                 SparsespecLaunch** launch) {
     return at_boundary([&] {
-        const auto size = static_cast<size_t>(std::max<int64_t>(workspace_size, 0));
-        give(launch, std::make_unique<SparsespecLaunch>(describe_launch(plugin_at(plugin), tensors, size)));
+        auto prepared = std::make_unique<SparsespecLaunch>(describe_launch(plugin_at(plugin), tensors));
+        prepared->workspace_size = workspace_size;
+        give(launch, std::move(prepared));
         return 0;
     });
 }
@@ -214,7 +215,7 @@ int32_t sparsespec_host_enqueue(const SparsespecLaunch* launch, void* const* mem
         if (launch == nullptr || memory == nullptr) {
             fail("expected a launch and its memory, got a null pointer");
         }
-        if (workspace_size < static_cast<int64_t>(launch->workspace_size)) {
+        if (workspace_size < launch->workspace_size) {
             fail("expected a workspace of " + std::to_string(launch->workspace_size) + " bytes, got " +
                  std::to_string(workspace_size));
         }

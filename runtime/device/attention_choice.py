@@ -34,14 +34,13 @@ def choose_attention(
     choice = config.attention
     if choice == "reference" or (choice == "auto" and (drafter.needs.oracle or not served)):
         return OracleAttention() if drafter.needs.oracle else ReferenceAttention()
-    _check(engine, drafter, device)
-    _expect(config.max_batch_size <= _MOST_SLOTS, f"max_batch_size of at most {_MOST_SLOTS}", config.max_batch_size)
+    _check(config.max_batch_size, engine, drafter, device)
     plugins = _plugins()
     _try_on(device, plugins, engine)
     return plugins
 
 
-def _check(engine: EngineConfig, drafter: Drafter, device: torch.device) -> None:
+def _check(num_slots: int, engine: EngineConfig, drafter: Drafter, device: torch.device) -> None:
     model, build = engine.model, engine.build
     group, block_rows = model.num_heads // model.num_kv_heads, drafter.config.draft_len + 1
     _expect(device.type == "cuda", "a CUDA device", device.type)
@@ -51,6 +50,7 @@ def _check(engine: EngineConfig, drafter: Drafter, device: torch.device) -> None
     _expect(build.page_size in _PAGE_SIZES, f"page_size {_listed(_PAGE_SIZES)}", build.page_size)
     _expect(group <= _MOST_QUERY_HEADS, f"at most {_MOST_QUERY_HEADS} query heads for each KV head", group)
     _expect(block_rows <= _MOST_BLOCK_ROWS, f"at most {_MOST_BLOCK_ROWS} rows (k + 1) in a verification", block_rows)
+    _expect(num_slots <= _MOST_SLOTS, f"max_batch_size of at most {_MOST_SLOTS}", num_slots)
 
 
 def _plugins() -> PluginAttention:

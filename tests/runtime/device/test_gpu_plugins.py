@@ -19,7 +19,16 @@ from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.outputs import RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
-from tiny_llm import BUILD, DraftCounts, assert_all_pages_free, first_answers, greedy, random_prompts, tiny_engine
+from tiny_llm import (
+    BUILD,
+    DraftCounts,
+    assert_all_pages_free,
+    first_answers,
+    greedy,
+    random_prompts,
+    tiny_engine,
+    ways_to_draft,
+)
 from tiny_models import tiny_model_config
 
 pytestmark = pytest.mark.gpu
@@ -28,17 +37,7 @@ PLUGINS = RuntimeConfig(attention="plugins")
 PROMPTS = random_prompts((60, 97, 7, 33, 1))
 BUDGET = 24
 SPECULATION = SpeculationConfig(k=4, min_budget=BUDGET)
-RULES = {
-    "default": SPECULATION,
-    "exact": replace(SPECULATION, score_normalizer="exact"),
-    "paper": replace(SPECULATION, recent_share=0.0, moving_share=0.0, max_lookups=0),
-    "last": replace(SPECULATION, moving_from="last"),
-    "accepted": replace(SPECULATION, ranking="accepted"),
-    "average": replace(SPECULATION, ranking="average"),
-    "window": replace(SPECULATION, drafter="window"),
-    "ngram": replace(SPECULATION, drafter="ngram", min_ngram=1),
-    "k of 16": replace(SPECULATION, k=16),
-}
+RULES = ways_to_draft(SPECULATION) | {"k of 16": replace(SPECULATION, k=16)}
 
 
 def on_gpu(dtype: DType, family: Family = "llama", device: str = "cuda") -> LoadedEngine:

@@ -25,21 +25,12 @@ from sparsespec.runtime.device.drafter import make_drafter
 from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.plugin_ops import PluginAttention
 from sparsespec.runtime.llm import LLM
-from tiny_llm import BUILD, DraftCounts, first_answers, greedy, random_prompts, tiny_engine
+from tiny_llm import BUILD, DraftCounts, first_answers, greedy, random_prompts, tiny_engine, ways_to_draft
 from tiny_models import tiny_model_config
 
 PROMPTS = random_prompts((60, 33, 7, 1))
 SPECULATION = SpeculationConfig(k=4, min_budget=24, max_lookups=6)
-RULES = {
-    "default": SPECULATION,
-    "exact": replace(SPECULATION, score_normalizer="exact"),
-    "paper": replace(SPECULATION, recent_share=0.0, moving_share=0.0, max_lookups=0),
-    "last": replace(SPECULATION, moving_from="last"),
-    "average": replace(SPECULATION, ranking="average"),
-    "window": replace(SPECULATION, drafter="window"),
-    "ngram": replace(SPECULATION, drafter="ngram"),
-    "none": replace(SPECULATION, drafter="none"),
-}
+RULES = ways_to_draft(SPECULATION) | {"none": replace(SPECULATION, drafter="none")}
 
 
 @pytest.fixture
