@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sparsespec.builder.build_config import BuildConfig
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import AttentionName, SpeculationConfig
 from sparsespec.runtime.device.executor_config import ExecutorConfig
-from sparsespec.runtime.device.slot_state import max_positions
 from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.request import NO_DRAFTS, RequestSpec
@@ -67,22 +67,23 @@ def _executor(engine: LoadedEngine, texts: Sequence[Sequence[int]], way: Way) ->
     longest = max(map(len, texts))
     rows = len(texts) * max(way.chunk_size, engine.config.build.max_draft_len + 1)
     build = replace(engine.config.build, max_batch_size=len(texts), max_seq_len=longest, max_num_tokens=rows)
-    pages = -(-max_positions(build) // build.page_size)
     executor = TorchExecutor(
         replace(engine.config, build=build),
         engine.weights,
         SpeculationConfig(drafter="none"),
-        ExecutorConfig(len(texts), len(texts) * pages, way.attention),
+        ExecutorConfig(len(texts), len(texts) * build.max_pages, way.attention),
     )
     specs = [RequestSpec(slot, tuple(text), _GREEDY, 0, (), 1, NO_DRAFTS) for slot, text in enumerate(texts)]
     executor.prepare(
         ScheduledStep(
             index=0,
             admissions=tuple(Admission(slot, spec) for slot, spec in enumerate(specs)),
-            page_grants=tuple(
-                PageGrant(slot, 0, tuple(range(slot * pages, (slot + 1) * pages))) for slot in range(len(texts))
-            ),
+            page_grants=tuple(PageGrant(slot, 0, _pages_of(slot, build)) for slot in range(len(texts))),
             rows=(),
         )
     )
     return executor
+
+
+def _pages_of(slot: int, build: BuildConfig) -> tuple[int, ...]:
+    return tuple(range(slot * build.max_pages, (slot + 1) * build.max_pages))

@@ -12,6 +12,8 @@ DType = Literal["auto", "float64", "float32", "float16", "bfloat16"]
 ELEMENT_SIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 MAX_PAGE_SIZE = 1024
+# Tokens that one draft row may look up beside its pillars.
+MAX_LOOKUPS = 256
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,16 @@ class BuildConfig:
                 f"max_num_tokens must be at least max_batch_size * (max_draft_len + 1) = {needed} so that every "
                 f"request can verify in one step, found {self.max_num_tokens}"
             )
+
+    @property
+    def max_positions(self) -> int:
+        """Positions of a slot: the longest request, and a last block drafted and verified past its end."""
+        return self.max_seq_len + self.max_draft_len + 1
+
+    @property
+    def max_pages(self) -> int:
+        """Pages of a slot that is full."""
+        return -(-self.max_positions // self.page_size)
 
     @property
     def element_size(self) -> int:

@@ -24,7 +24,7 @@ class DecoderInputs(Generic[TensorT]):
     """One step's inputs."""
 
     token_ids: TensorT  # [num_rows] token of each row
-    logit_rows: TensorT  # [num_logits] the rows whose logits are needed
+    logit_rows: TensorT | None  # [num_logits] the rows whose logits are needed; None for all, in order
     step: StepInputs[TensorT]
     layers: tuple[LayerInputs[TensorT], ...]
 
@@ -39,14 +39,15 @@ class Decoder(Generic[TensorT]):
     weights: Mapping[str, TensorT]
 
     def __call__(self, inputs: DecoderInputs[TensorT]) -> TensorT:
-        """Logits [num_logits, vocab_size] of inputs.logit_rows."""
+        """Logits [num_logits, vocab_size] of inputs.logit_rows, or of all rows."""
         assert len(inputs.layers) == self.model.num_layers
         plan = self.ops.pillar_plan(self.attention, inputs.step)
         hidden = self.ops.embedding(self.weights["embedding"], inputs.token_ids)
         for layer in range(self.model.num_layers):
             hidden = self.ops.add(hidden, self._attention(layer, hidden, inputs, plan))
             hidden = self.ops.add(hidden, self._mlp(layer, hidden))
-        hidden = self.ops.gather_rows(hidden, inputs.logit_rows)
+        if inputs.logit_rows is not None:
+            hidden = self.ops.gather_rows(hidden, inputs.logit_rows)
         hidden = self.ops.rms_norm(hidden, self.weights["final_norm"], self.model.rms_norm_eps)
         return self.ops.linear(hidden, self.weights["embedding" if self.model.tie_word_embeddings else "lm_head"])
 

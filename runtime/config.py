@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsespec.builder.build_config import BuildConfig
+from sparsespec.builder.build_config import MAX_LOOKUPS, BuildConfig
 from sparsespec.builder.config_io import check_range, check_types, option
 from sparsespec.builder.errors import InputError
 
@@ -17,7 +17,6 @@ AttentionName = Literal["auto", "plugins", "reference"]
 Policy = Literal["unified", "lockstep"]
 MAX_RESULT_LAG = 64
 _MOST_KV_TOKENS = 2**40
-_MOST_LOOKUPS = 256
 MAX_NGRAM = 16
 
 
@@ -57,7 +56,7 @@ class SpeculationConfig:
         check_range("min_budget", self.min_budget, least=1)
         _require(0 <= self.recent_share <= 1, "recent_share", self.recent_share, "in [0, 1]")
         _require(0 <= self.moving_share <= 1, "moving_share", self.moving_share, "in [0, 1]")
-        _require(0 <= self.max_lookups <= _MOST_LOOKUPS, "max_lookups", self.max_lookups, f"in 0..{_MOST_LOOKUPS}")
+        _require(0 <= self.max_lookups <= MAX_LOOKUPS, "max_lookups", self.max_lookups, f"in 0..{MAX_LOOKUPS}")
         _require(0 <= self.decay < 1, "decay", self.decay, "in [0, 1)")
         check_range("num_sinks", self.num_sinks, least=0)
         _require(1 <= self.max_ngram <= MAX_NGRAM, "max_ngram", self.max_ngram, f"in 1..{MAX_NGRAM}")

@@ -16,7 +16,6 @@ from sparsespec.runtime.answers import Answer, SubmittedRequest
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.executor import Executor, PendingResults
 from sparsespec.runtime.device.executor_config import ExecutorConfig
-from sparsespec.runtime.device.slot_state import max_positions
 from sparsespec.runtime.device.step_batch import StepBatch
 from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.kv_cache import KvCacheManager
@@ -174,7 +173,7 @@ class LLM:
     def _executor_config(self) -> ExecutorConfig:
         build = self.engine.config.build
         size = self.config.max_batch_size or build.max_batch_size
-        full_batch = size * -(-max_positions(build) // build.page_size)
+        full_batch = size * build.max_pages
         tokens = self.config.max_tokens_in_paged_kv_cache
         pages = full_batch if tokens is None else min(-(-tokens // build.page_size), full_batch)
         return ExecutorConfig(size, pages, self.config.attention)

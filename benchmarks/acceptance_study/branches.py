@@ -19,7 +19,6 @@ from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.acceptance import Block
 from sparsespec.runtime.device.executor_config import ExecutorConfig
-from sparsespec.runtime.device.slot_state import max_positions
 from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.request import DraftShape, RequestSpec
@@ -51,7 +50,7 @@ def prefill(engine: LoadedEngine, prompts: Sequence[Sequence[int]], num_cycles: 
     """Run the prompts, all of one length, through the model."""
     num_slots, longest = len(prompts), len(prompts[0]) + (num_cycles + 1) * (_K + 1)
     config = replace(engine.config, build=_build(engine.config.build, num_slots, longest))
-    sizes = ExecutorConfig(num_slots, num_slots * _pages_per_slot(config.build))
+    sizes = ExecutorConfig(num_slots, num_slots * config.build.max_pages)
     executor = TorchExecutor(config, engine.weights, SpeculationConfig(drafter="none"), sizes)
     known = tuple(tuple(prompt) for prompt in prompts)
     branches = Branches(config, engine.weights, known, sizes, executor.memory.kv_pool)
@@ -110,7 +109,7 @@ def _expected(block: Block) -> Tensor:
 
 
 def _admission(branches: Branches, temperature: float) -> ScheduledStep:
-    pages = _pages_per_slot(branches.engine.build)
+    pages = branches.engine.build.max_pages
     room = branches.engine.build.max_seq_len - len(branches.prompts[0])
     admissions, grants = [], []
     for slot, prompt in enumerate(branches.prompts):
@@ -144,7 +143,3 @@ def _build(build: BuildConfig, num_slots: int, longest: int) -> BuildConfig:
         max_draft_len=_K,
         max_budget=longest,
     )
-
-
-def _pages_per_slot(build: BuildConfig) -> int:
-    return -(-max_positions(build) // build.page_size)

@@ -65,7 +65,7 @@ class StepInputs(Generic[TensorT]):
     phase: TensorT  # [B] plugins.phase.Phase
     draft_index: TensorT  # [B] first row's position minus kv_len: the draft number, 0 in other phases
     score_rows: TensorT  # [B] how many of the slot's last rows are scored; 0 for none, and in DRAFT
-    score_index: TensorT  # [B] where in `scores` the slot's scores go
+    score_index: TensorT | None  # [B] where in `scores` the slot's scores go; None without scores
     kv_len: TensorT  # [B] verified tokens in the cache
     recent_start: TensorT  # [B] first token that every draft row reads
     num_staying: TensorT  # [B] pillars per layer and KV head that stay where they are
@@ -83,7 +83,8 @@ class LayerInputs(Generic[TensorT]):
     kv_pool: TensorT  # [num_pages, 2, num_kv_heads, page_size, head_dim] keys, then values
     draft_lse: TensorT  # [B, max_draft_len, num_heads] of draft row j at j: log-sum-exp of its scaled logits
     pillars: TensorT  # [B, num_kv_heads, max_budget] int32 logical positions: num_staying that stay, then num_moving
-    scores: TensorT  # [max_scored, planes, num_kv_heads, max_positions], see ScorePlanes and ScoreNormalizer
+    # [max_scored, planes, num_kv_heads, max_positions], see ScorePlanes and ScoreNormalizer; None where there are none
+    scores: TensorT | None
 
 
 @dataclass(frozen=True)

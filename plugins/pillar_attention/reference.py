@@ -43,6 +43,7 @@ def pillar_attention(params: PillarAttentionParams, inputs: AttentionInputs[Tens
         if group.phase == Phase.DRAFT:
             _write_draft_lse(group, logits, step.draft_index, layer.draft_lse)
         elif group.score_rows and params.score_planes != "none":
+            assert layer.scores is not None, "scores are there wherever rows are scored"
             _write_scores(params.score_planes, group, _scored(params, group, logits, layer.draft_lse), layer.scores)
     return output
 
@@ -71,7 +72,8 @@ class Reads:
 def _slot_groups(step: StepInputs[Tensor]) -> list[SlotGroup]:
     """The slots at work, those with equally many rows of the same kind together. Waits for the device, once."""
     ends = step.row_start[1:]
-    columns = (step.phase, step.row_start[:-1], ends, step.kv_len + step.draft_index, step.score_rows, step.score_index)
+    index = torch.zeros_like(step.phase) if step.score_index is None else step.score_index
+    columns = (step.phase, step.row_start[:-1], ends, step.kv_len + step.draft_index, step.score_rows, index)
     members: dict[tuple[Phase, int, int], list[tuple[int, int, int, int]]] = {}
     for slot, (phase, start, end, first, score_rows, score_index) in enumerate(torch.stack(columns, dim=1).tolist()):
         if phase != Phase.IDLE and end > start:

@@ -11,6 +11,13 @@ from torch import Tensor
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
 from sparsespec.plugins.pillar_select.inputs import SelectInputs
+from sparsespec.plugins.plugin_signature import (
+    attention_fields,
+    attention_inputs,
+    plan_fields,
+    plan_inputs,
+    select_inputs,
+)
 
 
 class Plugin(Protocol):
@@ -44,11 +51,11 @@ class PluginAttention:
 
     def plan(self, params: PillarAttentionParams, step: StepInputs[Tensor]) -> Tensor:
         """See AttentionOps."""
-        return self._plan(params).run(_plan_inputs(step))[0]
+        return self._plan(params).run(plan_inputs(step))[0]
 
     def _plan(self, params: PillarAttentionParams) -> Plugin:
         if params not in self._plans:
-            self._plans[params] = self._library.create("PillarPlan", _plan_fields(params))
+            self._plans[params] = self._library.create("PillarPlan", plan_fields(params))
         return self._plans[params]
 
     def attention(self, params: PillarAttentionParams, inputs: AttentionInputs[Tensor]) -> Tensor:
@@ -57,69 +64,9 @@ class PluginAttention:
             return inputs.qkv.new_empty(0, params.num_heads * params.head_dim)
         kind = (params, inputs.qk_norm is not None)
         if kind not in self._attentions:
-            self._attentions[kind] = self._library.create("PillarAttention", _attention_fields(*kind))
-        return self._attentions[kind].run(_attention_inputs(params, inputs))[0]
+            self._attentions[kind] = self._library.create("PillarAttention", attention_fields(*kind))
+        return self._attentions[kind].run(attention_inputs(params, inputs))[0]
 
     def select(self, inputs: SelectInputs[Tensor]) -> None:
         """See AttentionOps."""
-        self._select.run(
-            [
-                inputs.scores,
-                inputs.scored_slot,
-                inputs.moving_shift,
-                inputs.recent_start,
-                inputs.num_staying,
-                inputs.num_moving,
-                inputs.pillars,
-            ]
-        )
-
-
-def _plan_fields(params: PillarAttentionParams) -> Mapping[str, int | float | str]:
-    return {"num_heads": params.num_heads, "num_kv_heads": params.num_kv_heads, "head_dim": params.head_dim}
-
-
-def _attention_fields(params: PillarAttentionParams, has_qk_norm: bool) -> Mapping[str, int | float | str]:
-    return {
-        **_plan_fields(params),
-        "page_size": params.page_size,
-        "rms_norm_eps": params.rms_norm_eps,
-        "qk_norm": int(has_qk_norm),
-        "score_planes": params.score_planes,
-        "score_normalizer": params.score_normalizer,
-    }
-
-
-def _lengths(step: StepInputs[Tensor]) -> list[Tensor]:
-    return [
-        step.row_start,
-        step.phase,
-        step.draft_index,
-        step.score_rows,
-        step.kv_len,
-        step.recent_start,
-        step.num_staying,
-        step.num_moving,
-    ]
-
-
-def _plan_inputs(step: StepInputs[Tensor]) -> list[Tensor]:
-    return [*_lengths(step), step.num_lookups]
-
-
-def _attention_inputs(params: PillarAttentionParams, inputs: AttentionInputs[Tensor]) -> list[Tensor]:
-    layer, step, norm = inputs.layer, inputs.step, inputs.qk_norm
-    return [
-        inputs.qkv,
-        layer.kv_pool,
-        layer.draft_lse,
-        layer.pillars,
-        *_lengths(step),
-        step.lookups,
-        step.num_lookups,
-        step.page_table,
-        step.rope_table,
-        inputs.plan,
-        *(() if params.score_planes == "none" else (step.score_index, layer.scores)),
-        *(() if norm is None else (norm.q_norm, norm.k_norm)),
-    ]
+        self._select.run(select_inputs(inputs))

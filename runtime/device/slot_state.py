@@ -72,11 +72,6 @@ class SlotState:
         self.page_table[grant.slot, grant.first : grant.first + len(grant.pages)] = pages
 
 
-def max_positions(build: BuildConfig) -> int:
-    """Positions of a slot: the longest request, and a last block drafted and verified past its end."""
-    return build.max_seq_len + build.max_draft_len + 1
-
-
 def exact_dtype(build: BuildConfig) -> torch.dtype:
     """In which sums and distributions are kept."""
     return torch.float64 if build.dtype == "float64" else torch.float32
@@ -99,7 +94,7 @@ class SlotLimits:
 
 def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, device: torch.device) -> SlotState:
     """Zeroed state for limits.max_batch_size slots."""
-    positions, size = max_positions(build), limits.max_batch_size
+    positions, size = build.max_positions, limits.max_batch_size
     exact = exact_dtype(build)
 
     def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -122,7 +117,7 @@ def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, 
         score_history=zeros(
             model.num_layers, size if limits.score_history else 0, model.num_kv_heads, positions, dtype=exact
         ),
-        page_table=zeros(size, -(-positions // build.page_size)),
+        page_table=zeros(size, build.max_pages),
         draft_probs=zeros(size, limits.draft_len, model.vocab_size, dtype=exact),
         prompt_len=zeros(size, dtype=torch.int64),
         seed=zeros(size, dtype=torch.int64),

@@ -22,7 +22,6 @@ from sparsespec.runtime.device.slot_state import (
     SlotLimits,
     exact_dtype,
     make_slot_state,
-    max_positions,
     score_dtype,
 )
 from sparsespec.runtime.device.step_batch import BlockRows, StepBatch, StepMemory, make_batch
@@ -174,7 +173,7 @@ def make_memory(
 ) -> StepMemory:
     """Allocate what outlives a step. Raises InputError where there is no room for it."""
     model, build = engine.model, engine.build
-    positions = max_positions(build)
+    positions = build.max_positions
     needs, draft_len = drafter.needs, drafter.config.draft_len
     pool = (model.num_layers, config.num_pages, 2, model.num_kv_heads, build.page_size, model.head_dim)
     planes = num_score_planes(needs.score_planes, draft_len + 1)

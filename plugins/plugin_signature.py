@@ -1,0 +1,88 @@
+"""Fields and inputs of this project's plugins, in the plugins' own order: for TensorRT networks and the plugin host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
+from sparsespec.plugins.pillar_select.inputs import SelectInputs
+
+TensorT = TypeVar("TensorT")
+Fields = Mapping[str, int | float | str]
+
+
+def plan_fields(params: PillarAttentionParams) -> Fields:
+    """Of PillarPlan."""
+    return {"num_heads": params.num_heads, "num_kv_heads": params.num_kv_heads, "head_dim": params.head_dim}
+
+
+def attention_fields(params: PillarAttentionParams, has_qk_norm: bool) -> Fields:
+    """Of PillarAttention."""
+    return {
+        **plan_fields(params),
+        "page_size": params.page_size,
+        "rms_norm_eps": params.rms_norm_eps,
+        "qk_norm": int(has_qk_norm),
+        "score_planes": params.score_planes,
+        "score_normalizer": params.score_normalizer,
+    }
+
+
+def plan_inputs(step: StepInputs[TensorT]) -> list[TensorT]:
+    """Of PillarPlan."""
+    return [*_lengths(step), step.num_lookups]
+
+
+def attention_inputs(params: PillarAttentionParams, inputs: AttentionInputs[TensorT]) -> list[TensorT]:
+    """Of PillarAttention."""
+    layer, step, norm = inputs.layer, inputs.step, inputs.qk_norm
+    return [
+        inputs.qkv,
+        layer.kv_pool,
+        layer.draft_lse,
+        layer.pillars,
+        *_lengths(step),
+        step.lookups,
+        step.num_lookups,
+        step.page_table,
+        step.rope_table,
+        inputs.plan,
+        *_score_inputs(params, inputs),
+        *(() if norm is None else (norm.q_norm, norm.k_norm)),
+    ]
+
+
+def select_inputs(inputs: SelectInputs[TensorT]) -> list[TensorT]:
+    """Of PillarSelect."""
+    return [
+        inputs.scores,
+        inputs.scored_slot,
+        inputs.moving_shift,
+        inputs.recent_start,
+        inputs.num_staying,
+        inputs.num_moving,
+        inputs.pillars,
+    ]
+
+
+def _score_inputs(params: PillarAttentionParams, inputs: AttentionInputs[TensorT]) -> tuple[TensorT, ...]:
+    if params.score_planes == "none":
+        return ()
+    index, scores = inputs.step.score_index, inputs.layer.scores
+    assert index is not None, "score_index is there wherever rows are scored"
+    assert scores is not None, "scores are there wherever rows are scored"
+    return index, scores
+
+
+def _lengths(step: StepInputs[TensorT]) -> list[TensorT]:
+    return [
+        step.row_start,
+        step.phase,
+        step.draft_index,
+        step.score_rows,
+        step.kv_len,
+        step.recent_start,
+        step.num_staying,
+        step.num_moving,
+    ]
