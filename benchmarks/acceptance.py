@@ -26,7 +26,7 @@ from sparsespec.builder.config_io import add_flags, check_range, from_flags, opt
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.report import this_machine
 from sparsespec.builder.terminal import run_tool
-from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.loading import LoadedEngine, load_engine
 
 # 4.4 characters a token are the most that SmolLM2's tokenizer makes of these texts.
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(config: StudyConfig) -> int:
-    engine = load_engine(config.engine_dir, config.device)
+    engine = load_engine(config.engine_dir, RuntimeConfig(device=config.device, backend="torch"))
     observations: list[Observation] = []
     start = perf_counter()
     texts = _texts(engine, config)

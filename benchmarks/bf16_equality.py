@@ -129,7 +129,7 @@ def _gap(logits: Tensor, pair: Tensor) -> Tensor:
 
 def _run(config: EqualityConfig, speculation: SpeculationConfig, runtime: RuntimeConfig) -> int:
     check_report_path(config.json)
-    engine = load_engine(config.engine_dir, runtime.device)
+    engine = load_engine(config.engine_dir, runtime)
     prompts = _prompts(engine, config)
     params = SamplingParams(max_tokens=config.num_tokens, temperature=0.0, ignore_eos=True)
     outputs = LLM(engine, speculation, runtime).generate(prompts, params)

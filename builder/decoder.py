@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from sparsespec.builder.fused_weights import INPUT_SCALE, WEIGHT_SCALE
 from sparsespec.builder.model_config import ModelConfig
-from sparsespec.builder.ops import Ops
+from sparsespec.builder.ops import Fp8Weight, Ops
 from sparsespec.plugins.pillar_attention.inputs import (
     AttentionInputs,
     LayerInputs,
@@ -54,17 +55,24 @@ class Decoder(Generic[TensorT]):
     def _attention(self, layer: int, hidden: TensorT, inputs: DecoderInputs[TensorT], plan: TensorT) -> TensorT:
         normed = self.ops.rms_norm(hidden, self._weight(layer, "input_norm"), self.model.rms_norm_eps)
         bias = self._weight(layer, "qkv_bias") if self.model.qkv_bias else None
-        qkv = self.ops.linear(normed, self._weight(layer, "qkv"), bias)
+        qkv = self._linear(layer, "qkv", normed, bias)
         qk_norm = QkNorm(self._weight(layer, "q_norm"), self._weight(layer, "k_norm")) if self.model.qk_norm else None
         attended = self.ops.pillar_attention(
             self.attention, AttentionInputs(qkv, qk_norm, inputs.layers[layer], inputs.step, plan)
         )
-        return self.ops.linear(attended, self._weight(layer, "o_proj"))
+        return self._linear(layer, "o_proj", attended)
 
     def _mlp(self, layer: int, hidden: TensorT) -> TensorT:
         normed = self.ops.rms_norm(hidden, self._weight(layer, "post_attention_norm"), self.model.rms_norm_eps)
-        gate_up = self.ops.linear(normed, self._weight(layer, "gate_up"))
-        return self.ops.linear(self.ops.silu_mul(gate_up), self._weight(layer, "down_proj"))
+        gate_up = self._linear(layer, "gate_up", normed)
+        return self._linear(layer, "down_proj", self.ops.silu_mul(gate_up))
+
+    def _linear(self, layer: int, name: str, x: TensorT, bias: TensorT | None = None) -> TensorT:
+        weight = self._weight(layer, name)
+        if self.model.quantization is None:
+            return self.ops.linear(x, weight, bias)
+        weight_scale, input_scale = (self._weight(layer, f"{name}.{scale}") for scale in (WEIGHT_SCALE, INPUT_SCALE))
+        return self.ops.linear_fp8(x, Fp8Weight(weight, weight_scale, input_scale), bias)
 
     def _weight(self, layer: int, name: str) -> TensorT:
         return self.weights[f"layers.{layer}.{name}"]

@@ -17,6 +17,10 @@ class RequestError(InputError):
     """A single request that cannot be served; other requests are not affected."""
 
 
+class BackendError(RuntimeError):
+    """TensorRT refused or failed at run time; the message is its own, and says in what."""
+
+
 def one_line(error: BaseException) -> str:
     """What a dependency's exception says, without its line breaks."""
     return " ".join(str(error).split())

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from sparsespec.builder.build_config import ELEMENT_SIZE, DType
 from sparsespec.builder.model_config import ModelConfig
+
+WeightType = Literal["float64", "float32", "float16", "bfloat16", "float8_e4m3fn"]
+
+WEIGHT_SCALE, INPUT_SCALE = "weight_scale", "input_scale"
+_QUANTIZED = ("qkv", "o_proj", "gate_up", "down_proj")
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """What a weight is."""
+
+    shape: tuple[int, ...]
+    dtype: WeightType
+
+    @property
+    def num_elements(self) -> int:
+        """How many numbers."""
+        return math.prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory."""
+        return self.num_elements * (1 if self.dtype == "float8_e4m3fn" else ELEMENT_SIZE[self.dtype])
 
 
 def fused_sources(model: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
     """Name -> the checkpoint's tensors that it stacks by rows, with the shape of each.
 
-    `lm_head` is absent when it is tied to `embedding`.
+    `lm_head` is absent when it is tied to `embedding`. Scales are not stacked: they are not listed.
     """
     vocabulary = (model.vocab_size, model.hidden_size)
     sources: dict[str, dict[str, tuple[int, ...]]] = {"embedding": {"model.embed_tokens.weight": vocabulary}}
@@ -21,9 +49,31 @@ def fused_sources(model: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
     return sources
 
 
-def fused_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of each weight."""
-    return {name: _stacked(list(parts.values())) for name, parts in fused_sources(model).items()}
+def fused_specs(model: ModelConfig, dtype: DType) -> dict[str, WeightSpec]:
+    """Every weight by name. dtype is concrete.
+
+    A quantised product `X` is float8_e4m3fn, followed by `X.weight_scale` and `X.input_scale`: float32, of shape ().
+    """
+    assert dtype != "auto", "weights have a concrete type"
+    specs = {}
+    for name, parts in fused_sources(model).items():
+        shape = _stacked(list(parts.values()))
+        if is_quantized(model, name):
+            specs[name] = WeightSpec(shape, "float8_e4m3fn")
+            specs |= {f"{name}.{scale}": WeightSpec((), "float32") for scale in (WEIGHT_SCALE, INPUT_SCALE)}
+        else:
+            specs[name] = WeightSpec(shape, dtype)
+    return specs
+
+
+def is_quantized(model: ModelConfig, name: str) -> bool:
+    """Whether a weight of `fused_sources` is kept as float8_e4m3fn."""
+    return model.quantization == "fp8" and name.rpartition(".")[2] in _QUANTIZED
+
+
+def scale_source(weight: str, scale: str) -> str:
+    """The checkpoint's tensor beside `weight` that holds that scale of it."""
+    return f"{weight.removesuffix('.weight')}.{scale}"
 
 
 def _layer_sources(model: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -10,6 +10,7 @@ from sparsespec.builder.errors import InputError
 from sparsespec.builder.rope import RopeScaling, check_divisor, check_positive
 
 Family = Literal["llama", "qwen2", "qwen3"]
+Quantization = Literal["fp8"]
 
 MAX_LAYERS = 1000
 # Each has a place in every request's fixed row of stop tokens.
@@ -34,6 +35,7 @@ class ModelConfig:
     tie_word_embeddings: bool
     eos_token_ids: tuple[int, ...]
     rope_scaling: RopeScaling | None = None
+    quantization: Quantization | None = None  # of the four products of each layer; see fused_weights
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim")

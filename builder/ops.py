@@ -6,11 +6,21 @@ values, so a network can be written down once and run for any batch.
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
 
 TensorT = TypeVar("TensorT")
+
+
+@dataclass(frozen=True)
+class Fp8Weight(Generic[TensorT]):
+    """A weight of float8_e4m3fn, and what it and its input are scaled by."""
+
+    weight: TensorT  # [out, in] float8_e4m3fn: the weight divided by weight_scale
+    weight_scale: TensorT  # () float32
+    input_scale: TensorT  # () float32
 
 
 class Ops(Protocol[TensorT]):
@@ -24,6 +34,13 @@ class Ops(Protocol[TensorT]):
 
     def linear(self, x: TensorT, weight: TensorT, bias: TensorT | None = None) -> TensorT:
         """x [n, in] times the transpose of weight [out, in], plus bias [out]."""
+
+    def linear_fp8(self, x: TensorT, weight: Fp8Weight[TensorT], bias: TensorT | None = None) -> TensorT:
+        """`linear` of what float8_e4m3fn leaves of its operands; the result has the type of x.
+
+        x [n, in], in fp32, is divided by input_scale, cut off at +-448, and rounded to float8_e4m3fn, half to even.
+        The operands are what this gives, times input_scale, and weight [out, in], times weight_scale.
+        """
 
     def add(self, a: TensorT, b: TensorT) -> TensorT:
         """Elementwise sum."""

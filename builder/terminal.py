@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from sparsespec.builder.errors import InputError
+from sparsespec.builder.errors import BackendError, InputError
 
 
 def run_tool(tool: Callable[[], int]) -> int:
@@ -33,7 +33,7 @@ def run_tool(tool: Callable[[], int]) -> int:
 def _with_errors_told(tool: Callable[[], int]) -> int:
     try:
         return tool()
-    except InputError as error:
+    except (InputError, BackendError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from typing import Literal
 from sparsespec.builder.build_config import MAX_LOOKUPS, BuildConfig
 from sparsespec.builder.config_io import check_range, check_types, option
 from sparsespec.builder.errors import InputError
+from sparsespec.builder.trt.config import BackendName
 
 DrafterName = Literal["pillar", "window", "ngram", "oracle", "none"]
 RankingName = Literal["mean", "accepted", "average"]
@@ -97,6 +98,10 @@ class RuntimeConfig:
     """How an engine is run."""
 
     device: str = option("auto", "auto, cpu, cuda or cuda:N; auto takes cuda where there is one")
+    backend: BackendName = option(
+        "auto", "tensorrt or torch; auto takes TensorRT where the engine has TensorRT's engines and it can run them"
+    )
+    plugin_library: str | None = option(None, "libsparsespec_plugins.so; the one beside the package when not given")
     attention: AttentionName = option(
         "auto", "CUDA kernels (plugins) or plain torch (reference); auto takes plugins for 16-bit engines on a GPU"
     )

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from sparsespec.builder.engine_dir import read_engine_config
 from sparsespec.builder.errors import RequestError
+from sparsespec.builder.trt.engine_io import max_pool_pages
 from sparsespec.runtime.admission import AdmissionRules
 from sparsespec.runtime.answers import Answer, SubmittedRequest
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.executor import Executor, PendingResults
 from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.step_batch import StepBatch
+from sparsespec.runtime.device.tensorrt_executor import TensorRTExecutor
 from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.loading import LoadedEngine, load_engine
@@ -46,15 +48,13 @@ class LLM:
         build = (engine.config if isinstance(engine, LoadedEngine) else read_engine_config(Path(engine))).build
         speculation.check_engine(build)
         config.check_engine(build, speculation)
-        self.engine = engine if isinstance(engine, LoadedEngine) else load_engine(Path(engine), config.device)
+        self.engine = engine if isinstance(engine, LoadedEngine) else load_engine(Path(engine), config)
         self.speculation = speculation
         self.config = config
         executor = self._executor_config()
         self.kv_cache = KvCacheManager(executor.num_pages, self.engine.config.build.page_size)
         self._scheduler = self._make_scheduler(executor.max_batch_size)
-        self._executor: Executor[StepBatch, Tensor] = TorchExecutor(
-            self.engine.config, self.engine.weights, speculation, executor
-        )
+        self._executor: Executor[StepBatch, Tensor] = self._make_executor(executor)
         kv_cache_tokens = executor.num_pages * self.kv_cache.page_size
         drafts = DraftShape(speculation.draft_len, speculation.num_draft_steps)
         self._rules = AdmissionRules(self.engine.config, self.engine.codec, drafts, kv_cache_tokens)
@@ -175,8 +175,17 @@ class LLM:
         size = self.config.max_batch_size or build.max_batch_size
         full_batch = size * build.max_pages
         tokens = self.config.max_tokens_in_paged_kv_cache
+        if self.engine.engines is not None:
+            full_batch = min(full_batch, max_pool_pages(self.engine.config.model, build))
         pages = full_batch if tokens is None else min(-(-tokens // build.page_size), full_batch)
-        return ExecutorConfig(size, pages, self.config.attention)
+        library = self.config.plugin_library
+        return ExecutorConfig(size, pages, self.config.attention, None if library is None else Path(library))
+
+    def _make_executor(self, config: ExecutorConfig) -> Executor[StepBatch, Tensor]:
+        engine = self.engine
+        if engine.engines is None:
+            return TorchExecutor(engine.config, engine.weights, self.speculation, config)
+        return TensorRTExecutor(engine.config, engine.weights, self.speculation, config, engine.engines)
 
     def _make_scheduler(self, max_batch_size: int) -> Scheduler:
         sizes = SchedulerLimits(max_batch_size, self.engine.config.build.max_num_tokens, self.config.chunk_size)

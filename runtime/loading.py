@@ -10,7 +10,10 @@ from torch import Tensor
 
 from sparsespec.builder.engine_dir import EngineConfig, load_weights, read_engine_config
 from sparsespec.builder.errors import InputError
+from sparsespec.runtime.backend import choose_backend
+from sparsespec.runtime.config import RuntimeConfig
 from sparsespec.runtime.text import TextCodec
+from sparsespec.runtime.trt.engines import TensorRTEngines, load_engines
 
 _MOST_DIGITS = 9  # of a device's number
 
@@ -22,13 +25,24 @@ class LoadedEngine:
     config: EngineConfig
     weights: dict[str, Tensor]
     codec: TextCodec
+    engines: TensorRTEngines | None = None  # None for the torch executor
+    backend_reason: str = "made in memory"  # why these engines, or none
+
+    @property
+    def backend(self) -> str:
+        """Who runs the decoder: torch or tensorrt."""
+        return "torch" if self.engines is None else "tensorrt"
 
 
-def load_engine(engine_dir: Path, device: str) -> LoadedEngine:
-    """Read an engine directory onto a device (auto, cpu, cuda or cuda:N). Raises EngineError or InputError."""
-    target = resolve_device(device)
+def load_engine(engine_dir: Path, runtime: RuntimeConfig) -> LoadedEngine:
+    """Read an engine directory onto runtime.device, for the backend that it names. EngineError or InputError."""
+    target = resolve_device(runtime.device)
     config = read_engine_config(engine_dir)
-    return LoadedEngine(config, load_weights(engine_dir, config, target), TextCodec.load(engine_dir))
+    choice = choose_backend(engine_dir, config, runtime)
+    usable = choice.tensorrt
+    engines = None if usable is None else load_engines(usable.trt, engine_dir, config, usable.plugin_library)
+    weights = load_weights(engine_dir, config, target)
+    return LoadedEngine(config, weights, TextCodec.load(engine_dir), engines, choice.reason)
 
 
 def resolve_device(device: str) -> str:

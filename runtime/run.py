@@ -97,7 +97,10 @@ def _load(flags: RunFlags) -> LLM:
     with waiting(f"loading {flags.run.engine_dir}"):
         from sparsespec.runtime.llm import LLM
 
-        return LLM(flags.run.engine_dir, flags.speculation, flags.runtime)
+        llm = LLM(flags.run.engine_dir, flags.speculation, flags.runtime)
+    if llm.engine.config.tensorrt is not None:  # elsewhere there is no choice
+        print(f"backend {llm.engine.backend}: {llm.engine.backend_reason}", file=sys.stderr)
+    return llm
 
 
 def _submit(llm: LLM, config: RunConfig, prompts: Sequence[str], params: SamplingParams) -> Mapping[int, int]:
@@ -139,7 +142,11 @@ def _write_report(flags: RunFlags, llm: LLM, result: RunResult, num_prompts: int
     if flags.run.json is None:
         return
     context = ReportContext(
-        config={**dataclasses.asdict(flags), **dataclasses.asdict(llm.engine.config)},
+        config={
+            **dataclasses.asdict(flags),
+            **dataclasses.asdict(llm.engine.config),
+            "backend": {"name": llm.engine.backend, "reason": llm.engine.backend_reason},
+        },
         machine=this_machine(str(llm.engine.weights["embedding"].device)),
         num_prompts=num_prompts,
         speculation=flags.speculation,

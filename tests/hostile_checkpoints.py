@@ -11,7 +11,7 @@ from hostile_campaign import result_or_error
 from sparsespec.builder.checkpoint import open_checkpoint
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.fuse import fused_weights
-from sparsespec.builder.fused_weights import fused_shapes
+from sparsespec.builder.fused_weights import fused_specs
 from sparsespec.builder.model_config import Family, ModelConfig
 from sparsespec.builder.rope import rope_frequencies
 from tiny_models import tiny_model_config
@@ -32,7 +32,9 @@ def read_all(source: Path) -> ModelConfig | InputError:
 def _read_all(source: Path) -> ModelConfig:
     checkpoint = open_checkpoint(str(source))
     weights = dict(fused_weights(checkpoint, torch.float32))
-    if {name: tuple(weight.shape) for name, weight in weights.items()} != fused_shapes(checkpoint.model):
+    specs = fused_specs(checkpoint.model, "float32")
+    expected = {name: (spec.shape, getattr(torch, spec.dtype)) for name, spec in specs.items()}
+    if {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} != expected:
         raise AssertionError("weights that do not fit the model")  # `python -O` would leave `assert` out here
     check_model(checkpoint.model)
     return checkpoint.model

@@ -19,8 +19,8 @@ from transformers import (
 
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import TORCH_DTYPES, EngineConfig, write_engine
-from sparsespec.builder.fused_weights import fused_shapes
-from sparsespec.builder.model_config import Family, ModelConfig
+from sparsespec.builder.fused_weights import INPUT_SCALE, WEIGHT_SCALE, fused_specs
+from sparsespec.builder.model_config import Family, ModelConfig, Quantization
 from sparsespec.builder.rope import RopeScaling
 
 SPECIAL_TOKENS = ("<|eos|>", "<|user|>", "<|assistant|>")
@@ -45,6 +45,7 @@ def tiny_model_config(
     tie_word_embeddings: bool = False,
     eos_token_ids: tuple[int, ...] = (0,),
     rope_scaling: RopeScaling | None = None,
+    quantization: Quantization | None = None,
 ) -> ModelConfig:
     """A model small enough that a forward pass over a few hundred tokens takes milliseconds."""
     return ModelConfig(
@@ -62,17 +63,31 @@ def tiny_model_config(
         tie_word_embeddings=tie_word_embeddings,
         eos_token_ids=eos_token_ids,
         rope_scaling=rope_scaling,
+        quantization=quantization,
     )
 
 
 def random_weights(model: ModelConfig, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
     """Weights in the fused layout, scaled so that logits are neither flat nor one-hot; one seed gives one model."""
     generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, shape in fused_shapes(model).items():
-        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-        weights[name] = _scaled(name, noise).to(dtype)
+    named = next(name for name, each in TORCH_DTYPES.items() if each == dtype)
+    weights: dict[str, torch.Tensor] = {}
+    for name, spec in fused_specs(model, named).items():
+        if name in weights:
+            continue  # a scale, made with its weight
+        weight = _scaled(name, torch.randn(spec.shape, generator=generator, dtype=torch.float64))
+        if spec.dtype == "float8_e4m3fn":
+            weights[name], weights[f"{name}.{WEIGHT_SCALE}"] = fp8_of(weight)
+            weights[f"{name}.{INPUT_SCALE}"] = torch.tensor(1 / 64)  # of inputs up to 7
+        else:
+            weights[name] = weight.to(dtype)
     return weights
+
+
+def fp8_of(weight: torch.Tensor, headroom: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weight as float8_e4m3fn, and its scale: what the largest number needs, times headroom."""
+    scale = (headroom * weight.abs().max() / torch.finfo(torch.float8_e4m3fn).max).float()
+    return (weight / scale).to(torch.float8_e4m3fn), scale
 
 
 def tiny_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:

@@ -32,6 +32,9 @@ class Checkpoint(Protocol):
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A floating-point tensor on the CPU, for example `model.layers.0.self_attn.q_proj.weight`.
 
+        Where model.quantization is fp8, a quantised weight is float8_e4m3fn, and its `weight_scale` and `input_scale`,
+        of shape (), are float32, finite and above 0.
+
         Raises CheckpointError naming file, tensor, expected and found, when it is missing, damaged or misshapen.
         """
         ...

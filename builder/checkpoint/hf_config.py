@@ -12,6 +12,7 @@ from typing import get_args
 from sparsespec.builder.build_config import DType
 from sparsespec.builder.checkpoint.hf_json import JsonFile
 from sparsespec.builder.checkpoint.hf_rope import read_rope
+from sparsespec.builder.checkpoint.modelopt import read_quantization
 from sparsespec.builder.config_io import shown
 from sparsespec.builder.model_config import Family, ModelConfig
 
@@ -66,6 +67,7 @@ def read_model_config(directory: Path) -> ModelConfig:
             tie_word_embeddings=config.get("tie_word_embeddings", False),
             eos_token_ids=read_eos_token_ids(directory, config),
             rope_scaling=rope.scaling,
+            quantization=read_quantization(directory, config),
         )
 
 
@@ -108,7 +110,6 @@ def _refuse_unsupported(config: JsonFile, traits: _FamilyTraits) -> None:
         # Gives Llama and Qwen3 biases on the output projection too. Qwen2 has its own whatever this says.
         ("attention_bias", config.get("attention_bias", False) and traits.family != "qwen2", False),
         ("mlp_bias", config.get("mlp_bias", False), False),
-        ("quantization_config", config.values.get("quantization_config"), None),
     )
     for key, found, expected in expectations:
         if found != expected:

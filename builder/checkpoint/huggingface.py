@@ -10,10 +10,12 @@ from sparsespec.builder.build_config import DType
 from sparsespec.builder.checkpoint.base import EMBEDDING, LM_HEAD, check_tied
 from sparsespec.builder.checkpoint.hf_config import read_dtype, read_model_config
 from sparsespec.builder.checkpoint.hf_json import JsonFile
+from sparsespec.builder.checkpoint.modelopt import read_scale
 from sparsespec.builder.checkpoint.safetensors_file import SafetensorsFile
 from sparsespec.builder.config_io import shown
 from sparsespec.builder.engine_dir import TORCH_DTYPES
 from sparsespec.builder.errors import CheckpointError
+from sparsespec.builder.fused_weights import INPUT_SCALE, WEIGHT_SCALE, fused_sources, is_quantized
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.tokenizer_files import copy_tokenizer
 
@@ -30,6 +32,7 @@ class HuggingFaceCheckpoint:
         self.model: ModelConfig = read_model_config(directory)
         self._index = _read_index(directory)
         self._files: dict[str, SafetensorsFile] = {}
+        self._fp8_names = _fp8_names(self.model)
         tied_head = self.model.tie_word_embeddings and self._holds(LM_HEAD)
         # Whoever saved a tied model's one matrix may have kept either name.
         self._stored_names = {EMBEDDING: LM_HEAD} if tied_head and not self._holds(EMBEDDING) else {}
@@ -41,7 +44,12 @@ class HuggingFaceCheckpoint:
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """See Checkpoint."""
         stored = self._stored_names.get(name, name)
-        return self._open(self._file_of(stored)).tensor(stored, shape)
+        file = self._open(self._file_of(stored))
+        if name in self._fp8_names:
+            return file.fp8_tensor(stored, shape)
+        if name.endswith((f".{WEIGHT_SCALE}", f".{INPUT_SCALE}")):
+            return read_scale(file, stored)
+        return file.tensor(stored, shape)
 
     def save_tokenizer(self, directory: Path) -> None:
         """See Checkpoint."""
@@ -70,6 +78,11 @@ class HuggingFaceCheckpoint:
     def _stored_dtype(self) -> DType:
         norm = self.tensor("model.norm.weight", (self.model.hidden_size,))
         return next(name for name, dtype in TORCH_DTYPES.items() if dtype == norm.dtype)
+
+
+def _fp8_names(model: ModelConfig) -> dict[str, None]:
+    sources = fused_sources(model)
+    return dict.fromkeys(source for name in sources if is_quantized(model, name) for source in sources[name])
 
 
 def _read_index(directory: Path) -> JsonFile | None:

@@ -30,15 +30,28 @@ class SafetensorsFile:
 
     def tensor(self, name: str, shape: tuple[int, ...], rows: slice = _ALL_ROWS) -> torch.Tensor:
         """The `rows` of a floating-point tensor of that shape, as stored."""
-        self._require(name, f"a tensor of shape {list(shape)}")
-        with _naming(f"{self.path}: {name}"):
-            stored = self._reader.get_slice(name)
-            check_shape(self.path, name, shape, stored.get_shape())
-            tensor: torch.Tensor = stored[rows]
+        tensor = self._read(name, shape, rows)
         if tensor.dtype not in TORCH_DTYPES.values():
             expected = ", ".join(TORCH_DTYPES)
             raise CheckpointError(f"{self.path}: {name}: expected one of {expected}, found {tensor.dtype}")
         return tensor
+
+    def fp8_tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A float8_e4m3fn tensor of that shape."""
+        tensor = self._read(name, shape, _ALL_ROWS)
+        self._check_type(name, tensor, torch.float8_e4m3fn)
+        return tensor
+
+    def scalar(self, name: str) -> torch.Tensor:
+        """A float32 number, of shape (); the file may say [1]."""
+        self._require(name, "a tensor of shape []")
+        with _naming(f"{self.path}: {name}"):
+            shape = self._reader.get_slice(name).get_shape()
+            if shape != [1]:
+                check_shape(self.path, name, (), shape)
+            tensor: torch.Tensor = self._reader.get_tensor(name)
+        self._check_type(name, tensor, torch.float32)
+        return tensor.reshape(())
 
     def dtype(self, name: str) -> str:
         """The type of a tensor in the format's own words, such as BF16."""
@@ -46,6 +59,18 @@ class SafetensorsFile:
         with _naming(f"{self.path}: {name}"):
             dtype: str = self._reader.get_slice(name).get_dtype()
         return dtype
+
+    def _read(self, name: str, shape: tuple[int, ...], rows: slice) -> torch.Tensor:
+        self._require(name, f"a tensor of shape {list(shape)}")
+        with _naming(f"{self.path}: {name}"):
+            stored = self._reader.get_slice(name)
+            check_shape(self.path, name, shape, stored.get_shape())
+            tensor: torch.Tensor = stored[rows]
+        return tensor
+
+    def _check_type(self, name: str, tensor: torch.Tensor, expected: torch.dtype) -> None:
+        if tensor.dtype != expected:
+            raise CheckpointError(f"{self.path}: {name}: expected {expected}, found {tensor.dtype}")
 
     def _require(self, name: str, expected: str) -> None:
         if name not in self.names:

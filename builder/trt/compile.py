@@ -12,7 +12,7 @@ from rich.progress import Progress
 from sparsespec.builder.errors import EngineError, InputError
 from sparsespec.builder.trt.api import Builder, IBuilderConfig, TensorRT
 from sparsespec.builder.trt.attention_layers import AttentionLayers
-from sparsespec.builder.trt.messages import ErrorLog, PythonLog
+from sparsespec.builder.trt.messages import ErrorLog, python_logger
 from sparsespec.builder.trt.network import EngineSpec, write_network, write_profile
 from sparsespec.builder.trt.progress import BuildProgress
 from sparsespec.builder.trt.versions import implement, strongly_typed_network
@@ -26,9 +26,8 @@ class Toolchain:
 
     trt: TensorRT
     attention: AttentionLayers
-    configure: Configure | None = (
-        None  # what else a TensorRT wants to be told, such as whom TensorRT for RTX builds for
-    )
+    # What else a TensorRT wants to be told, such as for which GPUs, where it is TensorRT for RTX.
+    configure: Configure | None = None
 
 
 class EngineBuilder:
@@ -38,21 +37,22 @@ class EngineBuilder:
         self._tools = tools
         self._progress = progress
         self._errors = ErrorLog()
-        self._logger = implement(tools.trt.ILogger, PythonLog())
         self._recorder = implement(tools.trt.IErrorRecorder, self._errors)
-        self._builder: Builder = tools.trt.Builder(self._logger)
+        self._builder: Builder = tools.trt.Builder(python_logger(tools.trt))
         self._builder.error_recorder = self._recorder
 
     def build(self, spec: EngineSpec) -> bytes:
         """The engine, serialised. EngineError with TensorRT's words where it builds none."""
         network = strongly_typed_network(self._tools.trt, self._builder)
-        kept = write_network(self._tools.trt, network, self._tools.attention, spec)
+        # Whatever begins with _ is looked at by TensorRT until it has built.
+        _ops = write_network(self._tools.trt, network, self._tools.attention, spec)
         config = self._configured(spec)
-        cache = self._read_timing_cache(config, spec.config.timing_cache)
+        _cache = self._read_timing_cache(config, spec.config.timing_cache)
         monitor = BuildProgress(self._progress, f"{spec.kind}.engine")
-        config.progress_monitor = forwarder = implement(self._tools.trt.IProgressMonitor, monitor)
+        config.progress_monitor = _forwarding = implement(self._tools.trt.IProgressMonitor, monitor)
         plan = self._builder.build_serialized_network(network, config)
-        del kept, forwarder, cache  # TensorRT looked at them until here
+        if monitor.was_interrupted:
+            raise KeyboardInterrupt
         if plan is None:
             raise EngineError(f"{spec.kind}.engine: TensorRT built nothing: {self._errors.take()}")
         if spec.config.timing_cache is not None:
@@ -90,8 +90,8 @@ class EngineBuilder:
 def inspect_engine(trt: TensorRT, plan: bytes) -> str:
     """What the engine is made of, as TensorRT's JSON. EngineError where it cannot be brought into memory."""
     errors = ErrorLog()
-    logger, recorder = implement(trt.ILogger, PythonLog()), implement(trt.IErrorRecorder, errors)
-    runtime = trt.Runtime(logger)
+    recorder = implement(trt.IErrorRecorder, errors)
+    runtime = trt.Runtime(python_logger(trt))
     runtime.error_recorder = recorder
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from sparsespec.builder.build_config import MAX_LOOKUPS, BuildConfig
-from sparsespec.builder.fused_weights import fused_shapes
+from sparsespec.builder.build_config import MAX_LOOKUPS, BuildConfig, DType
+from sparsespec.builder.fused_weights import WeightType, fused_specs
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.trt.config import TensorRTConfig
 from sparsespec.plugins.pillar_attention.inputs import ScorePlanes, num_score_planes
@@ -129,18 +129,21 @@ class EngineIo:
 
 def engine_io(model: ModelConfig, build: BuildConfig, config: TensorRTConfig, kind: EngineKind) -> EngineIo:
     """What the engine of that kind takes and gives. build.dtype is concrete."""
-    dtype: ElementType = _element_type(build)
+    dtype = _element_type(build.dtype)
     planes = config.score_planes if kind == "verify" else "none"
     layers = tuple(_layer_tensors(model, build, planes, layer) for layer in range(model.num_layers))
     in_place = ("kv_pool", "draft_lse", "scores")
     return EngineIo(
         kind=kind,
-        weights=tuple(EngineTensor(name, dtype, shape) for name, shape in fused_shapes(model).items()),
+        weights=tuple(
+            EngineTensor(name, _element_type(spec.dtype), spec.shape)
+            for name, spec in fused_specs(model, build.dtype).items()
+        ),
         step=_step_tensors(model, build, kind, planes),
         layers=layers,
         logits=EngineTensor("logits", dtype, (Axis(_logits_axis(kind)), model.vocab_size)),
         mutable=tuple(each.name for layer in layers for each in layer if each.name.rpartition(".")[2] in in_place),
-        profiles=engine_profiles(model, build, kind),
+        profiles=engine_profiles(model, build, config.opt_batch_size, kind),
     )
 
 
@@ -149,16 +152,19 @@ def layer_tensor(layer: int, name: str) -> str:
     return f"layers.{layer}.{name}"
 
 
-def engine_profiles(model: ModelConfig, build: BuildConfig, kind: EngineKind) -> tuple[Profile, ...]:
+def engine_profiles(
+    model: ModelConfig, build: BuildConfig, opt_batch_size: int | None, kind: EngineKind
+) -> tuple[Profile, ...]:
     """draft: one. verify: steps that only decode, and steps with chunks of prompts, both for any rows."""
     batch = build.max_batch_size
+    usual = batch if opt_batch_size is None else min(opt_batch_size, batch)
     if kind == "draft":
-        return (_profile(model, build, usual_rows=batch, most_rows=batch),)
+        return (_profile(model, build, usual, usual_rows=usual, most_rows=batch),)
     decoding = min(build.max_num_tokens, batch * (build.max_draft_len + 1))
     # A unified step of n requests has about n * k / (k + 1) drafts and n verified rows.
     return (
-        _profile(model, build, usual_rows=min(2 * batch, decoding), most_rows=decoding),
-        _profile(model, build, usual_rows=build.max_num_tokens, most_rows=build.max_num_tokens),
+        _profile(model, build, usual, usual_rows=min(2 * usual, decoding), most_rows=decoding),
+        _profile(model, build, usual, usual_rows=build.max_num_tokens, most_rows=build.max_num_tokens),
     )
 
 
@@ -168,7 +174,15 @@ def max_pool_pages(model: ModelConfig, build: BuildConfig) -> int:
     return min(build.max_batch_size * build.max_pages, MAX_ELEMENTS // elements)
 
 
-def _profile(model: ModelConfig, build: BuildConfig, usual_rows: int, most_rows: int) -> Profile:
+def row_bucket(num_rows: int) -> int:
+    """Rows of the CUDA graph that runs num_rows: at most an eighth more beyond 64, so that there are few graphs."""
+    if num_rows <= 8:
+        return 1 << (num_rows - 1).bit_length()
+    step = max(8, 1 << (num_rows - 1).bit_length() - 4)
+    return -(-num_rows // step) * step
+
+
+def _profile(model: ModelConfig, build: BuildConfig, usual_batch: int, usual_rows: int, most_rows: int) -> Profile:
     batch, pages, drafts = build.max_batch_size, max_pool_pages(model, build), build.max_draft_len
     most_logits = min(most_rows, batch * (drafts + 1))
     return Profile(
@@ -176,11 +190,11 @@ def _profile(model: ModelConfig, build: BuildConfig, usual_rows: int, most_rows:
         usual=Sizes(
             num_rows=usual_rows,
             num_logits=min(usual_rows, most_logits),
-            max_batch_size=batch,
+            max_batch_size=usual_batch,
             num_pages=pages,
             max_draft_len=min(_USUAL_DRAFT_LEN, drafts),
             max_lookups=_USUAL_LOOKUPS,
-            max_scored=batch,
+            max_scored=usual_batch,
             num_planes=min(_USUAL_DRAFT_LEN, drafts) + 1,
         ),
         most=Sizes(most_rows, most_logits, batch, pages, drafts, MAX_LOOKUPS, batch, drafts + 1),
@@ -219,7 +233,7 @@ def _layer_tensors(model: ModelConfig, build: BuildConfig, planes: ScorePlanes, 
     num_planes: Extent = Axis("num_planes") if planes == "rows" else num_score_planes(planes, 0)
     scores = (Axis("max_scored"), num_planes, heads, build.max_positions)
     tensors = [
-        EngineTensor("kv_pool", _element_type(build), pool),
+        EngineTensor("kv_pool", _element_type(build.dtype), pool),
         EngineTensor("draft_lse", "float32", (batch, Axis("max_draft_len"), model.num_heads)),
         EngineTensor("pillars", "int32", (batch, heads, build.max_budget)),
         *(() if planes == "none" else (EngineTensor("scores", _score_type(build), scores),)),
@@ -227,9 +241,10 @@ def _layer_tensors(model: ModelConfig, build: BuildConfig, planes: ScorePlanes, 
     return tuple(EngineTensor(layer_tensor(layer, each.name), each.dtype, each.shape) for each in tensors)
 
 
-def _element_type(build: BuildConfig) -> ElementType:
-    assert build.dtype in ("bfloat16", "float16", "float32"), build.dtype
-    return build.dtype
+def _element_type(dtype: DType | WeightType) -> ElementType:
+    assert dtype != "auto", dtype
+    assert dtype != "float64", dtype
+    return dtype
 
 
 def _score_type(build: BuildConfig) -> ElementType:

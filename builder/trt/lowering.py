@@ -1,6 +1,7 @@
 """The op vocabulary in TensorRT's layers: Ops for the tensors of a strongly typed INetworkDefinition.
 
-Rounds where the torch lowering rounds: norms and SiLU are computed in fp32 and rounded to the model's type once.
+Rounds where the torch lowering rounds: norms and SiLU are computed in fp32 and rounded to the model's type once. Only
+biases are added to rounded products, where cuBLAS rounds their sum alone.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsespec.builder.ops import Fp8Weight
 from sparsespec.builder.trt.api import (
     ActivationType,
     DataType,
@@ -35,7 +37,8 @@ class TensorRTOps:
 
     def embedding(self, table: ITensor, token_ids: ITensor) -> ITensor:
         """See Ops."""
-        return _named(self._network.add_gather(table, token_ids, 0), table.name)
+        # A tied table is multiplied with as well, and layers have names of their own.
+        return _named(self._network.add_gather(table, token_ids, 0), f"{table.name} rows")
 
     def rms_norm(self, x: ITensor, weight: ITensor, eps: float) -> ITensor:
         """See Ops. Elementwise: TensorRT's normalisation layers subtract the mean."""
@@ -50,9 +53,14 @@ class TensorRTOps:
 
     def linear(self, x: ITensor, weight: ITensor, bias: ITensor | None = None) -> ITensor:
         """See Ops."""
-        op = self._trt.MatrixOperation
-        product = _named(self._network.add_matrix_multiply(x, op.NONE, weight, op.TRANSPOSE), weight.name)
-        return product if bias is None else self.add(product, self._as_row(bias))
+        return self._product(x, weight, weight.name, bias)
+
+    def linear_fp8(self, x: ITensor, weight: Fp8Weight[ITensor], bias: ITensor | None = None) -> ITensor:
+        """See Ops. Operands of the type of x, from which TensorRT makes a product of FP8 ones."""
+        rounded = self._network.add_quantize(x, weight.input_scale, self._trt.DataType.FP8).get_output(0)
+        operand = self._dequantized(rounded, weight.input_scale, x.dtype)
+        other = self._dequantized(weight.weight, weight.weight_scale, x.dtype)
+        return self._product(operand, other, weight.weight.name, bias)
 
     def add(self, a: ITensor, b: ITensor) -> ITensor:
         """See Ops."""
@@ -87,6 +95,14 @@ class TensorRTOps:
                 after.name = before.name + UPDATED
                 self._network.mark_output(after)
         return made.output
+
+    def _product(self, x: ITensor, weight: ITensor, name: str, bias: ITensor | None) -> ITensor:
+        op = self._trt.MatrixOperation
+        product = _named(self._network.add_matrix_multiply(x, op.NONE, weight, op.TRANSPOSE), name)
+        return product if bias is None else self.add(product, self._as_row(bias))
+
+    def _dequantized(self, x: ITensor, scale: ITensor, dtype: DataType) -> ITensor:
+        return self._network.add_dequantize(x, scale, dtype).get_output(0)
 
     def _halves(self, x: ITensor) -> tuple[ITensor, ITensor]:
         """x [n, 2 m] as two [n, m]."""

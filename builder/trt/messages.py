@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from functools import cache
 from threading import Lock
 
-from sparsespec.builder.trt.api import Named
+from sparsespec.builder.trt.api import Named, TensorRT
+from sparsespec.builder.trt.versions import implement
 
 LOGGER = logging.getLogger("sparsespec.tensorrt")
 _LEVELS = {
@@ -17,6 +19,13 @@ _LEVELS = {
     "VERBOSE": logging.DEBUG - 1,
 }
 _MOST_ERRORS = 64
+
+
+@cache
+def python_logger(trt: TensorRT) -> object:
+    """The one logger of this process: TensorRT takes no second one."""
+    logger: object = implement(trt.ILogger, PythonLog())
+    return logger
 
 
 class PythonLog:
@@ -47,8 +56,8 @@ class ErrorLog:
                 self._overflowed = True
         return False
 
-    def num_errors(self) -> int:
-        """See IErrorRecorder."""
+    def get_num_errors(self) -> int:
+        """See IErrorRecorder.num_errors: the bindings look for it under this name."""
         return len(self._errors)
 
     def get_error_code(self, index: int) -> object:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.decoder import Decoder, DecoderInputs, attention_params
+from sparsespec.builder.errors import InputError
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.trt.api import DataType, INetworkDefinition, IOptimizationProfile, ITensor, TensorRT
 from sparsespec.builder.trt.attention_layers import AttentionLayers
 from sparsespec.builder.trt.config import TensorRTConfig
 from sparsespec.builder.trt.engine_io import (
+    MAX_ELEMENTS,
     Axis,
     ElementType,
     EngineIo,
@@ -52,9 +55,13 @@ class EngineSpec:
 def write_network(
     trt: TensorRT, network: INetworkDefinition, attention: AttentionLayers, spec: EngineSpec
 ) -> TensorRTOps:
-    """Write the engine's network down. The result owns memory that must live until the engine is built."""
+    """Write the engine's network down. The result owns memory that must live until the engine is built.
+
+    InputError for a tensor of more elements than TensorRT counts.
+    """
     network.name = f"sparsespec {spec.kind}"
     io = spec.io
+    _check_volumes(io)
     tensors = {tensor.name: _add_input(trt, network, tensor) for tensor in io.inputs}
     ops = TensorRTOps(trt, network, attention)
     weights = {tensor.name: tensors[tensor.name] for tensor in io.weights}
@@ -83,6 +90,16 @@ def data_type(trt: TensorRT, dtype: ElementType) -> DataType:
         "int32": types.INT32,
         "int64": types.INT64,
     }[dtype]
+
+
+def _check_volumes(io: EngineIo) -> None:
+    for tensor in (*io.inputs, io.logits):
+        volume = math.prod(tensor.at(io.profiles[-1].most))
+        if volume > MAX_ELEMENTS:
+            raise InputError(
+                f"{io.kind}.engine: {tensor.name}: expected at most {MAX_ELEMENTS} elements, found {volume}; build "
+                "with a smaller max_batch_size, max_draft_len, max_budget or max_seq_len"
+            )
 
 
 def _add_input(trt: TensorRT, network: INetworkDefinition, tensor: EngineTensor) -> ITensor:

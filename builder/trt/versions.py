@@ -11,6 +11,7 @@ from sparsespec.builder.trt.api import Builder, INetworkDefinition, TensorRT
 # Aliased plugin inputs and outputs came with 10.3.
 LEAST_VERSION = (10, 3)
 BEYOND_VERSION = (12, 0)
+_BLACKWELL, _LEAST_FOR_BLACKWELL = (10, 0), (10, 8)
 
 
 class TensorRTUnavailableError(RuntimeError):
@@ -39,6 +40,13 @@ def version_numbers(version: str) -> tuple[int, int]:
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else (0, 0)
 
 
+def obstacle_for_gpu(version: str, compute_capability: tuple[int, int]) -> str | None:
+    """Why TensorRT of that version does not serve such a GPU; None where it does, as far as its release notes say."""
+    if compute_capability >= _BLACKWELL and version_numbers(version) < _LEAST_FOR_BLACKWELL:
+        return f"GPUs of compute capability 10.0 or newer need TensorRT 10.8 or newer, found {version}"
+    return None
+
+
 def strongly_typed_network(trt: TensorRT, builder: Builder) -> INetworkDefinition:
     """An empty network. In 10.x types are the builder's to change unless it is told; 11 knows only this kind."""
     return builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -49,7 +57,8 @@ def implement(interface: type, methods: object) -> Any:
 
     TensorRT's interfaces exist only once it is imported, so no class of ours can be derived from one.
     """
-    names = [name for name in dir(methods) if not name.startswith("_")]
+    members = vars(type(methods)).items()
+    names = [name for name, member in members if callable(member) and not name.startswith("_")]
     namespace = {name: _forwarding(getattr(methods, name)) for name in names}
     return type(type(methods).__name__, (interface,), namespace)()
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from sparsespec.builder.decoder import attention_params
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import InputError
 from sparsespec.plugins.library import PluginsUnavailableError, plugin_host_path, plugin_library_path
+from sparsespec.plugins.limits import MAX_BLOCK_ROWS, MAX_SLOTS, unserved
 from sparsespec.plugins.plugin_host import PluginError, PluginLibrary
 from sparsespec.runtime.device.attention_ops import AttentionOps, OracleAttention, ReferenceAttention
 from sparsespec.runtime.device.drafter import Drafter
 from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.plugin_ops import PluginAttention
 
-# What the kernels are built for; plugins/pillar_attention/params.h and pillar_plan/params.h say the same.
-_HEAD_DIMS = (64, 96, 128)
-_PAGE_SIZES = (16, 32, 64)
-_MOST_QUERY_HEADS = 16  # that share a KV head
-_MOST_BLOCK_ROWS = 17
-_MOST_SLOTS = 1024
 _EVERYWHERE = "--attention reference works everywhere"
 
 
@@ -35,27 +32,27 @@ def choose_attention(
     if choice == "reference" or (choice == "auto" and (drafter.needs.oracle or not served)):
         return OracleAttention() if drafter.needs.oracle else ReferenceAttention()
     _check(config.max_batch_size, engine, drafter, device)
-    plugins = _plugins()
+    plugins = _plugins(config.plugin_library)
     _try_on(device, plugins, engine)
     return plugins
 
 
 def _check(num_slots: int, engine: EngineConfig, drafter: Drafter, device: torch.device) -> None:
     model, build = engine.model, engine.build
-    group, block_rows = model.num_heads // model.num_kv_heads, drafter.config.draft_len + 1
+    block_rows = drafter.config.draft_len + 1
     _expect(device.type == "cuda", "a CUDA device", device.type)
     _expect(build.element_size == 2, "an engine of bfloat16 or float16", build.dtype)
     _expect(not drafter.needs.oracle, "a drafter whose pillars are chosen before its rows run", drafter.config.drafter)
-    _expect(model.head_dim in _HEAD_DIMS, f"head_dim {_listed(_HEAD_DIMS)}", model.head_dim)
-    _expect(build.page_size in _PAGE_SIZES, f"page_size {_listed(_PAGE_SIZES)}", build.page_size)
-    _expect(group <= _MOST_QUERY_HEADS, f"at most {_MOST_QUERY_HEADS} query heads for each KV head", group)
-    _expect(block_rows <= _MOST_BLOCK_ROWS, f"at most {_MOST_BLOCK_ROWS} rows (k + 1) in a verification", block_rows)
-    _expect(num_slots <= _MOST_SLOTS, f"max_batch_size of at most {_MOST_SLOTS}", num_slots)
+    reason = unserved(model.head_dim, model.num_heads // model.num_kv_heads, build.page_size)
+    if reason is not None:
+        raise InputError(f"attention plugins: {reason}; {_EVERYWHERE}")
+    _expect(block_rows <= MAX_BLOCK_ROWS, f"at most {MAX_BLOCK_ROWS} rows (k + 1) in a verification", block_rows)
+    _expect(num_slots <= MAX_SLOTS, f"max_batch_size of at most {MAX_SLOTS}", num_slots)
 
 
-def _plugins() -> PluginAttention:
+def _plugins(library: Path | None) -> PluginAttention:
     try:
-        return PluginAttention(PluginLibrary(plugin_library_path(), plugin_host_path()))
+        return PluginAttention(PluginLibrary(library or plugin_library_path(), plugin_host_path()))
     except (PluginsUnavailableError, PluginError) as error:
         raise InputError(f"attention plugins: {error}\n{_EVERYWHERE}") from error
 
@@ -73,7 +70,3 @@ def _try_on(device: torch.device, plugins: PluginAttention, engine: EngineConfig
 def _expect(condition: bool, expected: str, found: object) -> None:
     if not condition:
         raise InputError(f"attention plugins: expected {expected}, found {found}; {_EVERYWHERE}")
-
-
-def _listed(numbers: tuple[int, ...]) -> str:
-    return f"{', '.join(map(str, numbers[:-1]))} or {numbers[-1]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from sparsespec.runtime.config import AttentionName
 
@@ -14,3 +15,4 @@ class ExecutorConfig:
     max_batch_size: int
     num_pages: int
     attention: AttentionName = "auto"
+    plugin_library: Path | None = None  # the one beside the package when None

@@ -7,10 +7,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparsespec.builder.model_config import ModelConfig
+from sparsespec.builder.ops import Fp8Weight
 from sparsespec.builder.rope import rope_frequencies
 from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
 from sparsespec.plugins.pillar_attention.reference import rms_norm
 from sparsespec.runtime.device.attention_ops import AttentionOps
+from sparsespec.runtime.device.fp8 import linear_fp8
 
 
 class TorchOps:
@@ -31,6 +33,10 @@ class TorchOps:
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """See Ops."""
         return functional.linear(x, weight, bias)
+
+    def linear_fp8(self, x: Tensor, weight: Fp8Weight[Tensor], bias: Tensor | None = None) -> Tensor:
+        """See Ops."""
+        return linear_fp8(x, weight, bias)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """See Ops."""

@@ -12,7 +12,7 @@ import torch
 
 from sparsespec.builder import build_engine
 from sparsespec.builder.engine_dir import load_weights, read_engine_config
-from sparsespec.builder.fused_weights import fused_shapes
+from sparsespec.builder.fused_weights import fused_specs
 from sparsespec.builder.rope import YarnScaling, yarn_amplitude
 from sparsespec.builder.tokenizer_files import load_tokenizer
 from tiny_gguf import write_tiny_gguf
@@ -35,7 +35,7 @@ def test_engine_is_complete(checkpoint: Path, tmp_path: Path, capsys: pytest.Cap
     assert run(checkpoint, output, "--page_size", "8") == 0
     config = read_engine_config(output)
     assert (config.model, config.build.dtype, config.build.page_size) == (MODEL, "bfloat16", 8)
-    assert list(load_weights(output, config, "cpu")) == list(fused_shapes(MODEL))
+    assert list(load_weights(output, config, "cpu")) == list(fused_specs(MODEL, "bfloat16"))
     assert load_tokenizer(output).eos_token_id == 0
     assert capsys.readouterr().out.startswith(f"{output}: 0.1M parameters, 0.1 MB, built in ")
 
@@ -130,7 +130,7 @@ def test_interrupt(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_engine, "fused_shapes", interrupted)
+    monkeypatch.setattr(build_engine, "fused_specs", interrupted)
     assert run(checkpoint, tmp_path / "engine") == 130
     assert not (tmp_path / "engine").exists()
 

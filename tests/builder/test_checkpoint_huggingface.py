@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from sparsespec.builder.checkpoint import open_checkpoint, opening
 from sparsespec.builder.errors import CheckpointError, EngineError
 from sparsespec.builder.fuse import fused_weights
-from sparsespec.builder.fused_weights import fused_shapes
+from sparsespec.builder.fused_weights import fused_specs
 from sparsespec.builder.model_config import Family, ModelConfig
 from tiny_models import tiny_hf_model, tiny_model_config, write_tiny_hf_checkpoint
 
@@ -41,7 +41,8 @@ def check_fused(source: Path, expected: dict[str, torch.Tensor], model: ModelCon
     checkpoint = open_checkpoint(str(source))
     assert checkpoint.model == model
     fused = dict(fused_weights(checkpoint, torch.float32))
-    assert {name: tuple(tensor.shape) for name, tensor in fused.items()} == fused_shapes(model)
+    shapes = {name: spec.shape for name, spec in fused_specs(model, "float32").items()}
+    assert {name: tuple(tensor.shape) for name, tensor in fused.items()} == shapes
     layer = "model.layers.1"
     sources = {
         "embedding": ["model.embed_tokens.weight"],

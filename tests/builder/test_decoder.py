@@ -6,8 +6,9 @@ from typing import get_args
 import pytest
 
 from sparsespec.builder.decoder import Decoder, DecoderInputs, attention_params
-from sparsespec.builder.fused_weights import fused_shapes
+from sparsespec.builder.fused_weights import INPUT_SCALE, WEIGHT_SCALE, fused_specs
 from sparsespec.builder.model_config import Family, ModelConfig
+from sparsespec.builder.ops import Fp8Weight
 from sparsespec.plugins.pillar_attention.inputs import (
     AttentionInputs,
     LayerInputs,
@@ -57,6 +58,17 @@ class RecordingOps:
         operands = (x, weight) if bias is None else (x, weight, bias)
         return self._made("linear", operands, (x.shape[0], weight.shape[0]))
 
+    def linear_fp8(self, x: Handle, weight: Fp8Weight[Handle], bias: Handle | None = None) -> Handle:
+        name = weight.weight.name
+        assert (weight.weight_scale, weight.input_scale) == (
+            Handle(f"{name}.{WEIGHT_SCALE}", ()),
+            Handle(f"{name}.{INPUT_SCALE}", ()),
+        )
+        assert x.shape[1] == weight.weight.shape[1]
+        assert bias is None or bias.shape == weight.weight.shape[:1]
+        operands = (x, weight.weight) if bias is None else (x, weight.weight, bias)
+        return self._made("linear_fp8", operands, (x.shape[0], weight.weight.shape[0]))
+
     def add(self, a: Handle, b: Handle) -> Handle:
         assert a.shape == b.shape
         return self._made("add", (a, b), a.shape)
@@ -99,7 +111,7 @@ def layer_inputs(layer: int) -> LayerInputs[Handle]:
 
 
 def record(model: ModelConfig) -> tuple[list[str], Handle]:
-    weights = {name: Handle(name, shape) for name, shape in fused_shapes(model).items()}
+    weights = {name: Handle(name, spec.shape) for name, spec in fused_specs(model, "float32").items()}
     ops = RecordingOps()
     inputs = DecoderInputs(
         token_ids=Handle("token_ids", ("rows",)),
@@ -167,6 +179,20 @@ def test_norms_of_qwen3() -> None:
     ]
 
 
+@pytest.mark.parametrize("family", get_args(Family))
+def test_products_of_fp8(family: Family) -> None:
+    """The same network, but for the four products of each layer."""
+    plain, _ = record(replace(MODEL, family=family))
+    calls, _ = record(replace(MODEL, family=family, quantization="fp8"))
+    products = ("qkv", "o_proj", "gate_up", "down_proj")
+    expected = [
+        call.replace(" linear ", " linear_fp8 ") if any(f".{name}" in call for name in products) else call
+        for call in plain
+    ]
+    assert calls == expected
+    assert sum(" linear_fp8 " in call for call in calls) == 4 * 3
+
+
 def test_attention_of_a_model() -> None:
     assert attention_params(MODEL, page_size=4) == replace(PARAMS, score_planes="mean")
 
@@ -177,5 +203,6 @@ def test_every_weight_is_used_once(tied: bool, family: Family) -> None:
     model = replace(MODEL, family=family, tie_word_embeddings=tied)
     calls, _ = record(model)
     operands = [operand for call in calls[1:] for operand in call.split(maxsplit=3)[3].split(", ")]
-    used = [operand for operand in operands if operand in fused_shapes(model)]
-    assert sorted(used) == sorted([*fused_shapes(model), *(["embedding"] if tied else [])])
+    specs = fused_specs(model, "float32")
+    used = [operand for operand in operands if operand in specs]
+    assert sorted(used) == sorted([*specs, *(["embedding"] if tied else [])])

@@ -238,7 +238,7 @@ def test_qwen2_has_its_biases_whatever_it_says(tmp_path: Path) -> None:
         ("qwen3", {"attention_bias": True}, "attention_bias: only False is supported, found True"),
         ("llama", {"mlp_bias": True}, "mlp_bias: only False is supported, found True"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act: only 'silu' is supported, found 'gelu'"),
-        ("qwen2", {"quantization_config": {"bits": 4}}, "quantization_config: only None is supported"),
+        ("qwen2", {"quantization_config": {"bits": 4}}, "quantization_config: quant_method: only 'modelopt'"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: only 1.0 is supported, found 0.5"),
         ("llama", {"hidden_size": None}, "hidden_size: expected int, found nothing"),
         ("llama", {"num_attention_heads": "4"}, "num_attention_heads: expected int, found '4'"),

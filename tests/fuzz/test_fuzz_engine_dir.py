@@ -12,6 +12,7 @@ from hostile_campaign import campaign, result_or_error
 from hostile_checkpoints import read_all, small_model
 from hostile_mutations import damaged_bytes
 from sparsespec.builder.build_config import BuildConfig
+from sparsespec.runtime.config import RuntimeConfig
 from sparsespec.runtime.loading import load_engine
 from tiny_models import tiny_hf_model, write_tiny_engine, write_tiny_hf_checkpoint
 from tiny_trtllm import write_tiny_trtllm
@@ -26,7 +27,7 @@ def test_engines(tmp_path: Path) -> None:
 
     def attempt(random: Random) -> None:
         _copy_with_surprises(engine, target, names, random)
-        result_or_error(lambda: load_engine(target, "cpu"), str(target))
+        result_or_error(lambda: load_engine(target, RuntimeConfig(device="cpu")), str(target))
 
     campaign("files of an engine", attempt)
 

@@ -16,7 +16,7 @@ from hostile_checkpoints import read_all, small_model
 from hostile_mutations import ODD_INTEGERS, ODD_TEXTS, damaged_bytes, damaged_json
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import load_weights, read_engine_config
-from sparsespec.builder.fused_weights import fused_shapes
+from sparsespec.builder.fused_weights import fused_specs
 from tiny_models import tiny_hf_model, write_tiny_engine, write_tiny_hf_checkpoint
 from tiny_trtllm import edit_config, write_tiny_trtllm
 
@@ -72,7 +72,8 @@ def test_an_engine(tmp_path: Path) -> None:
     def check() -> None:
         weights = read()
         if isinstance(weights, dict):
-            assert {name: tuple(weight.shape) for name, weight in weights.items()} == fused_shapes(MODEL)
+            shapes = {name: spec.shape for name, spec in fused_specs(MODEL, "float32").items()}
+            assert {name: tuple(weight.shape) for name, weight in weights.items()} == shapes
             assert all(weight.dtype == torch.float32 for weight in weights.values())
 
     _try_file("safetensors of an engine", engine / "weights.safetensors", check)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sparsespec.builder.errors import EngineError, InputError
+from sparsespec.runtime.config import RuntimeConfig
 from sparsespec.runtime.loading import load_engine, resolve_device
 from tiny_llm import BUILD
 from tiny_models import tiny_model_config, write_tiny_engine
@@ -15,7 +16,7 @@ from tiny_models import tiny_model_config, write_tiny_engine
 
 def test_engine_from_disk(tmp_path: Path) -> None:
     directory = write_tiny_engine(tmp_path / "engine", tiny_model_config(), BUILD, seed=0)
-    engine = load_engine(directory, "cpu")
+    engine = load_engine(directory, RuntimeConfig(device="cpu"))
     assert engine.config.model == tiny_model_config()
     assert engine.weights["embedding"].dtype == torch.float64
     assert engine.codec.decode(engine.codec.encode("one pillar")) == "one pillar"
@@ -25,7 +26,7 @@ def test_no_tokenizer(tmp_path: Path) -> None:
     directory = write_tiny_engine(tmp_path / "engine", tiny_model_config(), BUILD, seed=0)
     (directory / "tokenizer.json").unlink()
     with pytest.raises(EngineError, match="tokenizer"):
-        load_engine(directory, "cpu")
+        load_engine(directory, RuntimeConfig(device="cpu"))
 
 
 @pytest.mark.parametrize("device", ["gpu", "cpu:0", "cpu:x", "cuda:x", "cuda:", "", "mps"])

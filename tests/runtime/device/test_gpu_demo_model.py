@@ -102,7 +102,7 @@ def test_every_layer_of_every_step(
         return compared[-1]
 
     monkeypatch.setattr(torch_executor, "choose_attention", choose_compared)
-    engine = load_engine(engine_dir, "cuda")
+    engine = load_engine(engine_dir, RuntimeConfig(device="cuda"))
     source = Path(torch.__file__).parent / "nn" / "functional.py"
     prompt = engine.codec.encode(source.read_text()[:12000])[:2500]
     llm = LLM(engine, SpeculationConfig(), RuntimeConfig(attention="plugins"))

@@ -1,0 +1,74 @@
+"""The engines of an engine directory: both built, looked into, and written beside the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from rich.progress import Progress
+
+from sparsespec.builder.engine_dir import ENGINE_FILES, LAYER_FILES, EngineConfig
+from sparsespec.builder.trt.attention_layers import PluginLayers, load_plugin_library
+from sparsespec.builder.trt.availability import Usable
+from sparsespec.builder.trt.compile import EngineBuilder, Toolchain, inspect_engine
+from sparsespec.builder.trt.config import TensorRTBuild, TensorRTConfig
+from sparsespec.builder.trt.engine_io import EngineKind
+from sparsespec.builder.trt.network import EngineSpec
+
+
+@dataclass(frozen=True)
+class CompiledEngine:
+    """One engine, and what TensorRT's inspector says of it."""
+
+    kind: EngineKind
+    plan: bytes
+    layers: str  # JSON
+    seconds: float  # building took
+
+
+@dataclass(frozen=True)
+class CompiledEngines:
+    """Both, for one GPU and one TensorRT."""
+
+    built: TensorRTBuild
+    engines: tuple[CompiledEngine, ...]
+
+    def write(self, directory: Path) -> None:
+        """Into an engine directory. Raises OSError."""
+        for each in self.engines:
+            (directory / ENGINE_FILES[each.kind]).write_bytes(each.plan)
+            (directory / LAYER_FILES[each.kind]).write_text(each.layers + "\n", encoding="utf-8")
+
+
+def compile_engines(
+    usable: Usable, engine: EngineConfig, config: TensorRTConfig, progress: Progress
+) -> CompiledEngines:
+    """Build draft.engine and verify.engine on usable.gpu. EngineError with TensorRT's words where it cannot.
+
+    Weights are inputs of the engines: none is needed here.
+    """
+    trt = usable.trt
+    load_plugin_library(trt, usable.plugin_library)
+    builder = EngineBuilder(Toolchain(trt, PluginLayers(trt)), progress)
+
+    def compiled(kind: EngineKind) -> CompiledEngine:
+        start = perf_counter()
+        plan = builder.build(EngineSpec(engine.model, engine.build, config, kind))
+        return CompiledEngine(kind, plan, inspect_engine(trt, plan), perf_counter() - start)
+
+    return CompiledEngines(tensorrt_build(usable, config), (compiled("draft"), compiled("verify")))
+
+
+def tensorrt_build(usable: Usable, config: TensorRTConfig) -> TensorRTBuild:
+    """What config.json says of engines built here."""
+    return TensorRTBuild(
+        version=usable.trt.__version__,
+        gpu=usable.gpu.name,
+        compute_capability=usable.gpu.capability,
+        score_planes=config.score_planes,
+        score_normalizer=config.score_normalizer,
+        opt_batch_size=config.opt_batch_size,
+        builder_opt=config.builder_opt,
+        profiling_verbosity=config.profiling_verbosity,
+    )

@@ -1,0 +1,26 @@
+"""What the kernels are built for; pillar_attention/params.h, pillar_plan/params.h and plugin.cpp say the same."""
+
+from __future__ import annotations
+
+HEAD_DIMS = (64, 96, 128)
+PAGE_SIZES = (16, 32, 64)
+MAX_GROUP = 16  # query heads that share a KV head
+MAX_BLOCK_ROWS = 17  # rows of one verification
+MAX_SLOTS = 1024
+LEAST_CAPABILITY = (8, 0)  # of a GPU: what the kernels' matrix instructions need
+
+
+def unserved(head_dim: int, group: int, page_size: int) -> str | None:
+    """What of a model and its pages the kernels do not serve, as "expected ..., found ..."; None if they do."""
+    if head_dim not in HEAD_DIMS:
+        return f"expected head_dim {listed(HEAD_DIMS)}, found {head_dim}"
+    if page_size not in PAGE_SIZES:
+        return f"expected page_size {listed(PAGE_SIZES)}, found {page_size}"
+    if group > MAX_GROUP:
+        return f"expected at most {MAX_GROUP} query heads for each KV head, found {group}"
+    return None
+
+
+def listed(numbers: tuple[int, ...]) -> str:
+    """As in "64, 96 or 128"."""
+    return f"{', '.join(map(str, numbers[:-1]))} or {numbers[-1]}"

@@ -1,0 +1,1 @@
+"""What `sparsespec doctor` is made of."""

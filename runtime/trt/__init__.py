@@ -1,0 +1,1 @@
+"""TensorRT engines at run time."""

@@ -1,0 +1,102 @@
+"""The two engines of an engine directory, brought into memory and held against what the session will bind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsespec.builder.engine_dir import ENGINE_FILES, EngineConfig
+from sparsespec.builder.errors import EngineError
+from sparsespec.builder.trt.api import ICudaEngine, Runtime, TensorRT
+from sparsespec.builder.trt.attention_layers import load_plugin_library
+from sparsespec.builder.trt.engine_io import EngineIo, EngineKind, EngineTensor, Profile, engine_io
+from sparsespec.builder.trt.messages import ErrorLog, python_logger
+from sparsespec.builder.trt.network import data_type
+from sparsespec.builder.trt.versions import implement
+
+
+@dataclass(frozen=True)
+class LoadedPart:
+    """One engine, and what it takes and gives."""
+
+    io: EngineIo
+    engine: ICudaEngine
+
+
+@dataclass(frozen=True)
+class TensorRTEngines:
+    """Both engines; several sessions may share them."""
+
+    trt: TensorRT
+    runtime: Runtime  # owns what the engines need
+    draft: LoadedPart
+    verify: LoadedPart
+    errors: ErrorLog
+    recorder: object  # forwards to `errors`; TensorRT does not keep it alive
+
+
+def load_engines(trt: TensorRT, engine_dir: Path, config: EngineConfig, plugin_library: Path) -> TensorRTEngines:
+    """Deserialise and check both engines. EngineError says which file, what was expected and what was found."""
+    load_plugin_library(trt, plugin_library)
+    errors = ErrorLog()
+    runtime, recorder = trt.Runtime(python_logger(trt)), implement(trt.IErrorRecorder, errors)
+    runtime.error_recorder = recorder
+
+    def load(kind: EngineKind) -> LoadedPart:
+        path = engine_dir / ENGINE_FILES[kind]
+        engine = runtime.deserialize_cuda_engine(_read(path))
+        if engine is None:
+            raise EngineError(f"{path}: TensorRT {trt.__version__} does not take this engine: {errors.take()}")
+        part = LoadedPart(_expected_io(config, kind), engine)
+        _check(trt, path, part)
+        return part
+
+    return TensorRTEngines(trt, runtime, load("draft"), load("verify"), errors, recorder)
+
+
+def _expected_io(config: EngineConfig, kind: EngineKind) -> EngineIo:
+    built = config.tensorrt
+    assert built is not None
+    return engine_io(config.model, config.build, built.config, kind)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read: {error}") from error
+
+
+def _check(trt: TensorRT, path: Path, part: LoadedPart) -> None:
+    """Names, directions, types, shapes and profiles."""
+    io, engine = part.io, part.engine
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    expected = {tensor.name: tensor for tensor in (*io.inputs, *io.outputs)}
+    for name in names:
+        _expect(name in expected, path, name, "no such tensor", "one")
+    for name, tensor in expected.items():
+        _expect(name in names, path, name, "a tensor", "none")
+        mode = trt.TensorIOMode.INPUT if tensor in io.inputs else trt.TensorIOMode.OUTPUT
+        found_mode = engine.get_tensor_mode(name)
+        _expect(found_mode == mode, path, name, mode.name, found_mode.name)
+        dtype, found_dtype = data_type(trt, tensor.dtype), engine.get_tensor_dtype(name)
+        _expect(found_dtype == dtype, path, name, dtype.name, found_dtype.name)
+        shape, found = list(tensor.declared), list(engine.get_tensor_shape(name))
+        _expect(found == shape, path, name, f"shape {shape}", f"{found}")
+    count = engine.num_optimization_profiles
+    _expect(count == len(io.profiles), path, "profiles", str(len(io.profiles)), str(count))
+    for index, profile in enumerate(io.profiles):
+        for tensor in io.inputs:
+            if tensor.is_dynamic:
+                _check_profile(path, engine, tensor, profile, index)
+
+
+def _check_profile(path: Path, engine: ICudaEngine, tensor: EngineTensor, profile: Profile, index: int) -> None:
+    expected = [list(tensor.at(sizes)) for sizes in (profile.least, profile.usual, profile.most)]
+    found = [list(shape) for shape in engine.get_tensor_profile_shape(tensor.name, index)]
+    _expect(found == expected, path, f"{tensor.name} in profile {index}", f"{expected}", f"{found}")
+
+
+def _expect(condition: bool, path: Path, name: str, expected: str, found: str) -> None:
+    if not condition:
+        raise EngineError(f"{path}: {name}: expected {expected}, found {found}; build the engine again")
