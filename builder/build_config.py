@@ -12,6 +12,8 @@ DType = Literal["auto", "float64", "float32", "float16", "bfloat16"]
 ELEMENT_SIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 MAX_PAGE_SIZE = 1024
+# Bytes: TensorRT binds nothing else. Scores have 2 of them or more, pillars 4.
+ADDRESS_ALIGNMENT = 256
 # Tokens that one draft row may look up beside its pillars.
 MAX_LOOKUPS = 256
 
@@ -48,6 +50,16 @@ class BuildConfig:
         return self.max_seq_len + self.max_draft_len + 1
 
     @property
+    def scored_positions(self) -> int:
+        """max_positions, rounded up so that every layer's scores begin where TensorRT takes an address."""
+        return _rounded_up(self.max_positions, ADDRESS_ALIGNMENT // 2)
+
+    @property
+    def max_pillars(self) -> int:
+        """max_budget, rounded up so that every layer's pillars begin where TensorRT takes an address."""
+        return _rounded_up(self.max_budget, ADDRESS_ALIGNMENT // 4)
+
+    @property
     def max_pages(self) -> int:
         """Pages of a slot that is full."""
         return -(-self.max_positions // self.page_size)
@@ -56,3 +68,7 @@ class BuildConfig:
     def element_size(self) -> int:
         """Bytes of one weight or KV element; `dtype` must have been resolved from `auto`."""
         return ELEMENT_SIZE[self.dtype]
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

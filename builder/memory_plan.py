@@ -191,16 +191,16 @@ def _kv_cache(model: ModelConfig, build: BuildConfig, use: PlannedUse) -> Memory
 def _drafting(model: ModelConfig, build: BuildConfig, use: PlannedUse) -> tuple[MemoryItem, ...]:
     """What drafting adds to plain decoding."""
     slots, layers, drafts = use.max_batch_size, model.num_layers, use.draft_len
-    heads, positions, exact = model.num_kv_heads, build.max_positions, _exact_size(build)
+    heads, positions, exact = model.num_kv_heads, build.scored_positions, _exact_size(build)
     planes, score = num_score_planes(use.score_planes, drafts + 1), 2 if build.element_size == 2 else exact
-    pillars = layers * slots * heads * build.max_budget * _INT32
+    pillars = layers * slots * heads * build.max_pillars * _INT32
     scores = layers * slots * planes * heads * positions * score
     history = layers * slots * heads * positions * exact if use.score_history else 0
     lse = layers * slots * max(1, drafts) * model.num_heads * exact
     probs = slots * drafts * model.vocab_size * exact
     each = "per layer, request and KV head"
     return (
-        MemoryItem("pillars", pillars, f"{build.max_budget:,} positions {each}"),
+        MemoryItem("pillars", pillars, f"{build.max_pillars:,} positions {each}"),
         MemoryItem("scores", scores, f"{planes} x {positions:,} positions {each} ({use.score_planes})"),
         MemoryItem("score_history", history, f"{positions:,} positions {each}"),
         MemoryItem("draft_lse", lse, "log-sum-exp per draft, layer, request and head"),
@@ -225,11 +225,11 @@ def _slots(build: BuildConfig, use: PlannedUse) -> tuple[MemoryItem, ...]:
 
 
 def _tables(model: ModelConfig, build: BuildConfig) -> tuple[MemoryItem, ...]:
-    positions = build.max_positions
+    positions = build.scored_positions
     rope = positions * model.head_dim * _exact_size(build)
     return (
         MemoryItem("rope_table", rope, f"cosines and sines of {positions:,} positions"),
-        MemoryItem("budget", positions * _INT64, "tokens that draft rows read, by position"),
+        MemoryItem("budget", build.max_positions * _INT64, "tokens that draft rows read, by position"),
     )
 
 

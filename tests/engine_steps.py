@@ -142,7 +142,7 @@ def _step_values(
         "score_index": rng.permutation(sizes.max_scored)[: len(slots)],
         "lookups": lookups,
         "page_table": rng.permutation(sizes.num_pages)[: len(slots) * spec.build.max_pages],
-        "rope_table": rope_table(spec.model, spec.build.max_positions, torch.float32),
+        "rope_table": rope_table(spec.model, spec.build.scored_positions, torch.float32),
     }
 
 

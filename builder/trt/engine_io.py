@@ -223,7 +223,7 @@ def _step_tensors(
         EngineTensor("lookups", "int32", (batch, Axis("max_lookups"))),
         *by_slot("num_lookups"),
         EngineTensor("page_table", "int32", (batch, build.max_pages)),
-        EngineTensor("rope_table", "float32", (build.max_positions, model.head_dim)),
+        EngineTensor("rope_table", "float32", (build.scored_positions, model.head_dim)),
     )
 
 
@@ -231,11 +231,11 @@ def _layer_tensors(model: ModelConfig, build: BuildConfig, planes: ScorePlanes, 
     batch, heads = Axis("max_batch_size"), model.num_kv_heads
     pool = (Axis("num_pages"), 2, heads, build.page_size, model.head_dim)
     num_planes: Extent = Axis("num_planes") if planes == "rows" else num_score_planes(planes, 0)
-    scores = (Axis("max_scored"), num_planes, heads, build.max_positions)
+    scores = (Axis("max_scored"), num_planes, heads, build.scored_positions)
     tensors = [
         EngineTensor("kv_pool", _element_type(build.dtype), pool),
         EngineTensor("draft_lse", "float32", (batch, Axis("max_draft_len"), model.num_heads)),
-        EngineTensor("pillars", "int32", (batch, heads, build.max_budget)),
+        EngineTensor("pillars", "int32", (batch, heads, build.max_pillars)),
         *(() if planes == "none" else (EngineTensor("scores", _score_type(build), scores),)),
     ]
     return tuple(EngineTensor(layer_tensor(layer, each.name), each.dtype, each.shape) for each in tensors)

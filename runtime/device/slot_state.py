@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sparsespec.builder.build_config import BuildConfig
+from sparsespec.builder.build_config import ADDRESS_ALIGNMENT, BuildConfig
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.runtime.request import RequestSpec
 from sparsespec.runtime.sampling_params import MAX_STOP_TOKEN_IDS
@@ -24,13 +25,13 @@ class SlotState:
     recent_start: Tensor  # [B] int32
     num_staying: Tensor  # [B] int32
     num_moving: Tensor  # [B] int32
-    pillars: Tensor  # [num_layers, B, num_kv_heads, max_budget] int32
+    pillars: Tensor  # [num_layers, B, num_kv_heads, max_pillars] int32
     lookup_budget: Tensor  # [B] int32: the budget's part for them
     num_lookups: Tensor  # [B] int32
     lookups: Tensor  # [B, max_lookups] int32, at least one wide
     num_drafts: Tensor  # [B] int32: drafts to verify; fewer than were scheduled where a drafter found none
     draft_lse: Tensor  # [num_layers, B, k, num_heads]: see LayerInputs
-    score_history: Tensor  # [num_layers, B, num_kv_heads, max_positions], or empty where no ranking keeps it
+    score_history: Tensor  # [num_layers, B, num_kv_heads, scored_positions], or empty where no ranking keeps it
     page_table: Tensor  # [B, max_pages] int32
     draft_probs: Tensor  # [B, k, vocab_size]: the distribution each draft was drawn from; the largest by far
     prompt_len: Tensor  # [B] int64
@@ -108,14 +109,18 @@ def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, 
         recent_start=zeros(size),
         num_staying=zeros(size),
         num_moving=zeros(size),
-        pillars=zeros(model.num_layers, size, model.num_kv_heads, build.max_budget),
+        pillars=zeros(model.num_layers, size, model.num_kv_heads, build.max_pillars),
         lookup_budget=zeros(size),
         num_lookups=zeros(size),
         lookups=zeros(size, max(1, limits.max_lookups)),
         num_drafts=zeros(size) + limits.draft_len,
-        draft_lse=zeros(model.num_layers, size, max(1, limits.draft_len), model.num_heads, dtype=exact),
+        draft_lse=_aligned_layers(model.num_layers, (size, max(1, limits.draft_len), model.num_heads), exact, device),
         score_history=zeros(
-            model.num_layers, size if limits.score_history else 0, model.num_kv_heads, positions, dtype=exact
+            model.num_layers,
+            size if limits.score_history else 0,
+            model.num_kv_heads,
+            build.scored_positions,
+            dtype=exact,
         ),
         page_table=zeros(size, build.max_pages),
         draft_probs=zeros(size, limits.draft_len, model.vocab_size, dtype=exact),
@@ -131,3 +136,11 @@ def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, 
         min_len=zeros(size, dtype=torch.int64),
         stop_token_ids=zeros(size, MAX_STOP_TOKEN_IDS, dtype=torch.int64),
     )
+
+
+def _aligned_layers(num_layers: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros [num_layers, *shape] of which every layer is contiguous and begins where TensorRT takes an address."""
+    count, unit = math.prod(shape), ADDRESS_ALIGNMENT // dtype.itemsize
+    padded = torch.zeros(num_layers, -(-count // unit) * unit, dtype=dtype, device=device)
+    layers: Tensor = padded[:, :count].unflatten(1, shape)
+    return layers

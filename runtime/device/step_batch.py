@@ -63,9 +63,9 @@ class StepMemory:
 
     state: SlotState
     budget: Tensor  # [max_positions] int64: tokens per KV head that drafts read, by the verified tokens
-    rope_table: Tensor  # [max_positions, head_dim]
+    rope_table: Tensor  # [scored_positions, head_dim]
     kv_pool: Tensor  # [num_layers, num_pages, 2, num_kv_heads, page_size, head_dim]
-    scores: Tensor  # [num_layers, max_batch_size, planes, num_kv_heads, max_positions]; empty without scored rows
+    scores: Tensor  # [num_layers, max_batch_size, planes, num_kv_heads, scored_positions]; empty without scored rows
     layers: tuple[LayerInputs[Tensor], ...]  # views of the above and of state.pillars
 
     @property

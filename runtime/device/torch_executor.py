@@ -173,7 +173,7 @@ def make_memory(
 ) -> StepMemory:
     """Allocate what outlives a step. Raises InputError where there is no room for it."""
     model, build = engine.model, engine.build
-    positions = build.max_positions
+    positions = build.scored_positions
     needs, draft_len = drafter.needs, drafter.config.draft_len
     pool = (model.num_layers, config.num_pages, 2, model.num_kv_heads, build.page_size, model.head_dim)
     planes = num_score_planes(needs.score_planes, draft_len + 1)
@@ -193,7 +193,7 @@ def make_memory(
         ) from error
     return StepMemory(
         state=state,
-        budget=torch.tensor([drafter.config.budget(kv_len) for kv_len in range(positions)], device=device),
+        budget=torch.tensor([drafter.config.budget(kv_len) for kv_len in range(build.max_positions)], device=device),
         rope_table=rope,
         kv_pool=kv_pool,
         scores=scores,

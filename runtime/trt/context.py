@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sparsespec.builder.build_config import ADDRESS_ALIGNMENT
 from sparsespec.builder.errors import BackendError, EngineError
 from sparsespec.builder.trt.api import IExecutionContext
 from sparsespec.builder.trt.engine_io import UPDATED, ElementType, EngineTensor, Sizes
@@ -47,6 +48,8 @@ def check_bindings(part: LoadedPart, bindings: Bindings) -> None:
         shape, fits = tensor.at(bindings.sizes), tuple(bound.shape) == tensor.at(bindings.sizes)
         if not fits and not _is_of_a_step(tensor):
             raise EngineError(f"{where} shape {list(shape)}, found {list(bound.shape)}")
+        if bound.is_cuda and bound.data_ptr() % ADDRESS_ALIGNMENT:
+            raise EngineError(f"{where} an address of whole {ADDRESS_ALIGNMENT} bytes, found {bound.data_ptr():#x}")
         if not bound.is_contiguous():
             raise EngineError(f"{where} a contiguous tensor, found strides {list(bound.stride())}")
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from sparsespec.builder.build_config import BuildConfig
+from sparsespec.builder.build_config import BuildConfig, DType
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import InputError
 from sparsespec.runtime.config import SpeculationConfig
@@ -48,3 +50,19 @@ def test_a_drafter_gets_the_memory_that_it_needs(speculation: SpeculationConfig,
     assert memory.state.lookups.shape == (2, max(1, lookups))
     assert memory.state.draft_lse.shape == (2, 2, max(1, speculation.draft_len), 4)
     assert memory.state.score_history.numel() == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("budget", "seq_len"), [(64, 64), (65, 99), (1, 1)])
+def test_every_layers_memory_begins_where_tensorrt_takes_an_address(dtype: DType, budget: int, seq_len: int) -> None:
+    """At whole 256 bytes after the layer before, whatever the sizes; the whole is as PillarSelect wants it."""
+    build = replace(ENGINE.build, dtype=dtype, max_budget=budget, max_seq_len=seq_len, max_batch_size=3, page_size=16)
+    model = tiny_model_config(num_heads=3, num_kv_heads=3, head_dim=64, num_layers=3)
+    speculation = SpeculationConfig(k=3, min_budget=1, ratio=0.01)
+    limits = ExecutorConfig(max_batch_size=3, num_pages=5)
+    memory = make_memory(EngineConfig(model, build), make_drafter(speculation), limits, torch.device("cpu"))
+    for tensor in (memory.kv_pool, memory.state.draft_lse, memory.state.pillars, memory.scores):
+        assert tensor.stride(0) * tensor.element_size() % 256 == 0
+        assert all(layer.is_contiguous() for layer in tensor)
+    assert memory.state.pillars.is_contiguous()
+    assert memory.scores.is_contiguous()
