@@ -73,6 +73,7 @@ def build_engine(job: BuildJob, config: BuildConfig, tensorrt: TensorRTConfig = 
     usable = _usable_tensorrt(job, engine, tensorrt)
     _show_memory(job, engine, tensorrt, usable is not None)
     compiled = None if usable is None else _compile(usable, engine, tensorrt)
+    _warn_of_copies(engine, compiled)
     writing = perf_counter()
     engine = dataclasses.replace(engine, tensorrt=None if compiled is None else compiled.built)
     _write(job, engine, checkpoint, compiled)
@@ -172,6 +173,20 @@ def _compile(usable: Usable, engine: EngineConfig, config: TensorRTConfig) -> Co
         return compile_engines(usable, engine, config, progress)
 
 
+def _warn_of_copies(engine: EngineConfig, compiled: CompiledEngines | None) -> None:
+    """A copy of the KV pool in every step undoes what the engines are for."""
+    from sparsespec.builder.trt.engine_files import copied_pool_bytes
+
+    for each in () if compiled is None else compiled.engines:
+        pool = copied_pool_bytes(engine, each)
+        if pool is not None:
+            print(
+                f"warning: {each.kind}.engine asks for {each.facts.activation_bytes / 1e9:.1f} GB beside its inputs: "
+                f"TensorRT seems to copy a KV pool of {pool / 1e9:.1f} GB in every step; build with --no-aliased_io",
+                file=sys.stderr,
+            )
+
+
 def _write(job: BuildJob, engine: EngineConfig, checkpoint: Checkpoint, compiled: CompiledEngines | None) -> None:
     from sparsespec.builder.engine_dir import TORCH_DTYPES, write_engine
     from sparsespec.builder.fuse import fused_weights
@@ -198,7 +213,14 @@ def _compile_timings(compiled: CompiledEngines | None) -> tuple[Timing, ...]:
 
 def _engine_metrics(compiled: CompiledEngines | None) -> tuple[Metric, ...]:
     engines = () if compiled is None else compiled.engines
-    return tuple(Metric(f"{each.kind}_engine_bytes", len(each.plan), "bytes") for each in engines)
+    return tuple(
+        metric
+        for each in engines
+        for metric in (
+            Metric(f"{each.kind}_engine_bytes", len(each.plan), "bytes"),
+            Metric(f"{each.kind}_activation_bytes", each.facts.activation_bytes, "bytes"),
+        )
+    )
 
 
 def _size_metrics(engine: EngineConfig) -> tuple[Metric, ...]:
@@ -212,7 +234,8 @@ def _size_metrics(engine: EngineConfig) -> tuple[Metric, ...]:
 def _summary(job: BuildJob, report: Report) -> str:
     sizes = {metric.name: metric.value for metric in report.metrics}
     parts = [f"{sizes.pop('parameters') / 1e6:.1f}M parameters", f"{sizes.pop('weight_bytes') / 1e6:.1f} MB"]
-    parts += [f"{name.partition('_')[0]}.engine {size / 1e6:.1f} MB" for name, size in sizes.items()]
+    engines = {kind: sizes.get(f"{kind}_engine_bytes") for kind in ("draft", "verify")}
+    parts += [f"{kind}.engine {size / 1e6:.1f} MB" for kind, size in engines.items() if size is not None]
     seconds = sum(timing.seconds for timing in report.timings)
     return f"{job.output_dir}: {', '.join(parts)}, built in {seconds:.1f} s"
 

@@ -152,6 +152,16 @@ def largest_context(model: ModelConfig, build: BuildConfig, use: PlannedUse, fre
     return _most_that_fits(_longest(model), fits, lambda number: (batch, number))
 
 
+def activation_bytes(model: ModelConfig, build: BuildConfig) -> int:
+    """Of one layer: the residual stream and, alive beside it, the widest pair of an op's input and output."""
+    hidden, gated = model.hidden_size, model.intermediate_size
+    attended = model.num_heads * model.head_dim
+    qkv = attended + 2 * model.num_kv_heads * model.head_dim
+    chain = (hidden, qkv, attended, hidden, 2 * gated, gated, hidden)
+    widest = max(before + after for before, after in pairwise(chain))
+    return build.max_num_tokens * (hidden + widest) * build.element_size
+
+
 def workspace_bytes(model: ModelConfig) -> int:
     """PillarAttention's workspace: two parts for each worker; pillar_attention_workspace_size in launch.cu."""
     block = -(-MAX_BLOCK_ROWS * (model.num_heads // model.num_kv_heads) // 4) * 4
@@ -263,22 +273,12 @@ def _engine(model: ModelConfig, build: BuildConfig, use: PlannedUse) -> tuple[Me
         MemoryItem("workspace", workspace, f"of PillarAttention: two parts for each of {_MAX_WORKERS} workers"),
         MemoryItem(
             "activations",
-            _activation_bytes(model, build),
+            activation_bytes(model, build),
             f"estimate: {build.max_num_tokens:,} rows of the three widest tensors alive at once",
             is_estimate=True,
         ),
         allowance,
     )
-
-
-def _activation_bytes(model: ModelConfig, build: BuildConfig) -> int:
-    """Of one layer: the residual stream and, alive beside it, the widest pair of an op's input and output."""
-    hidden, gated = model.hidden_size, model.intermediate_size
-    attended = model.num_heads * model.head_dim
-    qkv = attended + 2 * model.num_kv_heads * model.head_dim
-    chain = (hidden, qkv, attended, hidden, 2 * gated, gated, hidden)
-    widest = max(before + after for before, after in pairwise(chain))
-    return build.max_num_tokens * (hidden + widest) * build.element_size
 
 
 def _num_pages(model: ModelConfig, build: BuildConfig, use: PlannedUse) -> int:

@@ -13,7 +13,7 @@ from sparsespec.builder.errors import InputError
 from sparsespec.runtime.backend import choose_backend
 from sparsespec.runtime.config import RuntimeConfig
 from sparsespec.runtime.text import TextCodec
-from sparsespec.runtime.trt.engines import TensorRTEngines, load_engines
+from sparsespec.runtime.trt.engines import EngineSource, TensorRTEngines, load_engines
 
 _MOST_DIGITS = 9  # of a device's number
 
@@ -40,8 +40,11 @@ def load_engine(engine_dir: Path, runtime: RuntimeConfig) -> LoadedEngine:
     config = read_engine_config(engine_dir)
     choice = choose_backend(engine_dir, config, runtime)
     usable = choice.tensorrt
-    engines = None if usable is None else load_engines(usable.trt, engine_dir, config, usable.plugin_library)
     weights = load_weights(engine_dir, config, target)
+    engines = None
+    if usable is not None:
+        source = EngineSource(engine_dir, config, usable.plugin_library, weights["embedding"].device)
+        engines = load_engines(usable.trt, source)
     return LoadedEngine(config, weights, TextCodec.load(engine_dir), engines, choice.reason)
 
 

@@ -12,14 +12,18 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from rich.progress import Progress
 
+from sparsespec.builder.trt.attention_layers import PluginLayers
 from sparsespec.builder.trt.messages import LOGGER, ErrorLog, PythonLog
 from sparsespec.builder.trt.progress import BuildProgress
 from sparsespec.builder.trt.versions import implement
+from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, LayerInputs, PillarAttentionParams, StepInputs
 
 MORE_ERRORS_THAN_ARE_KEPT = 1000
 
@@ -67,6 +71,7 @@ class Calls:
     levels: Mapping[str, int]  # of the log, by severity
     errors: Mapping[str, object]  # of IErrorRecorder, by method
     progress: Bars
+    plugin_fields: Mapping[str, object]  # that a plugin's creator reads, once their makers have let go of them
 
 
 def describe_bindings(trt: Any) -> Bindings:
@@ -78,7 +83,7 @@ def describe_bindings(trt: Any) -> Bindings:
 
 def call_implementations(trt: Any) -> Calls:
     """Make the objects that the builder hands to TensorRT, and call them as TensorRT does."""
-    return Calls(_log_levels(trt), _record_errors(trt), _report_progress(trt))
+    return Calls(_log_levels(trt), _record_errors(trt), _report_progress(trt), _read_plugin_fields(trt))
 
 
 def _class(found: Any) -> Class:
@@ -126,6 +131,7 @@ def _log_levels(trt: Any) -> Mapping[str, int]:
     logger = implement(trt.ILogger, PythonLog())
     for name, severity in trt.ILogger.Severity.__members__.items():
         trt.ILogger.log(logger, severity, name)
+    LOGGER.removeHandler(levels)
     return levels.of
 
 
@@ -144,6 +150,45 @@ def _record_errors(trt: Any) -> Mapping[str, object]:
     answers["has_overflowed in the end"] = interface.has_overflowed(recorder)
     interface.clear(recorder)
     return {**answers, "num_errors when cleared": interface.num_errors(recorder)}
+
+
+class _Creator:
+    """A registry and its creator: what it is given goes through the real PluginFieldCollection."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, object] = {}
+
+    def get_creator(self, *_: str) -> _Creator:
+        return self
+
+    def create_plugin(self, name: str, field_collection: Any, phase: object) -> object:
+        others = [np.full(1, 1000 + index, np.int32) for index in range(1000)]  # take what memory is free
+        self.fields = {field.name: _value(field) for field in field_collection}
+        return others
+
+
+class _Network:
+    def add_plugin_v3(self, *_: object) -> Any:
+        return SimpleNamespace(name="", get_output=lambda _: None)
+
+
+def _value(field: Any) -> object:
+    if field.type.name != "CHAR":
+        return field.data.item()
+    # 10.13 shows the first character of a text over and over.
+    return [field.data.tobytes()[:1].decode(errors="replace"), field.size]
+
+
+def _read_plugin_fields(trt: Any) -> Mapping[str, object]:
+    names = ("PluginField", "PluginFieldCollection", "PluginFieldType", "TensorRTPhase")
+    creator = _Creator()
+    module: Any = SimpleNamespace(get_plugin_registry=lambda: creator, **{name: getattr(trt, name) for name in names})
+    params = PillarAttentionParams(num_heads=6, num_kv_heads=2, head_dim=64, page_size=16, rms_norm_eps=0.25)
+    tensor: Any = SimpleNamespace(name="x")
+    step = StepInputs(*[tensor] * len(fields(StepInputs)))
+    inputs = AttentionInputs(tensor, None, LayerInputs(tensor, tensor, tensor, tensor), step, tensor)
+    PluginLayers(module, aliased_io=False).insert_attention(_Network(), params, inputs)  # type: ignore[arg-type]
+    return creator.fields
 
 
 def _interrupt(*_: object, **__: object) -> None:

@@ -25,10 +25,17 @@ _FIELDS: dict[str, dict[str, type]] = {
 }
 _OPTIONAL: dict[str, Fields] = {
     "PillarPlan": {},
-    "PillarAttention": {"rms_norm_eps": 1e-6, "qk_norm": 0, "score_planes": "none", "score_normalizer": "draft"},
+    "PillarAttention": {
+        "rms_norm_eps": 1e-6,
+        "qk_norm": 0,
+        "aliased_io": 1,
+        "score_planes": "none",
+        "score_normalizer": "draft",
+    },
 }
 _WORDS = {
     "qk_norm": (0, 1),
+    "aliased_io": (0, 1),
     "score_planes": ("none", "mean", "diagonal", "rows"),
     "score_normalizer": ("draft", "exact"),
 }

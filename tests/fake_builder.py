@@ -98,6 +98,7 @@ class FakeConfig:
 
     trt: BuildingTensorRT
     builder_optimization_level: int = -1
+    max_aux_streams: int | None = None
     profiling_verbosity: Any = None
     progress_monitor: Any = None
     cleared: list[Any] = field(default_factory=list)

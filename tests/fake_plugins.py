@@ -119,7 +119,8 @@ class FakePlugin:
         return [pillars]
 
     def _params(self) -> PillarAttentionParams:
-        return PillarAttentionParams(**{name: value for name, value in self.fields.items() if name != "qk_norm"})  # type: ignore[arg-type]
+        fields = {name: value for name, value in self.fields.items() if name not in ("qk_norm", "aliased_io")}
+        return PillarAttentionParams(**fields)  # type: ignore[arg-type]
 
 
 # Not `assert`: python -O would leave it out here.

@@ -27,12 +27,13 @@ from sparsespec.builder.trt.network import EngineSpec
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs, StepInputs
 from sparsespec.runtime.device.attention_ops import AttentionOps, ReferenceAttention
 from sparsespec.runtime.device.torch_ops import TorchOps
-from sparsespec.runtime.trt.engines import TensorRTEngines, load_engines
+from sparsespec.runtime.trt.engines import EngineSource, TensorRTEngines, load_engines
 
 VERSION = "11.4.0.106"
-BUILT = TensorRTBuild(VERSION, "NVIDIA H200", "9.0", "diagonal", "draft", None, 3, "layer_names_only")
+BUILT = TensorRTBuild(VERSION, "NVIDIA H200", "9.0", "diagonal", "draft", True, None, 3, "layer_names_only")
 
 Strategy = Enum("Strategy", ("USER_MANAGED",))
+Location = Enum("Location", ("DEVICE", "HOST"))
 TensorIOMode = Enum("TensorIOMode", ("INPUT", "OUTPUT"))
 _TYPES = {
     "float32": (DataType.FLOAT, torch.float32),
@@ -57,6 +58,8 @@ class Faults:
     corrupt: str | None = None  # kind of an engine that is not deserialised
     failing_step: int | None = None  # this enqueue fails, from 0
     most_rows: int | None = None  # profiles end there
+    activation_bytes: int = 0  # that an engine wants in addition
+    host_tensor: str | None = None  # that an engine wants in host memory
 
 
 @dataclass
@@ -73,6 +76,7 @@ class FakeTensorRT:
     __version__: str = VERSION
     DataType: Any = DataType
     TensorIOMode: Any = TensorIOMode
+    TensorLocation: Any = Location
     ExecutionContextAllocationStrategy: Any = Strategy
     ILogger: type = object
     IErrorRecorder: type = object
@@ -135,6 +139,9 @@ class FakeEngine:
     def get_tensor_dtype(self, name: str) -> DataType:
         return _TYPES[self.trt.faults.types.get(name, self.tensors[name].dtype)][0]
 
+    def get_tensor_location(self, name: str) -> Location:
+        return Location.HOST if name == self.trt.faults.host_tensor else Location.DEVICE
+
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self.trt.faults.shapes.get(name, self.tensors[name].declared)
 
@@ -147,7 +154,8 @@ class FakeEngine:
         return shapes
 
     def get_device_memory_size_for_profile_v2(self, profile_index: int) -> int:
-        return 4096 * (profile_index + 1) * (1 if self.kind == "draft" else 3)
+        needed = 4096 * (profile_index + 1) * (1 if self.kind == "draft" else 3)
+        return needed + self.trt.faults.activation_bytes
 
     def create_engine_inspector(self) -> FakeInspector:
         return FakeInspector(self.kind)
@@ -290,4 +298,6 @@ def fake_engines(directory: Path, trt: FakeTensorRT) -> TensorRTEngines:
     """Load the two engines of trt.config, whose files are written into `directory`."""
     for kind, name in ENGINE_FILES.items():
         (directory / name).write_bytes(kind.encode())
-    return load_engines(trt, directory, trt.config, directory / "libsparsespec_plugins.so")  # type: ignore[arg-type]
+    device = torch.device("cpu") if trt.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
+    source = EngineSource(directory, trt.config, directory / "libsparsespec_plugins.so", device)
+    return load_engines(trt, source)  # type: ignore[arg-type]

@@ -12,15 +12,24 @@ from sparsespec.builder.checkpoint import open_checkpoint
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.fuse import fused_weights
 from sparsespec.builder.fused_weights import fused_specs
-from sparsespec.builder.model_config import Family, ModelConfig
+from sparsespec.builder.model_config import Family, ModelConfig, Quantization
 from sparsespec.builder.rope import rope_frequencies
 from tiny_models import tiny_model_config
 
 
-def small_model(family: Family = "llama", vocab_size: int = 16) -> ModelConfig:
+def small_model(
+    family: Family = "llama", vocab_size: int = 16, quantization: Quantization | None = None
+) -> ModelConfig:
     """Its files are a few kilobytes."""
     return tiny_model_config(
-        family=family, num_layers=1, hidden_size=8, num_heads=2, num_kv_heads=1, head_dim=4, vocab_size=vocab_size
+        family=family,
+        num_layers=1,
+        hidden_size=8,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=4,
+        vocab_size=vocab_size,
+        quantization=quantization,
     )
 
 
@@ -36,6 +45,9 @@ def _read_all(source: Path) -> ModelConfig:
     expected = {name: (spec.shape, getattr(torch, spec.dtype)) for name, spec in specs.items()}
     if {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} != expected:
         raise AssertionError("weights that do not fit the model")  # `python -O` would leave `assert` out here
+    scales = [weight.item() for name, weight in weights.items() if name.endswith("_scale")]
+    if not all(math.isfinite(scale) and scale > 0 for scale in scales):
+        raise AssertionError(f"scales that no product has: {scales}")
     check_model(checkpoint.model)
     return checkpoint.model
 

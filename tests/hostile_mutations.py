@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -58,6 +58,36 @@ def damaged_json(document: Any, random: Random, more_keys: Sequence[str] = ()) -
     if random.random() < 0.05:
         return _damaged_text(text.encode("utf-8", "surrogatepass"), random)
     return text.encode("utf-8", "surrogatepass")
+
+
+def with_damaged_section(
+    document: Mapping[str, Any], name: str, random: Random, more_keys: Sequence[str] = ()
+) -> bytes:
+    """The document as JSON whose section `name`, and nothing else, is damaged."""
+    place = "section goes here"
+    text = json.dumps({**document, name: place})
+    return text.encode().replace(f'"{place}"'.encode(), damaged_json(document[name], random, more_keys))
+
+
+def with_other_values(document: Mapping[str, Any], name: str, random: Random, words: Sequence[str]) -> bytes:
+    """The document as JSON with other values, of the same types, at one or two keys of the section `name`."""
+    section = dict(document[name])
+    for key in random.sample(list(section), random.choice((1, 1, 2))):
+        section[key] = _other_value(section[key], random, words)
+    return json.dumps({**document, name: section}).encode()
+
+
+def _other_value(value: Any, random: Random, words: Sequence[str]) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int) or value is None:
+        near = value or 1
+        return random.choice((*ODD_INTEGERS, near - 1, near + 1, 2 * near, near // 2, None))
+    if isinstance(value, float):
+        return random.choice(ODD_FLOATS)
+    if isinstance(value, str):
+        return random.choice((*words, *words, *ODD_TEXTS))
+    return random.choice(([], [0], [0, 1], [2**40]))
 
 
 def damaged_bytes(data: bytes, random: Random) -> bytes:

@@ -20,7 +20,7 @@ from sparsespec.builder.trt.network import EngineSpec, write_network
 def recorded(spec: EngineSpec) -> Recording:
     """The network of that engine."""
     trt, network = RecordingTensorRT(), Network()
-    kept = write_network(trt, network, PluginLayers(trt), spec)
+    kept = write_network(trt, network, PluginLayers(trt, spec.config.aliased_io), spec)
     recording = network.recording()
     del kept  # the constants, up to here
     return recording

@@ -87,7 +87,7 @@ def _ask(arguments: Sequence[str], environment: Mapping[str, str]) -> Testimony:
     bindings, calls = json.loads(done.stdout.splitlines()[-1])
     return Testimony(
         Bindings(bindings["version"], _members(bindings["members"]), _classes(bindings["classes"])),
-        Calls(calls["levels"], calls["errors"], Bars(**calls["progress"])),
+        Calls(calls["levels"], calls["errors"], Bars(**calls["progress"]), calls["plugin_fields"]),
     )
 
 

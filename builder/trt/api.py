@@ -107,6 +107,12 @@ class TensorIOMode(Named, Protocol):
     OUTPUT: TensorIOMode
 
 
+class TensorLocation(Named, Protocol):
+    """Where an engine wants a tensor."""
+
+    DEVICE: TensorLocation
+
+
 class PluginFieldType(Named, Protocol):
     """Type of a plugin's field."""
 
@@ -227,6 +233,7 @@ class IBuilderConfig(Protocol):
     """How to build."""
 
     builder_optimization_level: int
+    max_aux_streams: int
     profiling_verbosity: ProfilingVerbosity
     progress_monitor: object
 
@@ -308,6 +315,8 @@ class ICudaEngine(Protocol):
 
     def get_tensor_dtype(self, name: str) -> DataType: ...
 
+    def get_tensor_location(self, name: str) -> TensorLocation: ...
+
     def get_tensor_shape(self, name: str) -> Shape: ...
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> Sequence[Shape]: ...
@@ -347,6 +356,7 @@ class TensorRT(Protocol):
     LayerInformationFormat: type[LayerInformationFormat]
     ExecutionContextAllocationStrategy: type[ExecutionContextAllocationStrategy]
     TensorIOMode: type[TensorIOMode]
+    TensorLocation: type[TensorLocation]
     PluginFieldType: type[PluginFieldType]
     TensorRTPhase: type[TensorRTPhase]
     NetworkDefinitionCreationFlag: type[NetworkDefinitionCreationFlag]

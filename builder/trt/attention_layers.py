@@ -51,8 +51,10 @@ class AttentionLayers(Protocol):
 class PluginLayers:
     """AttentionLayers of the plugins in TensorRT's registry."""
 
-    def __init__(self, trt: TensorRT) -> None:
+    def __init__(self, trt: TensorRT, aliased_io: bool) -> None:
+        """aliased_io: whether TensorRT is told which tensors PillarAttention updates in place; see docs/tensorrt.md."""
         self._trt = trt
+        self._aliased_io = aliased_io
 
     def insert_plan(
         self, network: INetworkDefinition, params: PillarAttentionParams, step: StepInputs[ITensor]
@@ -64,7 +66,7 @@ class PluginLayers:
         self, network: INetworkDefinition, params: PillarAttentionParams, inputs: AttentionInputs[ITensor]
     ) -> AttentionOutputs:
         """See AttentionLayers."""
-        fields = attention_fields(params, inputs.qk_norm is not None)
+        fields = {**attention_fields(params, inputs.qk_norm is not None), "aliased_io": int(self._aliased_io)}
         has_scores = params.score_planes != "none"
         outputs = self._insert(
             network, "PillarAttention", fields, attention_inputs(params, inputs), num_outputs=3 + has_scores
@@ -88,8 +90,9 @@ class PluginLayers:
         creator = self._trt.get_plugin_registry().get_creator(name, PLUGIN_VERSION, PLUGIN_NAMESPACE)
         if creator is None:
             raise EngineError(f"TensorRT's registry has no plugin {name}, version {PLUGIN_VERSION}")
-        collection = self._trt.PluginFieldCollection([self._field(*each) for each in fields.items()])
-        plugin = creator.create_plugin(name, collection, self._trt.TensorRTPhase.BUILD)
+        # The collection copies pointers into these: they must live until the plugin has read its fields.
+        kept = [self._field(*each) for each in fields.items()]
+        plugin = creator.create_plugin(name, self._trt.PluginFieldCollection(kept), self._trt.TensorRTPhase.BUILD)
         if plugin is None:
             raise EngineError(f"plugin {name} refuses its fields {dict(fields)}; what it logged says why")
         return plugin

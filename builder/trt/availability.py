@@ -10,7 +10,12 @@ from sparsespec.builder.errors import EngineError
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.trt.api import TensorRT
 from sparsespec.builder.trt.config import TensorRTBuild
-from sparsespec.builder.trt.versions import TensorRTUnavailableError, obstacle_for_gpu, open_tensorrt
+from sparsespec.builder.trt.versions import (
+    TensorRTUnavailableError,
+    obstacle_for_fp8,
+    obstacle_for_gpu,
+    open_tensorrt,
+)
 from sparsespec.plugins.library import PluginsUnavailableError, plugin_library_path
 from sparsespec.plugins.limits import LEAST_CAPABILITY, MAX_SLOTS, unserved
 
@@ -65,6 +70,8 @@ def find_usable(model: ModelConfig, build: BuildConfig, device: str, plugin_libr
     if gpu.compute_capability < LEAST_CAPABILITY:
         raise UnusableError(f"expected a GPU of compute capability 8.0 or more, found {gpu.name}, of {gpu.capability}")
     obstacle = obstacle_for_gpu(trt.__version__, gpu.compute_capability)
+    if obstacle is None and model.quantization == "fp8":
+        obstacle = obstacle_for_fp8(trt.__version__, gpu.compute_capability)
     if obstacle is not None:
         raise UnusableError(obstacle)
     return Usable(trt, gpu, library)

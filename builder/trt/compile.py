@@ -43,6 +43,7 @@ class EngineBuilder:
 
     def build(self, spec: EngineSpec) -> bytes:
         """The engine, serialised. EngineError with TensorRT's words where it builds none."""
+        self._errors.clear()
         network = strongly_typed_network(self._tools.trt, self._builder)
         # Whatever begins with _ is looked at by TensorRT until it has built.
         _ops = write_network(self._tools.trt, network, self._tools.attention, spec)
@@ -66,7 +67,8 @@ class EngineBuilder:
             write_profile(profile, spec.io, sizes)
             config.add_optimization_profile(profile)
         # Tensors that PillarAttention updates are bound to memory that outlives a step: TensorRT must not copy them.
-        config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
+        config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, spec.config.aliased_io)
+        config.max_aux_streams = 0  # layers follow one another, and a graph is captured from one stream
         config.clear_flag(trt.BuilderFlag.TF32)  # types are the engine's, and float32 means all of its bits
         config.builder_optimization_level = spec.config.builder_opt
         config.profiling_verbosity = getattr(trt.ProfilingVerbosity, spec.config.profiling_verbosity.upper())
@@ -87,23 +89,34 @@ class EngineBuilder:
         return cache
 
 
-def inspect_engine(trt: TensorRT, plan: bytes) -> str:
-    """What the engine is made of, as TensorRT's JSON. EngineError where it cannot be brought into memory."""
+@dataclass(frozen=True)
+class EngineFacts:
+    """What TensorRT says of an engine."""
+
+    layers: str  # the inspector's JSON
+    activation_bytes: int  # of one context, for the largest profile
+
+
+def inspect_engine(trt: TensorRT, plan: bytes, num_profiles: int) -> EngineFacts:
+    """Ask TensorRT about an engine. EngineError where it cannot be brought into memory."""
     errors = ErrorLog()
-    recorder = implement(trt.IErrorRecorder, errors)
     runtime = trt.Runtime(python_logger(trt))
-    runtime.error_recorder = recorder
+    runtime.error_recorder = implement(trt.IErrorRecorder, errors)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(f"TensorRT does not take the engine that it has just built: {errors.take()}")
-    return engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    sizes = [engine.get_device_memory_size_for_profile_v2(profile) for profile in range(num_profiles)]
+    layers = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return EngineFacts(layers, max(sizes))
 
 
 def _write_timing_cache(config: IBuilderConfig, path: Path) -> None:
     cache = config.get_timing_cache()
     if cache is None:
         return
+    partial = path.with_name(f"{path.name}.partial")
     try:
-        path.write_bytes(bytes(cache.serialize()))
+        partial.write_bytes(bytes(cache.serialize()))
+        partial.replace(path)
     except OSError as error:
         raise InputError(f"timing_cache: {path}: cannot be written: {error}") from error

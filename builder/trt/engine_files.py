@@ -9,11 +9,12 @@ from time import perf_counter
 from rich.progress import Progress
 
 from sparsespec.builder.engine_dir import ENGINE_FILES, LAYER_FILES, EngineConfig
+from sparsespec.builder.memory_plan import activation_bytes, workspace_bytes
 from sparsespec.builder.trt.attention_layers import PluginLayers, load_plugin_library
 from sparsespec.builder.trt.availability import Usable
-from sparsespec.builder.trt.compile import EngineBuilder, Toolchain, inspect_engine
+from sparsespec.builder.trt.compile import EngineBuilder, EngineFacts, Toolchain, inspect_engine
 from sparsespec.builder.trt.config import TensorRTBuild, TensorRTConfig
-from sparsespec.builder.trt.engine_io import EngineKind
+from sparsespec.builder.trt.engine_io import EngineKind, max_pool_pages
 from sparsespec.builder.trt.network import EngineSpec
 
 
@@ -23,7 +24,7 @@ class CompiledEngine:
 
     kind: EngineKind
     plan: bytes
-    layers: str  # JSON
+    facts: EngineFacts
     seconds: float  # building took
 
 
@@ -38,7 +39,7 @@ class CompiledEngines:
         """Into an engine directory. Raises OSError."""
         for each in self.engines:
             (directory / ENGINE_FILES[each.kind]).write_bytes(each.plan)
-            (directory / LAYER_FILES[each.kind]).write_text(each.layers + "\n", encoding="utf-8")
+            (directory / LAYER_FILES[each.kind]).write_text(each.facts.layers + "\n", encoding="utf-8")
 
 
 def compile_engines(
@@ -49,15 +50,29 @@ def compile_engines(
     Weights are inputs of the engines: none is needed here.
     """
     trt = usable.trt
-    load_plugin_library(trt, usable.plugin_library)
-    builder = EngineBuilder(Toolchain(trt, PluginLayers(trt)), progress)
+    builder = EngineBuilder(Toolchain(trt, PluginLayers(trt, config.aliased_io)), progress)
+    load_plugin_library(trt, usable.plugin_library)  # TensorRT's logger is there by now
 
     def compiled(kind: EngineKind) -> CompiledEngine:
         start = perf_counter()
-        plan = builder.build(EngineSpec(engine.model, engine.build, config, kind))
-        return CompiledEngine(kind, plan, inspect_engine(trt, plan), perf_counter() - start)
+        spec = EngineSpec(engine.model, engine.build, config, kind)
+        plan = builder.build(spec)
+        seconds = perf_counter() - start
+        return CompiledEngine(kind, plan, inspect_engine(trt, plan, len(spec.io.profiles)), seconds)
 
     return CompiledEngines(tensorrt_build(usable, config), (compiled("draft"), compiled("verify")))
+
+
+def copied_pool_bytes(engine: EngineConfig, compiled: CompiledEngine) -> int | None:
+    """One layer's KV pool, where the engine asks for so much more memory than it should need; None where it does not.
+
+    TensorRT then copies the pool in every step, although it is updated in place.
+    """
+    model, build = engine.model, engine.build
+    pages = 2 * model.num_kv_heads * build.page_size * model.head_dim * max_pool_pages(model, build)
+    pool = pages * build.element_size
+    expected = 2 * activation_bytes(model, build) + workspace_bytes(model)
+    return pool if compiled.facts.activation_bytes >= pool + expected else None
 
 
 def tensorrt_build(usable: Usable, config: TensorRTConfig) -> TensorRTBuild:
@@ -68,6 +83,7 @@ def tensorrt_build(usable: Usable, config: TensorRTConfig) -> TensorRTBuild:
         compute_capability=usable.gpu.capability,
         score_planes=config.score_planes,
         score_normalizer=config.score_normalizer,
+        aliased_io=config.aliased_io,
         opt_batch_size=config.opt_batch_size,
         builder_opt=config.builder_opt,
         profiling_verbosity=config.profiling_verbosity,

@@ -12,6 +12,7 @@ from sparsespec.builder.trt.api import Builder, INetworkDefinition, TensorRT
 LEAST_VERSION = (10, 3)
 BEYOND_VERSION = (12, 0)
 _BLACKWELL, _LEAST_FOR_BLACKWELL = (10, 0), (10, 8)
+_FP8_CAPABILITY, _LEAST_FOR_FP8 = (8, 9), (10, 13)
 
 
 class TensorRTUnavailableError(RuntimeError):
@@ -44,6 +45,19 @@ def obstacle_for_gpu(version: str, compute_capability: tuple[int, int]) -> str |
     """Why TensorRT of that version does not serve such a GPU; None where it does, as far as its release notes say."""
     if compute_capability >= _BLACKWELL and version_numbers(version) < _LEAST_FOR_BLACKWELL:
         return f"GPUs of compute capability 10.0 or newer need TensorRT 10.8 or newer, found {version}"
+    return None
+
+
+def obstacle_for_fp8(version: str, compute_capability: tuple[int, int]) -> str | None:
+    """Why FP8 weights whose scales are network inputs cannot be had; None where they can.
+
+    Before 10.13 scales had to be constants of the network (NvInfer.h, IQuantizeLayer).
+    """
+    if version_numbers(version) < _LEAST_FOR_FP8:
+        return f"FP8 weights need TensorRT 10.13 or newer, found {version}"
+    if compute_capability < _FP8_CAPABILITY:
+        major, minor = compute_capability
+        return f"FP8 weights need a GPU of compute capability 8.9 or more, found {major}.{minor}"
     return None
 
 

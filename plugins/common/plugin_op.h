@@ -60,6 +60,8 @@ public:
 
     // Bytes; fits every shape.
     virtual size_t workspace_size() const { return 0; }
+    // Whether TensorRT is told which outputs update an input in place. They do in any case, and launch only so.
+    virtual bool declares_aliases() const { return true; }
     virtual Status launch(const Call& call, cudaStream_t stream) const = 0;
 
 protected:

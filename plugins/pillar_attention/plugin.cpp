@@ -37,7 +37,9 @@ public:
     static constexpr const char* kName = "PillarAttention";
 
     explicit PillarAttention(FieldReader& fields)
-        : constants_(read_constants(fields)), has_qk_norm_(fields.flag("qk_norm", false)) {
+        : constants_(read_constants(fields)),
+          has_qk_norm_(fields.flag("qk_norm", false)),
+          aliased_io_(fields.flag("aliased_io", true)) {
         if (constants_.score_planes != ScorePlanes::kNone) {
             declare_scores();
         }
@@ -50,6 +52,8 @@ public:
     size_t workspace_size() const override {
         return pillar_attention_workspace_size(constants_.num_heads, constants_.num_kv_heads, constants_.head_dim);
     }
+
+    bool declares_aliases() const override { return aliased_io_; }
 
     Status launch(const Call& call, cudaStream_t stream) const override {
         PillarAttentionParams params = constants_;
@@ -99,6 +103,7 @@ private:
 
     const PillarAttentionParams constants_;
     const bool has_qk_norm_;
+    const bool aliased_io_;
     const int64_t num_heads_ = constants_.num_heads;
     const int64_t num_kv_heads_ = constants_.num_kv_heads;
     const int64_t head_dim_ = constants_.head_dim;

@@ -38,11 +38,14 @@ class Bindings:
 
 def check_bindings(part: LoadedPart, bindings: Bindings) -> None:
     """EngineError for a tensor that is missing, or of another type or shape than the engine expects."""
+    device = bindings.activations.device
     for tensor in (*part.io.inputs, part.io.logits):
         bound = bindings.tensors.get(tensor.name)
         where = f"{part.io.kind}.engine: {tensor.name}: expected"
         if bound is None:
             raise EngineError(f"{where} a tensor to bind, found none")
+        if bound.device != device:
+            raise EngineError(f"{where} memory of {device}, found {bound.device}")
         if bound.dtype != _TORCH_TYPES[tensor.dtype]:
             raise EngineError(f"{where} {tensor.dtype}, found {bound.dtype}")
         shape, fits = tensor.at(bindings.sizes), tuple(bound.shape) == tensor.at(bindings.sizes)
@@ -72,24 +75,40 @@ class BoundContext:
                 self._set_shape(tensor, bindings.sizes)
         for tensor in part.io.outputs:
             self._bind(tensor.name, bindings.tensors[tensor.name.removesuffix(UPDATED)])
-        unknown = ", ".join(self._context.infer_shapes())
-        self._expect(not unknown, f"these inputs: {unknown}")
+        self._infer_shapes()
         self._sizes = bindings.sizes
 
     def enqueue(self, num_rows: int, num_logits: int) -> None:
         """Run a step of so many rows on the stream. BackendError where it could not be enqueued."""
+        self._expect(self.try_enqueue(num_rows, num_logits), f"a step of {num_rows} rows")
+
+    def try_enqueue(self, num_rows: int, num_logits: int) -> bool:
+        """The same; False where it could not be enqueued, as in a capture, which no exception may leave."""
         sizes = replace(self._sizes, num_rows=num_rows, num_logits=num_logits)
         if sizes != self._sizes:
             for tensor in self._stepwise:
                 self._set_shape(tensor, sizes)
             self._sizes = sizes
-        self._expect(self._context.execute_async_v3(self._stream.handle), f"a step of {num_rows} rows")
+        return self._context.execute_async_v3(self._stream.handle)
+
+    def refused(self, what: str) -> BackendError:
+        """With TensorRT's words."""
+        errors = self._engines.errors.take()
+        return BackendError(f"{self._part.io.kind}.engine: TensorRT refused {what}: {errors}")
+
+    def _infer_shapes(self) -> None:
+        try:
+            unknown = ", ".join(self._context.infer_shapes())
+        except RuntimeError as error:  # the bindings' word for a failure
+            raise self.refused(f"the inputs' shapes ({error})") from error
+        self._expect(not unknown, f"to run without {unknown}")
 
     def _make(self, profile: int, activations: Tensor) -> IExecutionContext:
+        self._engines.errors.clear()
         strategy = self._engines.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._part.engine.create_execution_context(strategy)
         if context is None:
-            raise self._error("an execution context")
+            raise self.refused("an execution context")
         context.set_device_memory(activations.data_ptr(), activations.numel())
         self._expect(context.set_optimization_profile_async(profile, self._stream.handle), f"profile {profile}")
         return context
@@ -103,10 +122,7 @@ class BoundContext:
 
     def _expect(self, done: bool, what: str) -> None:
         if not done:
-            raise self._error(what)
-
-    def _error(self, what: str) -> BackendError:
-        return BackendError(f"{self._part.io.kind}.engine: TensorRT refused {what}: {self._engines.errors.take()}")
+            raise self.refused(what)
 
 
 def allocate_activations(engines: TensorRTEngines, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""The stream that engines are enqueued on: TensorRT makes the host wait on the default one."""
+"""The device that engines live on, and the stream that they are enqueued on: TensorRT waits on the default one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ from contextlib import contextmanager
 import torch
 
 
+@contextmanager
+def current_device(device: torch.device) -> Iterator[None]:
+    """Make it the one that CUDA libraries take for theirs, on this thread; nothing on the CPU, where fakes run."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device):
+        yield
+
+
 class DeviceStream:
-    """A CUDA stream of its own, in order with the current one; on the CPU, where fakes run, none."""
+    """A CUDA stream of its own, in order with the current one; on the CPU none."""
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.cuda = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @property
@@ -25,7 +36,9 @@ class DeviceStream:
         if self.cuda is None:
             yield
             return
-        current = torch.cuda.current_stream(self.cuda.device)
+        current = torch.cuda.current_stream(self.device)
         self.cuda.wait_stream(current)
-        yield
-        current.wait_stream(self.cuda)
+        try:
+            yield
+        finally:
+            current.wait_stream(self.cuda)

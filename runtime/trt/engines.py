@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from sparsespec.builder.engine_dir import ENGINE_FILES, EngineConfig
 from sparsespec.builder.errors import EngineError
 from sparsespec.builder.trt.api import ICudaEngine, Runtime, TensorRT
@@ -13,6 +15,7 @@ from sparsespec.builder.trt.engine_io import EngineIo, EngineKind, EngineTensor,
 from sparsespec.builder.trt.messages import ErrorLog, python_logger
 from sparsespec.builder.trt.network import data_type
 from sparsespec.builder.trt.versions import implement
+from sparsespec.runtime.trt.device_stream import current_device
 
 
 @dataclass(frozen=True)
@@ -32,26 +35,41 @@ class TensorRTEngines:
     draft: LoadedPart
     verify: LoadedPart
     errors: ErrorLog
-    recorder: object  # forwards to `errors`; TensorRT does not keep it alive
+    device: torch.device
 
 
-def load_engines(trt: TensorRT, engine_dir: Path, config: EngineConfig, plugin_library: Path) -> TensorRTEngines:
+@dataclass(frozen=True)
+class EngineSource:
+    """Where engines come from, and where they go."""
+
+    directory: Path
+    config: EngineConfig
+    plugin_library: Path
+    device: torch.device
+
+
+def load_engines(trt: TensorRT, source: EngineSource) -> TensorRTEngines:
     """Deserialise and check both engines. EngineError says which file, what was expected and what was found."""
-    load_plugin_library(trt, plugin_library)
+    with current_device(source.device):
+        return _load_engines(trt, source)
+
+
+def _load_engines(trt: TensorRT, source: EngineSource) -> TensorRTEngines:
     errors = ErrorLog()
-    runtime, recorder = trt.Runtime(python_logger(trt)), implement(trt.IErrorRecorder, errors)
-    runtime.error_recorder = recorder
+    runtime = trt.Runtime(python_logger(trt))
+    runtime.error_recorder = implement(trt.IErrorRecorder, errors)
+    load_plugin_library(trt, source.plugin_library)
 
     def load(kind: EngineKind) -> LoadedPart:
-        path = engine_dir / ENGINE_FILES[kind]
+        path = source.directory / ENGINE_FILES[kind]
         engine = runtime.deserialize_cuda_engine(_read(path))
         if engine is None:
             raise EngineError(f"{path}: TensorRT {trt.__version__} does not take this engine: {errors.take()}")
-        part = LoadedPart(_expected_io(config, kind), engine)
+        part = LoadedPart(_expected_io(source.config, kind), engine)
         _check(trt, path, part)
         return part
 
-    return TensorRTEngines(trt, runtime, load("draft"), load("verify"), errors, recorder)
+    return TensorRTEngines(trt, runtime, load("draft"), load("verify"), errors, source.device)
 
 
 def _expected_io(config: EngineConfig, kind: EngineKind) -> EngineIo:
@@ -81,14 +99,26 @@ def _check(trt: TensorRT, path: Path, part: LoadedPart) -> None:
         _expect(found_mode == mode, path, name, mode.name, found_mode.name)
         dtype, found_dtype = data_type(trt, tensor.dtype), engine.get_tensor_dtype(name)
         _expect(found_dtype == dtype, path, name, dtype.name, found_dtype.name)
-        shape, found = list(tensor.declared), list(engine.get_tensor_shape(name))
-        _expect(found == shape, path, name, f"shape {shape}", f"{found}")
+        found = list(engine.get_tensor_shape(name))
+        _expect(_is_shape(tensor, io, found), path, name, f"shape {list(tensor.declared)}", f"{found}")
+        location = engine.get_tensor_location(name)
+        _expect(location == trt.TensorLocation.DEVICE, path, name, "memory of the device", location.name)
     count = engine.num_optimization_profiles
     _expect(count == len(io.profiles), path, "profiles", str(len(io.profiles)), str(count))
     for index, profile in enumerate(io.profiles):
         for tensor in io.inputs:
             if tensor.is_dynamic:
                 _check_profile(path, engine, tensor, profile, index)
+
+
+def _is_shape(tensor: EngineTensor, io: EngineIo, found: list[int]) -> bool:
+    """As declared. TensorRT may have found out that an axis has one size in all profiles."""
+    ends = [tensor.at(sizes) for profile in io.profiles for sizes in (profile.least, profile.most)]
+    only = [sizes[0] if min(sizes) == max(sizes) else None for sizes in zip(*ends, strict=True)]
+    declared = list(tensor.declared)
+    return len(found) == len(declared) and all(
+        size in (expected, single) for size, expected, single in zip(found, declared, only, strict=True)
+    )
 
 
 def _check_profile(path: Path, engine: ICudaEngine, tensor: EngineTensor, profile: Profile, index: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.trt.engine_io import Profile, row_bucket
 from sparsespec.runtime.trt.context import Bindings, BoundContext, check_bindings
-from sparsespec.runtime.trt.device_stream import DeviceStream
+from sparsespec.runtime.trt.device_stream import DeviceStream, current_device
 from sparsespec.runtime.trt.engines import LoadedPart, TensorRTEngines
 
 
@@ -46,7 +46,7 @@ class EngineRunner:
         profile = self._profile(num_rows, num_logits)
         if profile not in self._contexts:
             self._contexts[profile] = self._context(profile)
-        with self._stream.after_current():
+        with current_device(self._stream.device), self._stream.after_current():
             self._contexts[profile].enqueue(num_rows, num_logits)
 
     def replay(self, num_rows: int) -> None:
@@ -63,19 +63,34 @@ class EngineRunner:
     def _capture(self, rows: int) -> torch.cuda.CUDAGraph:
         """Run the step once, and again into a graph: TensorRT prepares itself at the first enqueue of a shape."""
         context = self._context(self._profile(rows, rows))
-        with self._stream.after_current():
-            context.enqueue(rows, rows)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream.cuda):
-            context.enqueue(rows, rows)
+        with current_device(self._stream.device):
+            with self._stream.after_current():
+                context.enqueue(rows, rows)
+            if not self._enqueue_into(graph, context, rows):
+                raise context.refused(f"a step of {rows} rows while it was captured")
         self._captured.append(context)
         return graph
 
+    def _enqueue_into(self, graph: torch.cuda.CUDAGraph, context: BoundContext, rows: int) -> bool:
+        """Whether that succeeded; other threads may use the GPU meanwhile."""
+        current = torch.cuda.current_stream(self._stream.device)
+        try:
+            with torch.cuda.graph(graph, stream=self._stream.cuda, capture_error_mode="thread_local"):
+                return context.try_enqueue(rows, rows)
+        except RuntimeError as error:  # torch's word for a capture that came to nothing
+            raise context.refused(f"to be captured ({error})") from error
+        finally:
+            torch.cuda.set_stream(current)  # a failed capture leaves its own
+
     def _bucket(self, num_rows: int) -> int:
-        return min(row_bucket(num_rows), self._most_logits, self._part.io.profiles[0].most.num_rows)
+        rows = min(row_bucket(num_rows), self._most_logits, self._part.io.profiles[0].most.num_rows)
+        assert rows >= num_rows, (rows, num_rows)
+        return rows
 
     def _context(self, profile: int) -> BoundContext:
-        return BoundContext(self._engines, self._part, profile, self._bindings, self._stream)
+        with current_device(self._stream.device):
+            return BoundContext(self._engines, self._part, profile, self._bindings, self._stream)
 
     def _profile(self, num_rows: int, num_logits: int) -> int:
         for index, profile in enumerate(self._part.io.profiles):

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from io import TextIOWrapper
 from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 
+from fake_builder import BuilderFaults
 from hostile_campaign import campaign
 from hostile_checkpoints import small_model
+from hostile_engines import MODEL, install_tensorrt, write_tensorrt_engine
 from hostile_mutations import ODD_FLOATS, ODD_INTEGERS, ODD_TEXTS, damaged_bytes
 from sparsespec.builder import build_engine
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.runtime import run
+from tiny_modelopt import write_tiny_modelopt
 from tiny_models import tiny_hf_model, write_tiny_engine, write_tiny_hf_checkpoint
 
+# What a build with TensorRT takes, and beyond.
+TENSORRT_FLAGS: Mapping[str, tuple[str, ...]] = {
+    "--backend": ("auto", "tensorrt", "torch"),
+    "--gpu_memory_gb": ("1", "1e-300", "0.001", "1e6", "1e7"),
+    "--dtype": ("auto", "bfloat16", "float16", "float32"),
+    "--max_batch_size": ("1", "100", "4096", "10000"),
+    "--page_size": ("8", "16", "32", "64"),
+    "--score_planes": ("none", "mean", "diagonal", "rows"),
+    "--score_normalizer": ("draft", "exact"),
+    "--aliased_io": (),
+    "--no-aliased_io": (),
+    "--opt_batch_size": ("1", "5", "2147483647"),
+    "--builder_opt": ("0", "5", "6"),
+    "--profiling_verbosity": ("layer_names_only", "detailed", "none"),
+    "--timing_cache": ("cache", "folder", "none/cache", "hf/config.json/cache"),
+    "--plugin_library": ("libsparsespec_plugins.so", "folder", "none", "hf/config.json"),
+}
 BUILD_FLAGS = (
-    "--dtype",
+    *TENSORRT_FLAGS,
     "--tp_size",
-    "--max_batch_size",
     "--max_seq_len",
     "--max_num_tokens",
     "--max_draft_len",
     "--max_budget",
-    "--page_size",
     "--force",
     "--no-force",
     "--json",
@@ -57,6 +79,7 @@ RUN_FLAGS = (
     "--ranking",
     "--decay",
     "--moving_from",
+    "--score_normalizer",
     "--num_sinks",
     "--max_ngram",
     "--min_ngram",
@@ -65,6 +88,8 @@ RUN_FLAGS = (
     "--presence_penalty",
     "--frequency_penalty",
     "--device",
+    "--backend",
+    "--attention",
     "--max_batch_size",
     "--max_tokens_in_paged_kv_cache",
     "--chunk_size",
@@ -82,12 +107,32 @@ WORDS = (
     "average",
     "last",
     "none",
+    "torch",
+    "tensorrt",
+    "plugins",
+    "reference",
+    "mean",
+    "rows",
+    "diagonal",
+    "exact",
+    "detailed",
     "unified",
     "lockstep",
     "cpu",
     "cuda",
     "cuda:7",
     "meta",
+)
+SWITCHES = (
+    "--aliased_io",
+    "--no-aliased_io",
+    "--force",
+    "--no-force",
+    "--ignore_eos",
+    "--no-chat_template",
+    "--streaming",
+    "--no-streaming",
+    "--compare_plain",
 )
 # A command line has no NUL, and of surrogates only those that stand for bytes.
 TEXTS = tuple(text.replace("\ud800", "\udcff") for text in ODD_TEXTS if "\0" not in text)
@@ -109,16 +154,45 @@ def test_build_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     campaign("flags of build_engine", attempt)
 
 
-def test_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_engine_with_tensorrt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TensorRT, as far as anybody can see: its own flags, more often than not."""
     monkeypatch.chdir(tmp_path)  # a flag's value may be a path to write
-    engine = write_tiny_engine(tmp_path / "engine", small_model(vocab_size=128), BUILD, seed=0)
+    checkpoint = write_tiny_modelopt(tmp_path / "hf", tiny_hf_model(MODEL).to(torch.bfloat16))
+    trt = install_tensorrt(tmp_path, monkeypatch)
+    (tmp_path / "folder").mkdir()
+    others = [name for name in BUILD_FLAGS if name != "--plugin_library"]
+
+    def attempt(random: Random) -> None:
+        (tmp_path / "cache").write_bytes(random.randbytes(random.choice((0, 1, 1000))))
+        flags = _flags(others, tmp_path, random) if random.random() < 0.3 else []
+        for name in random.sample(list(TENSORRT_FLAGS), random.choice((0, 1, 2, 3))):
+            flags += [name, random.choice(TENSORRT_FLAGS[name])] if name not in SWITCHES else [name]
+        trt.builder_faults = BuilderFaults(*(random.random() < 0.05 for _ in fields(BuilderFaults)))
+        common = ["--checkpoint_dir", str(checkpoint), "--output_dir", str(tmp_path / "engine"), "--force"]
+        code = _exit_code(build_engine.main, [*common, "--backend", random.choice(("tensorrt", "auto")), *flags])
+        _check_end(code, (0, 2), capsys)
+
+    campaign("flags of build_engine with TensorRT", attempt)
+
+
+def test_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TensorRT, as far as anybody can see; one of the engines has TensorRT's."""
+    monkeypatch.chdir(tmp_path)  # a flag's value may be a path to write
+    trt = install_tensorrt(tmp_path, monkeypatch)
+    engines = [
+        write_tiny_engine(tmp_path / "engine", small_model(vocab_size=128), BUILD, seed=0),
+        write_tensorrt_engine(tmp_path / "tensorrt"),
+    ]
 
     def attempt(random: Random) -> None:
         text = ["--input_text", random.choice(("the cat", "the cat", *ODD_TEXTS))] if random.random() < 0.9 else []
-        usual = ["--engine_dir", str(engine), "--max_output_len", "4", "--k", "3", *text]
+        usual = ["--engine_dir", str(random.choice(engines)), "--max_output_len", "4", "--k", "3", *text]
         _check_end(_exit_code(run.main, [*usual, *_flags(RUN_FLAGS, tmp_path, random)]), (0, 1, 2), capsys)
 
     campaign("flags of run", attempt)
+    assert trt.runs
 
 
 def test_input_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,8 +221,7 @@ def _flags(names: Sequence[str], folder: Path, random: Random) -> list[str]:
     flags = []
     for name in random.sample(names, random.choice((0, 1, 1, 2, 3))):
         flags.append(name)
-        switch = name.startswith("--no-") or name in ("--force", "--ignore_eos", "--streaming", "--compare_plain")
-        if not switch or random.random() < 0.05:
+        if name not in SWITCHES or random.random() < 0.05:
             flags.append(_value(folder, random))
     return flags
 
@@ -161,11 +234,13 @@ def _value(folder: Path, random: Random) -> str:
         "9" * 5000,
     )
     words = (random.choice(WORDS), random.choice(TEXTS), str(folder / "x"))
-    return random.choice((*numbers, numbers[0], *words))
+    return random.choice((*numbers, numbers[0], *words, words[0]))
 
 
 def _exit_code(main: object, arguments: list[str]) -> object:
     assert callable(main)
+    assert isinstance(sys.stderr, TextIOWrapper)
+    sys.stderr.reconfigure(errors="backslashreplace")  # as Python does, unlike pytest
     try:
         return main(arguments)
     except SystemExit as error:  # how argparse ends

@@ -12,13 +12,14 @@ import pytest
 
 from hostile_campaign import campaign, result_or_error
 from hostile_checkpoints import check_model, read_all, small_model
-from hostile_mutations import damaged_bytes, damaged_json
+from hostile_mutations import damaged_bytes, damaged_json, with_damaged_section
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import CONFIG_FILE, EngineConfig, read_engine_config
-from sparsespec.builder.model_config import Family
-from sparsespec.builder.rope import RopeScaling, YarnScaling
+from sparsespec.builder.model_config import Family, ModelConfig
+from sparsespec.builder.rope import YarnScaling
 from sparsespec.builder.tokenizer_files import copy_tokenizer
 from sparsespec.runtime.text import TextCodec
+from tiny_modelopt import HF_QUANT_CONFIG, edit_json, write_tiny_modelopt
 from tiny_models import tiny_hf_model, write_tiny_engine, write_tiny_hf_checkpoint
 from tiny_trtllm import edit_config, write_tiny_trtllm
 
@@ -42,6 +43,15 @@ TRTLLM_KEYS = (
     "is_pruned",
     "pretrained_config",
     "model_type",
+)
+QUANTIZATION_KEYS = (
+    "quant_library",
+    "kv_cache_quant_algo",
+    "exclude_modules",
+    "quantization",
+    "quantized_layers",
+    "group_size",
+    "producer",
 )
 HF_KEYS = (
     "attention_bias",
@@ -90,6 +100,40 @@ def test_tensorrt_llm(tmp_path: Path) -> None:
     campaign("config.json of TensorRT-LLM", attempt)
 
 
+def test_modelopt(tmp_path: Path) -> None:
+    """Half of the damage is in the section about FP8."""
+    directory = write_tiny_modelopt(tmp_path / "fp8", tiny_hf_model(small_model("qwen2")))
+    path = directory / "config.json"
+    intact = json.loads(path.read_text())
+
+    def attempt(random: Random) -> None:
+        keys = QUANTIZATION_KEYS
+        if random.random() < 0.5:
+            path.write_bytes(with_damaged_section(intact, "quantization_config", random, keys))
+        else:
+            path.write_bytes(damaged_json(intact, random, (*keys, *HF_KEYS)))
+        read_all(directory)
+
+    campaign("config.json of ModelOpt", attempt)
+
+
+def test_hf_quant_config(tmp_path: Path) -> None:
+    """With and without a word about it in config.json."""
+    directory = write_tiny_modelopt(tmp_path / "fp8", tiny_hf_model(small_model()))
+    told = (directory / "config.json").read_bytes()
+    edit_json(directory / "config.json", quantization_config=None)
+    silent = (directory / "config.json").read_bytes()
+
+    def attempt(random: Random) -> None:
+        (directory / "config.json").write_bytes(random.choice((told, silent)))
+        (directory / "hf_quant_config.json").write_bytes(damaged_json(HF_QUANT_CONFIG, random, QUANTIZATION_KEYS))
+        model = read_all(directory)
+        if isinstance(model, ModelConfig):
+            assert model.quantization == "fp8"
+
+    campaign("hf_quant_config.json", attempt)
+
+
 def test_generation_config(tmp_path: Path) -> None:
     directory = write_tiny_hf_checkpoint(tmp_path / "hf", tiny_hf_model(small_model()))
     _try_json("generation_config.json", directory / "generation_config.json", lambda: read_all(directory))
@@ -101,12 +145,13 @@ def test_index_of_shards(tmp_path: Path) -> None:
 
 
 def test_engine(tmp_path: Path) -> None:
-    engines = [_engine(tmp_path / "plain", None), _engine(tmp_path / "yarn", YARN_SCALING)]
+    models = [small_model(), replace(small_model(), rope_scaling=YARN_SCALING), small_model(quantization="fp8")]
+    engines = [_engine(tmp_path / str(number), model) for number, model in enumerate(models)]
     intact = [json.loads((engine / CONFIG_FILE).read_text()) for engine in engines]
     target = tmp_path / CONFIG_FILE
 
     def attempt(random: Random) -> None:
-        target.write_bytes(damaged_json(random.choice(intact), random, ("model", "extra")))
+        target.write_bytes(damaged_json(random.choice(intact), random, ("model", "extra", "tensorrt")))
         config = result_or_error(lambda: read_engine_config(tmp_path), str(tmp_path))
         if isinstance(config, EngineConfig):
             check_model(config.model)
@@ -128,7 +173,7 @@ def test_engine(tmp_path: Path) -> None:
     ],
 )
 def test_constants_that_no_network_has(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    engine = _engine(tmp_path / "engine", None)
+    engine = _engine(tmp_path / "engine", small_model())
     document = json.loads((engine / CONFIG_FILE).read_text())
     document["model"] |= change
     (engine / CONFIG_FILE).write_text(json.dumps(document))
@@ -146,7 +191,7 @@ def test_tokenizer_of_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_tokenizer_of_an_engine(tmp_path: Path) -> None:
-    engine = _engine(tmp_path / "engine", None)
+    engine = _engine(tmp_path / "engine", small_model())
 
     def use() -> None:
         codec = result_or_error(lambda: TextCodec.load(engine), str(tmp_path))
@@ -195,6 +240,5 @@ def _try_tokenizer(target: str, directory: Path, read: Callable[[], object]) -> 
     campaign(target, attempt)
 
 
-def _engine(directory: Path, scaling: RopeScaling | None) -> Path:
-    model = replace(small_model(), rope_scaling=scaling)
+def _engine(directory: Path, model: ModelConfig) -> Path:
     return write_tiny_engine(directory, model, BuildConfig(dtype="float32"), seed=0)

@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
+from typing import Any, get_args
+
+import pytest
 
 from hostile_campaign import campaign, result_or_error
 from hostile_checkpoints import read_all, small_model
-from hostile_mutations import damaged_bytes
+from hostile_engines import HostileTensorRT, install_tensorrt, write_tensorrt_engine
+from hostile_mutations import damaged_bytes, with_damaged_section, with_other_values
 from sparsespec.builder.build_config import BuildConfig
-from sparsespec.runtime.config import RuntimeConfig
-from sparsespec.runtime.loading import load_engine
+from sparsespec.builder.engine_dir import CONFIG_FILE, ENGINE_FILES, EngineConfig, read_engine_config
+from sparsespec.builder.errors import InputError
+from sparsespec.builder.trt.config import BackendName
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.llm import LLM
+from sparsespec.runtime.loading import LoadedEngine, load_engine
+from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_models import tiny_hf_model, write_tiny_engine, write_tiny_hf_checkpoint
 from tiny_trtllm import write_tiny_trtllm
 
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+MORE_KEYS = ("drafts", "rope_scaling", "quantization", "aliased_io", "opt_batch_size")
+# What fields that name a choice may be.
+WORDS = (
+    "none",
+    "mean",
+    "diagonal",
+    "rows",
+    "draft",
+    "exact",
+    "detailed",
+    "bfloat16",
+    "float16",
+    "qwen2",
+    "qwen3",
+    "9.0",
+)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
@@ -48,6 +75,100 @@ def test_checkpoints(tmp_path: Path) -> None:
         read_all(target)
 
     campaign("files of a checkpoint", attempt)
+
+
+def test_tensorrt_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TensorRT, as far as anybody can see: what loads, runs."""
+    engine, target = write_tensorrt_engine(tmp_path / "intact"), tmp_path / "hostile"
+    trt = install_tensorrt(tmp_path, monkeypatch)
+    names = ("config.json", "weights.safetensors", *ENGINE_FILES.values(), "draft.layers.json")
+
+    def attempt(random: Random) -> None:
+        _copy_with_surprises(engine, target, names, random)
+        _drop_endless(target)
+        _decode(target, trt)
+
+    campaign("files of a TensorRT engine", attempt)
+
+
+def test_config_of_a_tensorrt_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever config.json says, TensorRT runs engines of the sizes that they were built for, or none."""
+    engine = write_tensorrt_engine(tmp_path / "engine")
+    trt = install_tensorrt(tmp_path, monkeypatch)
+    intact = json.loads((engine / CONFIG_FILE).read_text())
+
+    def attempt(random: Random) -> None:
+        section = random.choice(("model", "build", "tensorrt"))
+        (engine / CONFIG_FILE).write_bytes(_damaged_section(intact, section, random))
+        _decode(engine, trt)
+
+    campaign("config.json of a TensorRT engine", attempt)
+
+
+def test_tensorrt_section(tmp_path: Path) -> None:
+    """Without TensorRT: the torch executor runs what can be read, and TensorRT is not taken for granted."""
+    engine = write_tensorrt_engine(tmp_path / "engine")
+    intact = json.loads((engine / CONFIG_FILE).read_text())
+
+    def attempt(random: Random) -> None:
+        (engine / CONFIG_FILE).write_bytes(_damaged_section(intact, "tensorrt", random))
+        config = result_or_error(lambda: read_engine_config(engine), str(engine))
+        assert isinstance(config, EngineConfig) or str(engine / CONFIG_FILE) in str(config)
+        if isinstance(config, EngineConfig) and config.tensorrt is not None:
+            assert config.tensorrt.config.opt_batch_size == config.tensorrt.opt_batch_size
+        for backend in BACKENDS:
+            loaded = result_or_error(lambda backend=backend: _load(engine, backend), str(engine))
+            runs = isinstance(config, EngineConfig) and backend != "tensorrt"
+            assert isinstance(loaded, LoadedEngine if runs else InputError)
+            assert isinstance(loaded, InputError) or loaded.backend == "torch"
+
+    campaign("tensorrt section of an engine", attempt)
+
+
+def _drop_endless(directory: Path) -> None:
+    for path in map(directory.joinpath, ENGINE_FILES.values()):
+        if path.is_fifo() or path.is_char_device():
+            path.unlink()
+
+
+def _damaged_section(document: Mapping[str, Any], name: str, random: Random) -> bytes:
+    if random.random() < 0.5:
+        return with_damaged_section(document, name, random, MORE_KEYS)
+    return with_other_values(document, name, random, WORDS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"opt_batch_size": 0}, "tensorrt: opt_batch_size must be at least 1, found 0"),
+        ({"builder_opt": 6}, "tensorrt: builder_opt must be at most 5, found 6"),
+        ({"gpu": "y" * 5000}, "tensorrt: gpu: expected 1 to 200 printable characters, found 'yyy"),
+        ({"version": "11.4\n"}, "tensorrt: version: expected 1 to 200 printable characters, found '11.4\\n'"),
+    ],
+)
+def test_what_no_tensorrt_says_of_an_engine(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    engine = write_tensorrt_engine(tmp_path / "engine")
+    document = json.loads((engine / CONFIG_FILE).read_text())
+    document["tensorrt"] |= change
+    (engine / CONFIG_FILE).write_text(json.dumps(document))
+    error = result_or_error(lambda: read_engine_config(engine), str(engine))
+    assert message in str(error)
+
+
+def _load(engine: Path, backend: BackendName) -> LoadedEngine:
+    return load_engine(engine, RuntimeConfig(device="cpu", backend=backend))
+
+
+def _decode(engine: Path, trt: HostileTensorRT) -> None:
+    """Load for the backend that fits; TensorRT's engines answer a prompt."""
+    loaded = result_or_error(lambda: _load(engine, "auto"), str(engine))
+    if isinstance(loaded, LoadedEngine) and loaded.engines is not None:
+        trt.runs.clear()
+        llm = result_or_error(lambda: LLM(loaded, SpeculationConfig(k=3)), str(engine))
+        if isinstance(llm, LLM):
+            answer = llm.generate([[5, 6, 7]], SamplingParams(max_tokens=5, ignore_eos=True))[0].outputs[0]
+            assert len(answer.token_ids) == 5
+            assert trt.runs
 
 
 def _copy_with_surprises(source: Path, target: Path, names: tuple[str, ...], random: Random) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from hostile_checkpoints import small_model
 from sparsespec.builder.build_config import BuildConfig
+from sparsespec.builder.model_config import ModelConfig
+from tiny_modelopt import write_tiny_modelopt
 from tiny_models import tiny_hf_model, write_tiny_engine, write_tiny_hf_checkpoint
 
 MOST_BYTES = 300 * 2**20
@@ -79,8 +81,14 @@ def _hf_config_of_huge_sizes(folder: Path) -> Path:
     return directory
 
 
-def _engine_weights_of_a_hole(folder: Path) -> Path:
-    engine = write_tiny_engine(folder / "engine", small_model(), BuildConfig(dtype="float32"), seed=0)
+def _quantization_without_end(folder: Path) -> Path:
+    directory = write_tiny_modelopt(folder / "fp8", tiny_hf_model(small_model()))
+    os.truncate(directory / "hf_quant_config.json", HOLE)
+    return directory
+
+
+def _engine_weights_of_a_hole(folder: Path, model: ModelConfig) -> Path:
+    engine = write_tiny_engine(folder / "engine", model, BuildConfig(dtype="float32"), seed=0)
     os.truncate(engine / "weights.safetensors", HOLE)
     return engine
 
@@ -99,7 +107,9 @@ LIARS: Mapping[str, Callable[[Path], Path]] = {
     "a header of 2^40 bytes": _hf_header_without_end,
     "config.json of 2^36 bytes": _hf_config_without_end,
     "sizes of 10^9": _hf_config_of_huge_sizes,
-    "weights of 2^36 bytes": _engine_weights_of_a_hole,
+    "hf_quant_config.json of 2^36 bytes": _quantization_without_end,
+    "weights of 2^36 bytes": lambda folder: _engine_weights_of_a_hole(folder, small_model()),
+    "FP8 weights of 2^36 bytes": lambda folder: _engine_weights_of_a_hole(folder, small_model(quantization="fp8")),
 }
 
 

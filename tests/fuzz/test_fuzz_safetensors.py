@@ -10,13 +10,17 @@ from random import Random
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from hostile_campaign import campaign, result_or_error
 from hostile_checkpoints import read_all, small_model
-from hostile_mutations import ODD_INTEGERS, ODD_TEXTS, damaged_bytes, damaged_json
+from hostile_mutations import ODD_FLOATS, ODD_INTEGERS, ODD_TEXTS, damaged_bytes, damaged_json
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import load_weights, read_engine_config
+from sparsespec.builder.errors import CheckpointError
 from sparsespec.builder.fused_weights import fused_specs
+from sparsespec.builder.model_config import ModelConfig
+from tiny_modelopt import write_tiny_modelopt
 from tiny_models import tiny_hf_model, write_tiny_engine, write_tiny_hf_checkpoint
 from tiny_trtllm import edit_config, write_tiny_trtllm
 
@@ -63,20 +67,54 @@ def test_a_rank(tmp_path: Path) -> None:
 
 
 def test_an_engine(tmp_path: Path) -> None:
-    engine = write_tiny_engine(tmp_path / "engine", MODEL, BuildConfig(dtype="float32"), seed=0)
-    config = read_engine_config(engine)
+    _try_engine("safetensors of an engine", tmp_path / "engine", MODEL)
 
-    def read() -> object:
-        return result_or_error(lambda: load_weights(engine, config, "cpu"), str(engine))
+
+def test_modelopt(tmp_path: Path) -> None:
+    directory = write_tiny_modelopt(tmp_path / "fp8", tiny_hf_model(MODEL))
+    _try_file("safetensors of ModelOpt", directory / "model.safetensors", lambda: read_all(directory))
+
+
+def test_scales_of_modelopt(tmp_path: Path) -> None:
+    """Taken if all of them are finite and above 0."""
+    directory = write_tiny_modelopt(tmp_path / "fp8", tiny_hf_model(MODEL))
+    path = directory / "model.safetensors"
+    intact = load_file(path)
+    names = [name for name in intact if name.endswith((".weight_scale", ".input_scale"))]
+
+    def attempt(random: Random) -> None:
+        odd = {name: _odd_scale(intact[name].shape, random) for name in random.sample(names, random.choice((1, 2, 5)))}
+        save_file(intact | odd, path)
+        usable = all(scale.isfinite().all() and (scale > 0).all() for scale in odd.values())
+        assert isinstance(read_all(directory), ModelConfig if usable else CheckpointError), odd
+
+    campaign("scales of ModelOpt", attempt)
+
+
+def test_an_fp8_engine(tmp_path: Path) -> None:
+    model = small_model("qwen2", quantization="fp8")
+    _try_engine("safetensors of an FP8 engine", tmp_path / "engine", model)
+
+
+def _odd_scale(shape: torch.Size, random: Random) -> torch.Tensor:
+    bits = int.from_bytes(random.randbytes(4), "little", signed=True)
+    numbers = (torch.tensor(random.choice(ODD_FLOATS)), torch.tensor(bits, dtype=torch.int32).view(torch.float32))
+    return random.choice(numbers).expand(shape).clone()
+
+
+def _try_engine(target: str, directory: Path, model: ModelConfig) -> None:
+    """What is loaded has the names, shapes and types that config.json asks for."""
+    engine = write_tiny_engine(directory, model, BuildConfig(dtype="float32"), seed=0)
+    config = read_engine_config(engine)
+    specs = fused_specs(model, "float32")
+    expected = {name: (spec.shape, getattr(torch, spec.dtype)) for name, spec in specs.items()}
 
     def check() -> None:
-        weights = read()
+        weights = result_or_error(lambda: load_weights(engine, config, "cpu"), str(engine))
         if isinstance(weights, dict):
-            shapes = {name: spec.shape for name, spec in fused_specs(MODEL, "float32").items()}
-            assert {name: tuple(weight.shape) for name, weight in weights.items()} == shapes
-            assert all(weight.dtype == torch.float32 for weight in weights.values())
+            assert {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} == expected
 
-    _try_file("safetensors of an engine", engine / "weights.safetensors", check)
+    _try_file(target, engine / "weights.safetensors", check)
 
 
 def _try_file(target: str, path: Path, read: Callable[[], object]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import plugin_cases
 from plugin_cases import CASES, PILLAR_ATTENTION, PILLAR_PLAN, PluginCase, TensorCase, altered, every_plugin
 from sparsespec.plugins.plugin_handle import DataType, PluginTensors
-from sparsespec.plugins.plugin_host import PluginError
+from sparsespec.plugins.plugin_host import PluginError, plugin_field
 
 
 @every_plugin
@@ -46,6 +46,13 @@ def test_workspace_holds_two_parts_of_every_worker() -> None:
 def test_configure_takes_sizes_that_are_not_known(case: PluginCase) -> None:
     unknown = [replace(each, shape=(-1,) * len(each.shape)) for each in case.tensors().inputs]
     case.create().configure(replace(case.tensors(), inputs=tuple(unknown)))
+
+
+def test_attention_need_not_say_what_it_updates_in_place() -> None:
+    """The field aliased_io: enqueue wants one address for input and output all the same."""
+    case = PILLAR_ATTENTION.with_fields((*PILLAR_ATTENTION.fields, plugin_field("aliased_io", 0)))
+    assert case.create().aliases() == (None, None, None)
+    assert PILLAR_ATTENTION.create().aliases() == (None, 1, 2)
 
 
 @every_plugin

@@ -31,7 +31,7 @@ def test_library_offers_the_plugins() -> None:
 def test_field_names() -> None:
     int32, float32, text = FieldType.INT32, FieldType.FLOAT32, FieldType.CHAR
     heads = {"num_heads": int32, "num_kv_heads": int32, "head_dim": int32}
-    norm = {"rms_norm_eps": float32, "qk_norm": int32}
+    norm = {"rms_norm_eps": float32, "qk_norm": int32, "aliased_io": int32}
     expected = {
         "PillarPlan": heads,
         "PillarAttention": {**heads, "page_size": int32, **norm, "score_planes": text, "score_normalizer": text},
@@ -68,6 +68,7 @@ ALL_ATTENTION_FIELDS = (
     *PILLAR_ATTENTION.fields,
     plugin_field("rms_norm_eps", 1e-5),
     plugin_field("qk_norm", 1),
+    plugin_field("aliased_io", 0),
     plugin_field("score_planes", "rows"),
     plugin_field("score_normalizer", "exact"),
 )
@@ -112,6 +113,7 @@ def test_field_of_wrong_type_or_length(field: PluginField, message: str) -> None
         ("rms_norm_eps", float("nan"), "finite"),
         ("rms_norm_eps", float("inf"), "finite"),
         ("qk_norm", 2, "expected 0 or 1, got 2"),
+        ("aliased_io", -1, "expected 0 or 1, got -1"),
         ("score_planes", "plane", 'expected one of none, mean, diagonal, rows, got "plane"'),
         ("score_planes", "row", 'got "row"'),
         ("score_normalizer", "soft", 'expected one of draft, exact, got "soft"'),
@@ -134,6 +136,7 @@ def test_defaults_are_serialised() -> None:
     for name, value in (
         ("rms_norm_eps", 1e-6),
         ("qk_norm", 0),
+        ("aliased_io", 1),
         ("score_planes", "none"),
         ("score_normalizer", "draft"),
     ):

@@ -65,6 +65,21 @@ def test_our_log_is_called(testimony: Testimony) -> None:
     }
 
 
+def test_plugins_read_the_fields_that_they_were_given(testimony: Testimony) -> None:
+    """The bindings' collection holds pointers into numpy's memory, which must live until then."""
+    assert testimony.calls.plugin_fields == {
+        "num_heads": 6,
+        "num_kv_heads": 2,
+        "head_dim": 64,
+        "page_size": 16,
+        "rms_norm_eps": 0.25,
+        "qk_norm": 0,
+        "score_planes": ["m", len("mean")],
+        "score_normalizer": ["d", len("draft")],
+        "aliased_io": 0,
+    }
+
+
 def test_our_error_recorder_is_called(testimony: Testimony) -> None:
     """The bindings look for the number of errors under another name than their own method's: get_num_errors."""
     assert testimony.calls.errors == {

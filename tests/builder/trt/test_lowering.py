@@ -142,6 +142,7 @@ def test_fields_of_the_plugins() -> None:
                 "qk_norm": 1,
                 "score_planes": "diagonal",
                 "score_normalizer": "exact",
+                "aliased_io": 1,
             }
         ]
         * MODEL.num_layers
@@ -150,7 +151,7 @@ def test_fields_of_the_plugins() -> None:
 
 def test_constants_live_as_long_as_what_write_network_returns() -> None:
     trt, network = RecordingTensorRT(), Network()
-    kept = write_network(trt, network, PluginLayers(trt), engine_spec("draft", "bfloat16"))
+    kept = write_network(trt, network, PluginLayers(trt, aliased_io=True), engine_spec("draft", "bfloat16"))
     network.recording()
     del kept
     with pytest.raises(Refused, match="memory of a constant"):

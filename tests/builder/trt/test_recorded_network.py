@@ -130,7 +130,7 @@ def test_the_creator_reads_fields(planes: ScorePlanes) -> None:
     fields.append(trt.PluginField("score_planes", np.frombuffer(planes.encode(), np.int8), kinds.CHAR))
     creator = trt.get_plugin_registry().get_creator("PillarAttention", "1", "")
     made = creator.create_plugin("", trt.PluginFieldCollection(fields), TensorRTPhase.BUILD)
-    defaults = {"rms_norm_eps": 1e-6, "qk_norm": 0, "score_normalizer": "draft"}
+    defaults = {"rms_norm_eps": 1e-6, "qk_norm": 0, "aliased_io": 1, "score_normalizer": "draft"}
     assert dict(made.fields) == {**numbers, "score_planes": planes, **defaults}
     for wrong in (fields[1:], [*fields, fields[0]], [*fields, trt.PluginField("x", fields[0].data, kinds.INT32)]):
         assert creator.create_plugin("", trt.PluginFieldCollection(wrong), TensorRTPhase.BUILD) is None
@@ -142,14 +142,14 @@ def test_plugin_layers_tell_of_refused_fields() -> None:
     network = Network()
     rows = network.add_input("rows", INT32, (-1,))
     with pytest.raises(EngineError, match=r"PillarPlan refuses its fields .*6\.0"):
-        PluginLayers(RecordingTensorRT()).insert_plan(network, params, StepInputs(*[rows] * 13))
+        PluginLayers(RecordingTensorRT(), aliased_io=True).insert_plan(network, params, StepInputs(*[rows] * 13))
 
 
 def test_plugin_inputs_are_checked() -> None:
     network = Network()
     rows = network.add_input("rows", INT32, (3,))
     with pytest.raises(Refused, match=r"PillarPlan: phase: INT32\[3\]"):
-        PluginLayers(RecordingTensorRT()).insert_plan(network, PARAMS, StepInputs(*[rows] * 13))
+        PluginLayers(RecordingTensorRT(), aliased_io=True).insert_plan(network, PARAMS, StepInputs(*[rows] * 13))
 
 
 def test_run_time_sizes_are_checked() -> None:

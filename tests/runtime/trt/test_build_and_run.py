@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,12 @@ from rich.progress import Progress, TaskID
 
 from fake_builder import BuildingTensorRT, Flag, Preview, Verbosity
 from fake_tensorrt import VERSION
+from recorded_ops import Plugin
 from sparsespec.builder import build_engine
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import EngineConfig, read_engine_config
 from sparsespec.builder.trt import availability
-from sparsespec.builder.trt.availability import Gpu
+from sparsespec.builder.trt.availability import Gpu, UnusableError, find_usable
 from sparsespec.plugins.library import PluginsUnavailableError
 from sparsespec.runtime import run
 from tiny_models import tiny_llama, tiny_model_config, write_tiny_hf_checkpoint
@@ -96,6 +99,7 @@ def test_an_engine_directory_with_engines(build: Run, trt: BuildingTensorRT, tmp
         "compute_capability": "9.0",
         "score_planes": "diagonal",
         "score_normalizer": "draft",
+        "aliased_io": True,
         "opt_batch_size": None,
         "builder_opt": 4,
         "profiling_verbosity": "detailed",
@@ -112,6 +116,7 @@ def test_what_the_builder_is_told(build: Run, trt: BuildingTensorRT) -> None:
         assert (config.builder_optimization_level, config.profiling_verbosity) == (2, Verbosity.NONE)
         assert config.previewed == [Preview.ALIASED_PLUGIN_IO_10_03]
         assert config.cleared == [Flag.TF32]
+        assert config.max_aux_streams == 0
         dynamic = [
             each.name for number in built.recording.inputs if -1 in (each := built.recording.tensors[number]).type.shape
         ]
@@ -147,6 +152,57 @@ def test_memory_is_told_before_anything_is_built(
         assert f"\n{name} " in told[: told.index("error: ")]
 
 
+def test_a_copy_of_the_kv_pool_is_warned_of(
+    build: Run, trt: BuildingTensorRT, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorRT may keep copies of what plugins update in place; then its activations hold a pool."""
+    assert build("--backend", "tensorrt") == 0
+    assert "warning" not in capsys.readouterr().err
+    trt.faults.activation_bytes = 10**9
+    assert build("--backend", "tensorrt", "--force") == 0
+    told = capsys.readouterr().err
+    assert "warning: draft.engine asks for 1.0 GB beside its inputs" in told
+    assert "build with --no-aliased_io" in told
+    assert [built.config.previewed for built in trt.built] == [[Preview.ALIASED_PLUGIN_IO_10_03]] * 4
+    assert build("--backend", "tensorrt", "--force", "--no-aliased_io") == 0
+    plugins = [call.op for built in trt.built for call in built.recording.calls if isinstance(call.op, Plugin)]
+    declared = [dict(plugin.fields)["aliased_io"] for plugin in plugins if plugin.name == "PillarAttention"]
+    assert declared == [1] * 4 * MODEL.num_layers + [0] * 2 * MODEL.num_layers
+    assert trt.built[-1].config.previewed == []
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "obstacle"),
+    [
+        ("10.12.0.36", H200, "FP8 weights need TensorRT 10.13 or newer, found 10.12.0.36"),
+        (VERSION, Gpu("NVIDIA A100", (8, 0)), "FP8 weights need a GPU of compute capability 8.9 or more, found 8.0"),
+        (VERSION, Gpu("NVIDIA L40S", (8, 9)), None),
+        ("10.13.3.9", H200, None),
+    ],
+)
+def test_fp8_needs_scales_as_inputs(
+    version: str, gpu: Gpu, obstacle: str | None, trt: BuildingTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt.__version__ = version
+    monkeypatch.setattr(availability, "find_gpu", lambda _device: gpu)
+    find = partial(find_usable, build=BUILD, device="auto", plugin_library=None)
+    assert find(MODEL).gpu == gpu
+    if obstacle is None:
+        assert find(replace(MODEL, quantization="fp8")).gpu == gpu
+    else:
+        with pytest.raises(UnusableError, match=re.escape(obstacle)):
+            find(replace(MODEL, quantization="fp8"))
+
+
+def test_blackwell_needs_a_newer_tensorrt(trt: BuildingTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(availability, "find_gpu", lambda _device: Gpu("NVIDIA B200", (10, 0)))
+    trt.__version__ = "10.7.0"
+    with pytest.raises(UnusableError, match=r"capability 10\.0 or newer need TensorRT 10\.8 or newer, found 10\.7\.0"):
+        find_usable(MODEL, BUILD, "auto", None)
+    trt.__version__ = "10.8.0"
+    assert find_usable(MODEL, BUILD, "auto", None).gpu.name == "NVIDIA B200"
+
+
 def test_memory_for_another_gpu(build: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert build("--backend", "torch", "--gpu_memory_gb", "1.5") == 0
     told = capsys.readouterr().err
@@ -169,6 +225,7 @@ def test_report_of_a_build(build: Run, tmp_path: Path, capsys: pytest.CaptureFix
     report = json.loads(path.read_text())
     metrics = {each["name"]: each["value"] for each in report["metrics"]}
     assert (metrics["draft_engine_bytes"], metrics["verify_engine_bytes"]) == (5, 6)
+    assert (metrics["draft_activation_bytes"], metrics["verify_activation_bytes"]) == (4096, 2 * 3 * 4096)
     assert [each["name"] for each in report["timings"]][2:] == ["build_draft_engine", "build_verify_engine"]
     assert "draft.engine 0.0 MB, verify.engine 0.0 MB" in capsys.readouterr().out
 

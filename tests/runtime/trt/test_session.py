@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from fake_tensorrt import BUILT, FakeTensorRT, Faults, fake_engines
 from sparsespec.builder.errors import BackendError, EngineError, InputError
@@ -17,6 +18,7 @@ from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.outputs import RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.trt.engines import EngineSource, load_engines
 from tiny_llm import (
     BUILD,
     DraftCounts,
@@ -160,12 +162,13 @@ def test_what_is_bound_is_what_the_engines_declare(tmp_path: Path) -> None:
             r"page_table: expected shape \[-1, 35\], found \[-1, 3\]",
         ),
         (Faults(types={"logit_rows": "int32"}), r"verify.engine: logit_rows: expected INT64, found INT32"),
+        (Faults(host_tensor="phase"), "draft.engine: phase: expected memory of the device, found HOST"),
         (
             Faults(most_rows=16),
             r"token_ids in profile 0: expected .*\[68\]\], found .*\[16\]\]",
         ),
     ],
-    ids=["corrupt", "missing", "shape", "type", "profile"],
+    ids=["corrupt", "missing", "shape", "type", "host", "profile"],
 )
 def test_engines_that_differ_from_their_config_are_refused(tmp_path: Path, faults: Faults, message: str) -> None:
     with pytest.raises(EngineError, match=message):
@@ -173,17 +176,11 @@ def test_engines_that_differ_from_their_config_are_refused(tmp_path: Path, fault
 
 
 def test_an_engine_file_that_is_not_there(tmp_path: Path) -> None:
-    case, trt = Case(), Case().tensorrt()
-    fake_engines(tmp_path, trt)
-    (tmp_path / "verify.engine").unlink()
+    trt = Case().tensorrt()
+    (tmp_path / "draft.engine").write_bytes(b"draft")
+    source = EngineSource(tmp_path, trt.config, tmp_path / "none.so", torch.device("cpu"))
     with pytest.raises(EngineError, match=r"verify\.engine: cannot be read"):
-        load(tmp_path, case)
-
-
-def load(directory: Path, case: Case) -> None:
-    from sparsespec.runtime.trt.engines import load_engines
-
-    load_engines(case.tensorrt(), directory, case.tensorrt().config, directory / "none.so")  # type: ignore[arg-type]
+        load_engines(trt, source)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -206,13 +203,13 @@ def test_what_tensorrt_refuses_at_run_time_is_told_in_its_words(tmp_path: Path, 
         llm.generate([prompt[:4] for prompt in PROMPTS], greedy(12))
 
 
-def test_a_failed_step_names_the_engine_and_keeps_no_old_errors(tmp_path: Path) -> None:
+def test_errors_of_the_past_explain_no_failure(tmp_path: Path) -> None:
+    """TensorRT reports errors in calls that succeed, too."""
     case = Case()
-    trt = case.tensorrt(Faults(failing_step=2))
-    engine = case.tensorrt_engine(tmp_path, trt)
+    engine = case.tensorrt_engine(tmp_path, case.tensorrt(Faults(no_context=True)))
     assert engine.engines is not None
-    engine.engines.errors.report_error("x", "of the past")
-    with pytest.raises(BackendError, match="of the past; launch failure"):
+    engine.engines.errors.report_error("INTERNAL_ERROR", "a tactic was skipped")
+    with pytest.raises(BackendError, match=r"refused an execution context: no memory for a context$"):
         LLM(engine, case.speculation, case.config).generate(PROMPTS, greedy(12))
     assert engine.engines.errors.get_num_errors() == 0
 
