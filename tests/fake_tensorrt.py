@@ -72,6 +72,7 @@ class FakeTensorRT:
     faults: Faults = field(default_factory=Faults)
     runs: list[tuple[EngineKind, int, int]] = field(default_factory=list)  # profile and rows of every enqueue
     contexts: list[FakeContext] = field(default_factory=list)
+    current_devices: list[int] = field(default_factory=list)  # CUDA's, where TensorRT takes it for the engine's
     loaded_libraries: list[str] = field(default_factory=list)
     __version__: str = VERSION
     DataType: Any = DataType
@@ -86,6 +87,11 @@ class FakeTensorRT:
 
     def Runtime(self, logger: object) -> FakeRuntime:
         return FakeRuntime(self)
+
+    def see_device(self) -> None:
+        """TensorRT takes CUDA's current device, without being told."""
+        if self.device != "cpu":
+            self.current_devices.append(torch.cuda.current_device())
 
     def get_plugin_registry(self) -> FakeTensorRT:
         return self
@@ -106,6 +112,7 @@ class FakeRuntime:
     error_recorder: Any = None
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeEngine | None:
+        self.trt.see_device()
         kind: EngineKind = "draft" if serialized_engine == b"draft" else "verify"
         if self.trt.faults.corrupt == kind:
             self.error_recorder.report_error("INTERNAL_ERROR", "the magic tag\n does not match")
@@ -164,6 +171,7 @@ class FakeEngine:
         if self.trt.faults.no_context:
             self.runtime.error_recorder.report_error("MEM_ALLOC_FAILED", "no memory for a context")
             return None
+        self.trt.see_device()
         context = FakeContext(self)
         self.trt.contexts.append(context)
         return context
@@ -219,6 +227,7 @@ class FakeContext:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         """Refuses what TensorRT would: no memory, an unbound tensor, an input without a shape, a copy of a pool."""
+        self.trt.see_device()
         if len(self.trt.runs) == self.trt.faults.failing_step:
             return self._refuse("launch failure")
         needed = max(
@@ -239,7 +248,7 @@ class FakeContext:
         if stream_handle == 0:
             self._run()
         else:
-            with torch.cuda.stream(torch.cuda.ExternalStream(stream_handle)):
+            with torch.cuda.stream(torch.cuda.ExternalStream(stream_handle, self.trt.device)):
                 self._run()
         return True
 
@@ -298,6 +307,5 @@ def fake_engines(directory: Path, trt: FakeTensorRT) -> TensorRTEngines:
     """Load the two engines of trt.config, whose files are written into `directory`."""
     for kind, name in ENGINE_FILES.items():
         (directory / name).write_bytes(kind.encode())
-    device = torch.device("cpu") if trt.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
-    source = EngineSource(directory, trt.config, directory / "libsparsespec_plugins.so", device)
+    source = EngineSource(directory, trt.config, directory / "libsparsespec_plugins.so", torch.device(trt.device))
     return load_engines(trt, source)  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fake_tensorrt import BUILT, FakeTensorRT, fake_engines
+from fake_tensorrt import BUILT, FakeTensorRT, Faults, fake_engines
+from sparsespec.builder.errors import BackendError
 from sparsespec.plugins.library import plugin_host_path, plugin_library_path
 from sparsespec.plugins.plugin_host import PluginLibrary
 from sparsespec.runtime import llm as llm_module
@@ -47,14 +48,16 @@ class Watched(TensorRTExecutor):
         return found
 
 
-def gpu_engine(directory: Path) -> tuple[LoadedEngine, FakeTensorRT]:
+def gpu_engine(
+    directory: Path, device: str = "cuda:0", faults: Faults | None = None
+) -> tuple[LoadedEngine, FakeTensorRT]:
     model = tiny_model_config(num_heads=4, num_kv_heads=2, head_dim=64, hidden_size=256)
     build = replace(BUILD, dtype="bfloat16", max_batch_size=6, page_size=16, max_num_tokens=192)
     engine = tiny_engine(build=build, model=model)
-    weights = {name: tensor.cuda() for name, tensor in engine.weights.items()}
+    weights = {name: tensor.to(device) for name, tensor in engine.weights.items()}
     config = replace(engine.config, tensorrt=BUILT)
     plugins = PluginAttention(PluginLibrary(plugin_library_path(), plugin_host_path()))
-    trt = FakeTensorRT(config, device="cuda", attention=plugins)
+    trt = FakeTensorRT(config, device=device, attention=plugins, faults=faults or Faults())
     return replace(engine, config=config, weights=weights, engines=fake_engines(directory, trt)), trt
 
 
@@ -91,3 +94,30 @@ def test_tokens_are_the_torch_executors_but_for_near_ties(tmp_path: Path) -> Non
     equal = sum(a == b for a, b in zip(found, expected, strict=True))
     print(f"{equal} of {len(found)} answers are equal")
     assert equal >= len(found) // 2  # a near-tie changes all that follows; the test above looks at logits
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_on_a_device_that_is_not_the_current_one(tmp_path: Path) -> None:
+    engine, trt = gpu_engine(tmp_path, "cuda:1")
+    torch.cuda.set_device(0)
+    config = RuntimeConfig(device="cuda:1", chunk_size=96)
+    found = first_answers(LLM(engine, SPECULATION, config).generate(PROMPTS, greedy(48)))
+    other, _ = gpu_engine(tmp_path, "cuda:0")
+    config = RuntimeConfig(device="cuda:0", chunk_size=96)
+    assert found == first_answers(LLM(other, SPECULATION, config).generate(PROMPTS, greedy(48)))
+    assert {*trt.current_devices} == {1}
+    assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.parametrize("failing_step", [3, 4])
+def test_a_step_that_fails_while_it_is_captured_leaves_the_gpu_usable(tmp_path: Path, failing_step: int) -> None:
+    """Steps 0 to 2 are prompts; step 3 runs before it is captured, as step 4."""
+    engine, _ = gpu_engine(tmp_path, faults=Faults(failing_step=failing_step))
+    config = RuntimeConfig(device="cuda", chunk_size=192)
+    stream = torch.cuda.current_stream()
+    with pytest.raises(BackendError, match=r"engine: TensorRT refused a step of \d+ rows.*: launch failure"):
+        LLM(engine, SPECULATION, config).generate(PROMPTS, greedy(8))
+    assert torch.cuda.current_stream() == stream
+    torch.cuda.synchronize()
+    healthy, _ = gpu_engine(tmp_path)
+    assert LLM(healthy, SPECULATION, config).generate(PROMPTS, greedy(8))
