@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import TypeVar
 
 import numpy as np
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
+from cold_timing import Works, cold_microseconds
 from sparsespec.builder.config_io import add_flags, check_range, from_flags, option
 from sparsespec.builder.engine_dir import read_engine_config
 from sparsespec.builder.errors import BackendError, InputError
@@ -51,12 +51,9 @@ from sparsespec.builder.trt.versions import (
 # Family; vocabulary, hidden and intermediate sizes; layers, heads, KV heads and their size; nothing else matters here.
 QWEN3_8B = ModelConfig("qwen3", 151936, 4096, 12288, 36, 32, 8, 128, 1e-6, 1e6, 40960, False, (151645,))
 AnswerT = TypeVar("AnswerT")
-Works = Sequence[Callable[[], object]]  # what enqueues one product each
 LAYER_PRODUCTS = ("qkv", "o_proj", "gate_up", "down_proj")
-WARM_UPS, REPEATS = 5, 50
 # Distinct weights in one graph, which share what its launch takes; one where a weight is so large that it hides that.
 MOST_COPIES, COPIES_BYTES = 4, 2**29
-BEYOND_L2_BYTES = 2**29  # several times the L2 cache of any GPU
 MOST_DIFFERENCE = 0.05  # of the largest result: float16 sums of other orders are far nearer, other weights' far off
 
 
@@ -220,42 +217,6 @@ class BoundProduct:
     def enqueue(self) -> None:
         """Compute y in stream order."""
         self._engines.given(self._context.execute_async_v3(self._stream_handle), "to run")
-
-
-def cold_microseconds(ways: Sequence[Works], stream: torch.cuda.Stream) -> tuple[float, ...]:
-    """For each of `ways`, the median time of one of its works when nothing that they read is in the L2 cache.
-
-    One replay of each way in turn, since clocks fall and rise: what slows one slows all.
-    """
-    other = torch.zeros(1024, BEYOND_L2_BYTES // 4096, device="cuda")
-    graphs = [captured(works, stream) for works in ways]
-    rounds = [[_replay_time(graph, other) for graph in graphs] for _ in range(WARM_UPS + REPEATS)][WARM_UPS:]
-    times = zip(*rounds, strict=True)
-    return tuple(median(each) * 1000 / len(works) for each, works in zip(times, ways, strict=True))
-
-
-def captured(works: Works, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-    """All of them, one after another; run once before, as TensorRT wants it."""
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream):
-        for work in works:
-            work()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for work in works:
-            work()
-    return graph
-
-
-def _replay_time(graph: torch.cuda.CUDAGraph, other: Tensor) -> float:
-    """Milliseconds. `other` is read, not written: lines that have to be written back would be timed too."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.amax(other, dim=1)  # takes longer than the host takes to enqueue what follows
-    start.record()
-    graph.replay()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end))
 
 
 class Bench:
