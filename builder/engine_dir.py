@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from sparsespec.builder.build_config import BuildConfig, DType
 from sparsespec.builder.config_io import from_mapping, shown
 from sparsespec.builder.errors import EngineError, InputError, one_line
-from sparsespec.builder.fused_weights import WeightSpec, fused_specs
+from sparsespec.builder.fused_weights import WeightSpec, fused_specs, is_scale
 from sparsespec.builder.input_files import check_readable, read_json_object
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.staging import publish, staged
@@ -141,6 +142,7 @@ def load_weights(engine_dir: Path, config: EngineConfig, device: str) -> dict[st
         ) from error
     for name, spec in specs.items():
         _check_tensor(path, name, weights[name], spec)
+    _check_scales(path, {name: weights[name] for name in specs if is_scale(name)})
     return weights
 
 
@@ -234,3 +236,12 @@ def _check_tensor(path: Path, name: str, tensor: torch.Tensor, spec: WeightSpec)
     expected = torch.float8_e4m3fn if spec.dtype == "float8_e4m3fn" else TORCH_DTYPES[spec.dtype]
     if tensor.dtype != expected:
         raise EngineError(f"{path}: {name}: expected {expected}, found {tensor.dtype}")
+
+
+def _check_scales(path: Path, scales: Mapping[str, torch.Tensor]) -> None:
+    """Of FP8 products; one copy from the device for all."""
+    if not scales:
+        return
+    for name, value in zip(scales, torch.stack(list(scales.values())).tolist(), strict=True):
+        if not (math.isfinite(value) and value > 0):
+            raise EngineError(f"{path}: {name}: expected a finite number above 0, found {value}")

@@ -30,7 +30,7 @@ def rescaled(weight: torch.Tensor, scale: torch.Tensor, new_scale: torch.Tensor)
     """weight * scale as float8_e4m3fn of another scale, saturated; bit for bit the same where the scale is the same."""
     if scale == new_scale:
         return weight
-    return (weight.float() * scale / new_scale).clamp(-MAX_FP8, MAX_FP8).to(torch.float8_e4m3fn)
+    return (weight.float() * (scale / new_scale)).clamp(-MAX_FP8, MAX_FP8).to(torch.float8_e4m3fn)
 
 
 def _fused_fp8(checkpoint: Checkpoint, name: str, sources: Shapes) -> Iterator[tuple[str, torch.Tensor]]:

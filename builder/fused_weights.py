@@ -71,6 +71,11 @@ def is_quantized(model: ModelConfig, name: str) -> bool:
     return model.quantization == "fp8" and name.rpartition(".")[2] in _QUANTIZED
 
 
+def is_scale(name: str) -> bool:
+    """Whether that weight is a scale of a product."""
+    return name.rpartition(".")[2] in (WEIGHT_SCALE, INPUT_SCALE)
+
+
 def scale_source(weight: str, scale: str) -> str:
     """The checkpoint's tensor beside `weight` that holds that scale of it."""
     return f"{weight.removesuffix('.weight')}.{scale}"

@@ -138,7 +138,7 @@ def largest_batch(model: ModelConfig, build: BuildConfig, use: PlannedUse, free_
     """
     check_range("context", context, least=1, most=_longest(model))
     fits = _fits(model, build, use, free_bytes)
-    return _most_that_fits(_most_slots(build, use), fits, lambda number: (number, context))
+    return _most_that_fits(most_requests(build, use), fits, lambda number: (number, context))
 
 
 def largest_context(model: ModelConfig, build: BuildConfig, use: PlannedUse, free_bytes: int, batch: int) -> int:
@@ -148,8 +148,13 @@ def largest_context(model: ModelConfig, build: BuildConfig, use: PlannedUse, fre
     for a full batch.
     """
     fits = _fits(model, build, use, free_bytes)
-    check_range("batch", batch, least=1, most=_most_slots(build, use))
+    check_range("batch", batch, least=1, most=most_requests(build, use))
     return _most_that_fits(_longest(model), fits, lambda number: (batch, number))
+
+
+def most_requests(build: BuildConfig, use: PlannedUse) -> int:
+    """As many as the kernels serve, and as a step has rows for."""
+    return MAX_SLOTS if _has_plugins(build, use) else MAX_INT // (build.max_draft_len + 1)
 
 
 def activation_bytes(model: ModelConfig, build: BuildConfig) -> int:
@@ -311,11 +316,6 @@ def _exact_size(build: BuildConfig) -> int:
 
 def _has_plugins(build: BuildConfig, use: PlannedUse) -> bool:
     return use.tensorrt or build.element_size == 2
-
-
-def _most_slots(build: BuildConfig, use: PlannedUse) -> int:
-    """As many as the kernels serve, and as a step has rows for."""
-    return MAX_SLOTS if _has_plugins(build, use) else MAX_INT // (build.max_draft_len + 1)
 
 
 def _longest(model: ModelConfig) -> int:

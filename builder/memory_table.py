@@ -11,6 +11,7 @@ from sparsespec.builder.memory_plan import (
     MemoryPlan,
     largest_batch,
     largest_context,
+    most_requests,
 )
 from sparsespec.builder.rope import longest_context
 
@@ -85,8 +86,9 @@ def _add_largest(table: Table, plan: MemoryPlan, limit: DeviceMemory) -> None:
         if context <= longest:
             number = largest_batch(model, build, use, limit.num_bytes, context)
             table.add_row("largest batch", f"{number:,}", "", f"requests of {context:,} tokens each")
-    number = largest_context(model, build, use, limit.num_bytes, use.max_batch_size)
-    table.add_row("largest context", f"{number:,}", "", f"tokens for each of {use.max_batch_size:,} requests")
+    if use.max_batch_size <= most_requests(build, use):
+        number = largest_context(model, build, use, limit.num_bytes, use.max_batch_size)
+        table.add_row("largest context", f"{number:,}", "", f"tokens for each of {use.max_batch_size:,} requests")
 
 
 def _footnote(plan: MemoryPlan, limit: DeviceMemory | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +65,8 @@ def find_usable(model: ModelConfig, build: BuildConfig, device: str, plugin_libr
         library = plugin_library or plugin_library_path()
     except (TensorRTUnavailableError, PluginsUnavailableError) as error:
         raise UnusableError(str(error)) from error
-    if not library.is_file():
-        raise UnusableError(f"plugin_library: expected a file, found none at {library}")
+    if not os.path.isfile(library):  # not Path.is_file: it raises for a name that is too long
+        raise UnusableError(f"plugin_library: expected a file, found none at {library!s:.200}")
     gpu = find_gpu(device)
     if gpu.compute_capability < LEAST_CAPABILITY:
         raise UnusableError(f"expected a GPU of compute capability 8.0 or more, found {gpu.name}, of {gpu.capability}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from rich.progress import Progress
 
 from sparsespec.builder.errors import EngineError, InputError
+from sparsespec.builder.input_files import check_readable
 from sparsespec.builder.trt.api import Builder, IBuilderConfig, TensorRT
 from sparsespec.builder.trt.attention_layers import AttentionLayers
 from sparsespec.builder.trt.messages import ErrorLog, python_logger
@@ -79,8 +81,10 @@ class EngineBuilder:
     def _read_timing_cache(self, config: IBuilderConfig, path: Path | None) -> Any:
         if path is None:
             return None
+        if not os.access(path.parent, os.W_OK):  # asked before the work is done
+            raise InputError(f"timing_cache: {path}: expected a file in a directory that can be written")
         try:
-            known = path.read_bytes() if path.exists() else b""
+            known = _read_regular(path) if path.exists() else b""
         except OSError as error:
             raise InputError(f"timing_cache: {path}: cannot be read: {error}") from error
         cache = config.create_timing_cache(known)
@@ -108,6 +112,11 @@ def inspect_engine(trt: TensorRT, plan: bytes, num_profiles: int) -> EngineFacts
     sizes = [engine.get_device_memory_size_for_profile_v2(profile) for profile in range(num_profiles)]
     layers = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     return EngineFacts(layers, max(sizes))
+
+
+def _read_regular(path: Path) -> bytes:
+    check_readable(path)
+    return path.read_bytes()
 
 
 def _write_timing_cache(config: IBuilderConfig, path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from sparsespec.builder.engine_dir import ENGINE_FILES, EngineConfig
 from sparsespec.builder.errors import EngineError
+from sparsespec.builder.input_files import check_readable
 from sparsespec.builder.trt.api import ICudaEngine, Runtime, TensorRT
 from sparsespec.builder.trt.attention_layers import load_plugin_library
 from sparsespec.builder.trt.engine_io import EngineIo, EngineKind, EngineTensor, Profile, engine_io
@@ -16,6 +17,9 @@ from sparsespec.builder.trt.messages import ErrorLog, python_logger
 from sparsespec.builder.trt.network import data_type
 from sparsespec.builder.trt.versions import implement
 from sparsespec.runtime.trt.device_stream import current_device
+
+# Engines hold no weights: one of 30 layers is some 10 MB.
+_MOST_ENGINE_BYTES = 2**32
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ def _expected_io(config: EngineConfig, kind: EngineKind) -> EngineIo:
 
 def _read(path: Path) -> bytes:
     try:
+        check_readable(path)
+        size = path.stat().st_size
+        if size > _MOST_ENGINE_BYTES:
+            raise EngineError(f"{path}: expected at most {_MOST_ENGINE_BYTES} bytes, found {size}")
         return path.read_bytes()
     except OSError as error:
         raise EngineError(f"{path}: cannot be read: {error}") from error

@@ -161,6 +161,8 @@ def test_engines_of_before_have_no_quantization(tmp_path: Path) -> None:
     [
         ("layers.0.qkv", torch.ones(128, 64).bfloat16(), "expected torch.float8_e4m3fn, found torch.bfloat16"),
         ("layers.0.qkv.weight_scale", torch.ones(1), r"expected shape \[\], found \[1\]"),
+        ("layers.1.down_proj.input_scale", torch.tensor(torch.nan), "expected a finite number above 0, found nan"),
+        ("layers.0.gate_up.weight_scale", torch.tensor(0.0), r"expected a finite number above 0, found 0\.0"),
         ("layers.0.qkv.input_scale", torch.ones(()).half(), "expected torch.float32, found torch.float16"),
         ("layers.1.down_proj.input_scale", None, r"expected a tensor of shape \[\], found none"),
         ("lm_head", torch.ones(128, 64).to(torch.float8_e4m3fn), "expected torch.bfloat16, found torch.float8_e4m3fn"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -37,7 +38,7 @@ TENSORRT_FLAGS: Mapping[str, tuple[str, ...]] = {
     "--opt_batch_size": ("1", "5", "2147483647"),
     "--builder_opt": ("0", "5", "6"),
     "--profiling_verbosity": ("layer_names_only", "detailed", "none"),
-    "--timing_cache": ("cache", "folder", "none/cache", "hf/config.json/cache"),
+    "--timing_cache": ("cache", "folder", "pipe", "/dev/zero", "none/cache", "hf/config.json/cache"),
     "--plugin_library": ("libsparsespec_plugins.so", "folder", "none", "hf/config.json"),
 }
 BUILD_FLAGS = (
@@ -89,6 +90,7 @@ RUN_FLAGS = (
     "--frequency_penalty",
     "--device",
     "--backend",
+    "--plugin_library",
     "--attention",
     "--max_batch_size",
     "--max_tokens_in_paged_kv_cache",
@@ -162,11 +164,11 @@ def test_build_engine_with_tensorrt(
     checkpoint = write_tiny_modelopt(tmp_path / "hf", tiny_hf_model(MODEL).to(torch.bfloat16))
     trt = install_tensorrt(tmp_path, monkeypatch)
     (tmp_path / "folder").mkdir()
-    others = [name for name in BUILD_FLAGS if name != "--plugin_library"]
+    os.mkfifo(tmp_path / "pipe")
 
     def attempt(random: Random) -> None:
         (tmp_path / "cache").write_bytes(random.randbytes(random.choice((0, 1, 1000))))
-        flags = _flags(others, tmp_path, random) if random.random() < 0.3 else []
+        flags = _flags(BUILD_FLAGS, tmp_path, random) if random.random() < 0.3 else []
         for name in random.sample(list(TENSORRT_FLAGS), random.choice((0, 1, 2, 3))):
             flags += [name, random.choice(TENSORRT_FLAGS[name])] if name not in SWITCHES else [name]
         trt.builder_faults = BuilderFaults(*(random.random() < 0.05 for _ in fields(BuilderFaults)))

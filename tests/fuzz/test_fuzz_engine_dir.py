@@ -85,7 +85,6 @@ def test_tensorrt_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     def attempt(random: Random) -> None:
         _copy_with_surprises(engine, target, names, random)
-        _drop_endless(target)
         _decode(target, trt)
 
     campaign("files of a TensorRT engine", attempt)
@@ -123,12 +122,6 @@ def test_tensorrt_section(tmp_path: Path) -> None:
             assert isinstance(loaded, InputError) or loaded.backend == "torch"
 
     campaign("tensorrt section of an engine", attempt)
-
-
-def _drop_endless(directory: Path) -> None:
-    for path in map(directory.joinpath, ENGINE_FILES.values()):
-        if path.is_fifo() or path.is_char_device():
-            path.unlink()
 
 
 def _damaged_section(document: Mapping[str, Any], name: str, random: Random) -> bytes:

@@ -368,6 +368,15 @@ def test_a_timing_cache_of_another_tensorrt(
     assert cache.read_bytes() == b"of another"
 
 
+def test_a_timing_cache_that_could_not_be_written(
+    build: Run, trt: BuildingTensorRT, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told before anything is built, which takes minutes."""
+    assert build("--backend", "tensorrt", "--timing_cache", str(tmp_path / "nowhere" / "timing.cache")) == 2
+    assert "timing.cache: expected a file in a directory that can be written" in error(capsys)
+    assert trt.built == []
+
+
 def test_an_interrupt_ends_the_build(
     build: Run,
     trt: BuildingTensorRT,
