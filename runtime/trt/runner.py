@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from sparsespec.builder.errors import InputError
-from sparsespec.builder.trt.engine_io import Profile, row_bucket
+from sparsespec.builder.trt.engine_io import row_bucket
 from sparsespec.runtime.trt.context import Bindings, BoundContext, check_bindings
 from sparsespec.runtime.trt.device_stream import DeviceStream, current_device
 from sparsespec.runtime.trt.engines import LoadedPart, TensorRTEngines
@@ -96,10 +96,10 @@ class EngineRunner:
         for index, profile in enumerate(self._part.io.profiles):
             if num_rows <= profile.most.num_rows and num_logits <= profile.most.num_logits:
                 return index
-        most: Profile = self._part.io.profiles[-1]
+        most = self._part.io.profiles[-1].most
         raise InputError(
-            f"{self._part.io.kind}.engine: expected at most {most.most.num_rows} rows and {most.most.num_logits} "
-            f"logits in a step, found {num_rows} and {num_logits}"
+            f"{self._part.io.kind}.engine: expected at most {most.num_rows} rows and {most.num_logits} logits in a "
+            f"step, found {num_rows} and {num_logits}"
         )
 
     def _require(self, excess: str | None, part: LoadedPart) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
@@ -25,20 +26,24 @@ every_kind = pytest.mark.parametrize("kind", get_args(EngineKind))
 every_family = pytest.mark.parametrize("family", get_args(Family))
 
 
-def check_outputs(spec: EngineSpec, seed: int) -> None:
-    """Logits, and everything that is updated in place, are the torch lowering's."""
+def check_outputs(spec: EngineSpec, seed: int) -> float:
+    """Logits, and everything that is updated in place, are the torch lowering's. Returns the error of logits."""
     step = random_step(spec, seed)
     found = errors(interpreted(recorded(spec), step), torch_outputs(step))
     print(f"relative error, of logits {found['logits']:.1e}, of all outputs {max(found.values()):.1e}")
     assert max(found.values()) <= tolerance(spec), found
+    return found["logits"]
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @every_kind
 @every_family
-def test_outputs_are_the_torch_lowerings(family: Family, kind: EngineKind, dtype: DType, seed: int) -> None:
-    check_outputs(engine_spec(kind, dtype, family), seed)
+def test_outputs_are_the_torch_lowerings(
+    family: Family, kind: EngineKind, dtype: DType, seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    error = check_outputs(engine_spec(kind, dtype, family), seed)
+    record_property(f"TensorRT calls in numpy against torch, relative error of logits, {dtype}", error)
 
 
 @every_kind

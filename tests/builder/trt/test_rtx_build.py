@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +43,7 @@ SMOLLM2 = ModelConfig(
     tie_word_embeddings=True,
     eos_token_ids=(2,),
 )
+Record = Callable[[str, object], None]
 TYPES = {
     "FLOAT": torch.float32,
     "HALF": torch.float16,
@@ -111,14 +113,13 @@ def check_everything_is_bound(built: BuiltEngine, bindings: Bindings, kind: Engi
 @pytest.mark.parametrize("kind", ["draft", "verify"])
 @pytest.mark.parametrize("model", ["llama", "qwen2", "qwen3", "SmolLM2-135M"])
 def test_a_real_builder_takes_what_the_session_binds(
-    model: str, kind: EngineKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, kind: EngineKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
     config = SMOLLM2 if model == "SmolLM2-135M" else two_layers(model)  # type: ignore[arg-type]
     built = build_on_rtx(config, BUILD, kind)
-    print(
-        f"{model} {kind}.engine: {len(built.inputs)} inputs, {len(built.profiles)} profiles, "
-        f"{built.num_bytes / 1e6:.1f} MB, built in {built.seconds:.1f} s"
-    )
+    print(f"{model} {kind}.engine: {len(built.inputs)} inputs, {len(built.profiles)} profiles")
+    record_property(f"{model} {kind}.engine, MB", built.num_bytes / 1e6)
+    record_property(f"{model} {kind}.engine, seconds to build", built.seconds)
     assert len(built.profiles) == (1 if kind == "draft" else 2)
     assert len(built.phases) > 0
     bindings = session_bindings(config, BUILD, tmp_path, monkeypatch)

@@ -14,11 +14,15 @@ from sparsespec.builder.model_config import Family
 from sparsespec.builder.trt.engine_io import UPDATED, row_bucket
 from sparsespec.runtime.config import Policy, RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.drafter import make_drafter
+from sparsespec.runtime.device.executor_config import ExecutorConfig
+from sparsespec.runtime.device.step_batch import StepMemory
+from sparsespec.runtime.device.torch_executor import make_memory
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.outputs import RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.trt.engines import EngineSource, load_engines
+from sparsespec.runtime.trt.session import TensorRTSession
 from tiny_llm import (
     BUILD,
     DraftCounts,
@@ -212,6 +216,37 @@ def test_errors_of_the_past_explain_no_failure(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"refused an execution context: no memory for a context$"):
         LLM(engine, case.speculation, case.config).generate(PROMPTS, greedy(12))
     assert engine.engines.errors.get_num_errors() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "damaged", "message"),
+    [
+        ("layers.1.qkv", None, r"draft\.engine: layers\.1\.qkv: expected a tensor to bind, found none"),
+        ("final_norm", torch.ones(63), r"draft\.engine: final_norm: expected shape \[64\], found \[63\]"),
+        ("lm_head", torch.ones(128, 64).half(), "lm_head: expected float32, found torch.float16"),
+        ("layers.0.o_proj", torch.ones(64, 64).t(), None),
+        (
+            "layers.0.gate_up",
+            torch.ones(64, 256).t(),
+            r"gate_up: expected a contiguous tensor, found strides \[1, 256\]",
+        ),
+        ("embedding", torch.ones(128, 64, device="meta"), "embedding: expected memory of cpu, found meta"),
+    ],
+    ids=["missing", "shape", "type", "square", "strides", "device"],
+)
+def test_memory_that_does_not_fit(name: str, damaged: torch.Tensor | None, message: str | None, tmp_path: Path) -> None:
+    """A square weight that is transposed has the right shape, and strides that tell."""
+    case = Case()
+    engine = case.tensorrt_engine(tmp_path, case.tensorrt())
+    weights = {each: tensor for each, tensor in engine.weights.items() if each != name}
+    weights |= {} if damaged is None else {name: damaged}
+    with pytest.raises(EngineError, match=message or "expected a contiguous tensor"):
+        TensorRTSession(engine.engines, weights, small_memory(case, engine))  # type: ignore[arg-type]
+
+
+def small_memory(case: Case, engine: LoadedEngine) -> StepMemory:
+    limits = ExecutorConfig(max_batch_size=2, num_pages=8)
+    return make_memory(engine.config, make_drafter(case.speculation), limits, torch.device("cpu"))
 
 
 def test_sizes_beyond_the_profiles(tmp_path: Path) -> None:
