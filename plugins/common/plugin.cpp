@@ -161,7 +161,8 @@ int32_t Plugin::getNbOutputs() const noexcept {
 
 int32_t Plugin::getAliasedInput(int32_t output_index) noexcept {
     const bool exists = output_index >= 0 && output_index < getNbOutputs();
-    return exists && op_->declares_aliases() ? signature().outputs[static_cast<size_t>(output_index)].aliased_input : kAbsent;
+    return exists && op_->declares_aliases() ? signature().outputs[static_cast<size_t>(output_index)].aliased_input
+                                             : kAbsent;
 }
 
 // Looks at nothing beyond `position`, which TensorRT leaves unset. A question, so no answer is logged.
