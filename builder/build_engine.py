@@ -20,7 +20,7 @@ from rich.text import Text
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.config_io import add_flags, from_flags, option, required
 from sparsespec.builder.errors import InputError
-from sparsespec.builder.fused_weights import fused_specs
+from sparsespec.builder.fused_weights import fused_specs, is_scale
 from sparsespec.builder.memory_plan import DeviceMemory, full_use, memory_plan
 from sparsespec.builder.report import Metric, Report, Timing, check_report_path, this_machine
 from sparsespec.builder.rope import longest_context
@@ -224,10 +224,10 @@ def _engine_metrics(compiled: CompiledEngines | None) -> tuple[Metric, ...]:
 
 
 def _size_metrics(engine: EngineConfig) -> tuple[Metric, ...]:
-    specs = fused_specs(engine.model, engine.build.dtype).values()
+    specs = fused_specs(engine.model, engine.build.dtype)
     return (
-        Metric("parameters", sum(spec.num_elements for spec in specs), "count"),
-        Metric("weight_bytes", sum(spec.num_bytes for spec in specs), "bytes"),
+        Metric("parameters", sum(spec.num_elements for name, spec in specs.items() if not is_scale(name)), "count"),
+        Metric("weight_bytes", sum(spec.num_bytes for spec in specs.values()), "bytes"),
     )
 
 

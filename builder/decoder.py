@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from sparsespec.builder.fused_weights import INPUT_SCALE, WEIGHT_SCALE
+from sparsespec.builder.fused_weights import INPUT_SCALE, ROW_SCALE, WEIGHT_SCALE
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.ops import Fp8Weight, Ops
 from sparsespec.plugins.pillar_attention.inputs import (
@@ -72,7 +72,8 @@ class Decoder(Generic[TensorT]):
         if self.model.quantization is None:
             return self.ops.linear(x, weight, bias)
         weight_scale, input_scale = (self._weight(layer, f"{name}.{scale}") for scale in (WEIGHT_SCALE, INPUT_SCALE))
-        return self.ops.linear_fp8(x, Fp8Weight(weight, weight_scale, input_scale), bias)
+        row_scale = self.weights.get(f"layers.{layer}.{name}.{ROW_SCALE}")  # None where the product has one part
+        return self.ops.linear_fp8(x, Fp8Weight(weight, weight_scale, input_scale, row_scale), bias)
 
     def _weight(self, layer: int, name: str) -> TensorT:
         return self.weights[f"layers.{layer}.{name}"]

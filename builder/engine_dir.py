@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -242,6 +241,8 @@ def _check_scales(path: Path, scales: Mapping[str, torch.Tensor]) -> None:
     """Of FP8 products; one copy from the device for all."""
     if not scales:
         return
-    for name, value in zip(scales, torch.stack(list(scales.values())).tolist(), strict=True):
-        if not (math.isfinite(value) and value > 0):
-            raise EngineError(f"{path}: {name}: expected a finite number above 0, found {value}")
+    values = torch.cat([scale.reshape(-1) for scale in scales.values()]).cpu()
+    for name, own in zip(scales, values.split([scale.numel() for scale in scales.values()]), strict=True):
+        unusable = own[~(own.isfinite() & (own > 0))].tolist()
+        if unusable:
+            raise EngineError(f"{path}: {name}: expected a finite number above 0, found {unusable[0]}")

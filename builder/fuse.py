@@ -7,17 +7,26 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from sparsespec.builder.checkpoint import Checkpoint
-from sparsespec.builder.fused_weights import INPUT_SCALE, WEIGHT_SCALE, fused_sources, is_quantized, scale_source
+from sparsespec.builder.errors import CheckpointError
+from sparsespec.builder.fused_weights import (
+    INPUT_SCALE,
+    ROW_SCALE,
+    WEIGHT_SCALE,
+    fused_sources,
+    is_quantized,
+    scale_source,
+)
 
 Shapes = Mapping[str, tuple[int, ...]]
-# The largest number of float8_e4m3fn.
-MAX_FP8 = 448.0
+# Of float32: smaller numbers have fewer bits.
+_LEAST_RATIO = torch.finfo(torch.float32).tiny
 
 
 def fused_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) in the order of `fused_specs`, contiguous, on the CPU; `dtype` is that of what is not fp8.
 
-    Raises CheckpointError for a missing, damaged or misshapen tensor.
+    Raises CheckpointError for a missing, damaged or misshapen tensor, and for scales of one product that are too far
+    apart.
     """
     for name, sources in fused_sources(checkpoint.model).items():
         if is_quantized(checkpoint.model, name):
@@ -26,22 +35,25 @@ def fused_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[
             yield name, torch.cat([checkpoint.tensor(source, shape).to(dtype) for source, shape in sources.items()])
 
 
-def rescaled(weight: torch.Tensor, scale: torch.Tensor, new_scale: torch.Tensor) -> torch.Tensor:
-    """weight * scale as float8_e4m3fn of another scale, saturated; bit for bit the same where the scale is the same."""
-    if scale == new_scale:
-        return weight
-    return (weight.float() * (scale / new_scale)).clamp(-MAX_FP8, MAX_FP8).to(torch.float8_e4m3fn)
-
-
 def _fused_fp8(checkpoint: Checkpoint, name: str, sources: Shapes) -> Iterator[tuple[str, torch.Tensor]]:
-    """A product and its scales: the largest of its parts', which have the same input."""
-    scales = [checkpoint.tensor(scale_source(source, WEIGHT_SCALE), ()) for source in sources]
-    largest = torch.stack(scales).max()
-    parts = [
-        rescaled(checkpoint.tensor(source, shape), scale, largest)
-        for (source, shape), scale in zip(sources.items(), scales, strict=True)
-    ]
+    """A product, bit for bit, and its scales: the largest of its parts', which have the same input."""
+    scales = {source: checkpoint.tensor(scale_source(source, WEIGHT_SCALE), ()) for source in sources}
     inputs = [checkpoint.tensor(scale_source(source, INPUT_SCALE), ()) for source in sources]
-    yield name, torch.cat(parts)
+    largest = torch.stack(list(scales.values())).max()
+    yield name, torch.cat([checkpoint.tensor(source, shape) for source, shape in sources.items()])
     yield f"{name}.{WEIGHT_SCALE}", largest
     yield f"{name}.{INPUT_SCALE}", torch.stack(inputs).max()
+    if len(sources) > 1:
+        ratios = [_ratio(source, scales[source], largest).expand(shape[0]) for source, shape in sources.items()]
+        yield f"{name}.{ROW_SCALE}", torch.cat(ratios)
+
+
+def _ratio(source: str, scale: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    """scale / largest. Raises CheckpointError where so little is left that it loses bits, or is 0."""
+    ratio = scale / largest
+    if ratio < _LEAST_RATIO:
+        raise CheckpointError(
+            f"{scale_source(source, WEIGHT_SCALE)}: expected at least {_LEAST_RATIO:.1e} of the largest scale that is "
+            f"stacked with it, {float(largest):.1e}, found {float(scale):.1e}"
+        )
+    return ratio

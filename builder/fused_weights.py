@@ -11,7 +11,7 @@ from sparsespec.builder.model_config import ModelConfig
 
 WeightType = Literal["float64", "float32", "float16", "bfloat16", "float8_e4m3fn"]
 
-WEIGHT_SCALE, INPUT_SCALE = "weight_scale", "input_scale"
+WEIGHT_SCALE, INPUT_SCALE, ROW_SCALE = "weight_scale", "input_scale", "row_scale"
 _QUANTIZED = ("qkv", "o_proj", "gate_up", "down_proj")
 
 
@@ -53,6 +53,8 @@ def fused_specs(model: ModelConfig, dtype: DType) -> dict[str, WeightSpec]:
     """Every weight by name. dtype is concrete.
 
     A quantised product `X` is float8_e4m3fn, followed by `X.weight_scale` and `X.input_scale`: float32, of shape ().
+    Where it has several parts `X.row_scale` follows, float32 of shape [out]: what weight_scale is multiplied by to be
+    the scale of the row's own part.
     """
     assert dtype != "auto", "weights have a concrete type"
     specs = {}
@@ -61,6 +63,8 @@ def fused_specs(model: ModelConfig, dtype: DType) -> dict[str, WeightSpec]:
         if is_quantized(model, name):
             specs[name] = WeightSpec(shape, "float8_e4m3fn")
             specs |= {f"{name}.{scale}": WeightSpec((), "float32") for scale in (WEIGHT_SCALE, INPUT_SCALE)}
+            if len(parts) > 1:
+                specs[f"{name}.{ROW_SCALE}"] = WeightSpec(shape[:1], "float32")
         else:
             specs[name] = WeightSpec(shape, dtype)
     return specs
@@ -72,8 +76,8 @@ def is_quantized(model: ModelConfig, name: str) -> bool:
 
 
 def is_scale(name: str) -> bool:
-    """Whether that weight is a scale of a product."""
-    return name.rpartition(".")[2] in (WEIGHT_SCALE, INPUT_SCALE)
+    """Whether that weight is made of scales of a product."""
+    return name.rpartition(".")[2] in (WEIGHT_SCALE, INPUT_SCALE, ROW_SCALE)
 
 
 def scale_source(weight: str, scale: str) -> str:

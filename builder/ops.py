@@ -21,6 +21,7 @@ class Fp8Weight(Generic[TensorT]):
     weight: TensorT  # [out, in] float8_e4m3fn: the weight divided by weight_scale
     weight_scale: TensorT  # () float32
     input_scale: TensorT  # () float32
+    row_scale: TensorT | None  # [out] float32: what else each row of the weight is divided by; None: nothing
 
 
 class Ops(Protocol[TensorT]):
@@ -39,7 +40,9 @@ class Ops(Protocol[TensorT]):
         """`linear` of what float8_e4m3fn leaves of its operands; the result has the type of x.
 
         x [n, in], in fp32, is divided by input_scale, cut off at +-448, and rounded to float8_e4m3fn, half to even.
-        The operands are what this gives, times input_scale, and weight [out, in], times weight_scale.
+        The operands are what this gives, times input_scale, and weight [out, in], times weight_scale. Each column of
+        their product is multiplied by its row_scale, where there are any, in fp32 or fp64: before it is rounded to the
+        type of x or, where a backend's product comes out rounded, after. Then bias is added.
         """
 
     def add(self, a: TensorT, b: TensorT) -> TensorT:

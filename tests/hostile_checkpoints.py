@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from hostile_campaign import result_or_error
 from sparsespec.builder.checkpoint import open_checkpoint
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.fuse import fused_weights
-from sparsespec.builder.fused_weights import fused_specs
+from sparsespec.builder.fused_weights import fused_specs, is_scale
 from sparsespec.builder.model_config import Family, ModelConfig, Quantization
 from sparsespec.builder.rope import rope_frequencies
 from tiny_models import tiny_model_config
@@ -45,11 +46,16 @@ def _read_all(source: Path) -> ModelConfig:
     expected = {name: (spec.shape, getattr(torch, spec.dtype)) for name, spec in specs.items()}
     if {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} != expected:
         raise AssertionError("weights that do not fit the model")  # `python -O` would leave `assert` out here
-    scales = [weight.item() for name, weight in weights.items() if name.endswith("_scale")]
-    if not all(math.isfinite(scale) and scale > 0 for scale in scales):
-        raise AssertionError(f"scales that no product has: {scales}")
+    check_scales(weights)
     check_model(checkpoint.model)
     return checkpoint.model
+
+
+def check_scales(weights: Mapping[str, torch.Tensor]) -> None:
+    """Those that a product can have, where there are any."""
+    for name, scale in weights.items():
+        if is_scale(name) and not (scale.isfinite() & (scale > 0)).all():
+            raise AssertionError(f"{name}: scales that no product has: {scale}")
 
 
 def check_model(model: ModelConfig) -> None:

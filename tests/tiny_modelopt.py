@@ -19,17 +19,18 @@ GROUPS = (
     ("mlp.gate_proj", "mlp.up_proj"),
     ("mlp.down_proj",),
 )
+_NOT_QUANTIZED = ["lm_head", "model.embed_tokens"]
 HF_QUANT_CONFIG: dict[str, Any] = {
-    "producer": {"name": "modelopt", "version": "0.33.0"},
-    "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]},
+    "producer": {"name": "modelopt", "version": "0.47.0"},
+    "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": _NOT_QUANTIZED},
 }
 _FLOAT8 = {"dynamic": False, "num_bits": 8, "type": "float"}
 QUANTIZATION_CONFIG: dict[str, Any] = {
     "config_groups": {"group_0": {"input_activations": _FLOAT8, "weights": _FLOAT8, "targets": ["Linear"]}},
-    "ignore": ["lm_head"],
+    "ignore": _NOT_QUANTIZED,
     "quant_algo": "FP8",
     "kv_cache_scheme": _FLOAT8,
-    "producer": {"name": "modelopt", "version": "0.33.0"},
+    "producer": {"name": "modelopt", "version": "0.47.0"},
     "quant_method": "modelopt",
 }
 
@@ -60,8 +61,7 @@ def _exported(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     if number is None:
         return {name: tensor}
     weight, scale = fp8_of(tensor, headroom=1 + (5 * number) % 7 / 4)
-    # Files have both shapes.
-    scales = {f"{module}.weight_scale": scale, f"{module}.input_scale": torch.tensor([(1 + 0.01 * number) / 64])}
+    scales = {f"{module}.weight_scale": scale, f"{module}.input_scale": torch.tensor((1 + 0.01 * number) / 64)}
     if module.endswith(("k_proj", "v_proj")):
         scales[f"{module}.{module[-6]}_scale"] = torch.tensor(0.5)  # of an FP8 KV cache
     return {name: weight, **scales}

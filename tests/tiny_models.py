@@ -19,7 +19,7 @@ from transformers import (
 
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import TORCH_DTYPES, EngineConfig, write_engine
-from sparsespec.builder.fused_weights import INPUT_SCALE, WEIGHT_SCALE, fused_specs
+from sparsespec.builder.fused_weights import INPUT_SCALE, ROW_SCALE, WEIGHT_SCALE, fused_specs
 from sparsespec.builder.model_config import Family, ModelConfig, Quantization
 from sparsespec.builder.rope import RopeScaling
 
@@ -72,11 +72,15 @@ def random_weights(model: ModelConfig, dtype: torch.dtype, seed: int) -> dict[st
     generator = torch.Generator().manual_seed(seed)
     named = next(name for name, each in TORCH_DTYPES.items() if each == dtype)
     weights: dict[str, torch.Tensor] = {}
-    for name, spec in fused_specs(model, named).items():
+    specs = fused_specs(model, named)
+    for name, spec in specs.items():
         if name in weights:
             continue  # a scale, made with its weight
         weight = _scaled(name, torch.randn(spec.shape, generator=generator, dtype=torch.float64))
         if spec.dtype == "float8_e4m3fn":
+            if f"{name}.{ROW_SCALE}" in specs:
+                weights[f"{name}.{ROW_SCALE}"] = row_scale = row_scales(len(weight))
+                weight = weight / row_scale[:, None]
             weights[name], weights[f"{name}.{WEIGHT_SCALE}"] = fp8_of(weight)
             weights[f"{name}.{INPUT_SCALE}"] = torch.tensor(1 / 64)  # of inputs up to 7
         else:
@@ -88,6 +92,11 @@ def fp8_of(weight: torch.Tensor, headroom: float = 1.0) -> tuple[torch.Tensor, t
     """The weight as float8_e4m3fn, and its scale: what the largest number needs, times headroom."""
     scale = (headroom * weight.abs().max() / torch.finfo(torch.float8_e4m3fn).max).float()
     return (weight / scale).to(torch.float8_e4m3fn), scale
+
+
+def row_scales(num_rows: int) -> torch.Tensor:
+    """Of a product: 1, 1/2, 1/3 and so on in turn, [num_rows]."""
+    return 1 / (1 + torch.arange(num_rows) % 3).float()
 
 
 def tiny_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:

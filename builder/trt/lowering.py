@@ -53,14 +53,17 @@ class TensorRTOps:
 
     def linear(self, x: ITensor, weight: ITensor, bias: ITensor | None = None) -> ITensor:
         """See Ops."""
-        return self._product(x, weight, weight.name, bias)
+        return self._plus_bias(self._product(x, weight, weight.name), bias)
 
     def linear_fp8(self, x: ITensor, weight: Fp8Weight[ITensor], bias: ITensor | None = None) -> ITensor:
         """See Ops. Operands of the type of x, from which TensorRT makes a product of FP8 ones."""
         rounded = self._network.add_quantize(x, weight.input_scale, self._trt.DataType.FP8).get_output(0)
         operand = self._dequantized(rounded, weight.input_scale, x.dtype)
         other = self._dequantized(weight.weight, weight.weight_scale, x.dtype)
-        return self._product(operand, other, weight.weight.name, bias)
+        product = self._product(operand, other, weight.weight.name)
+        if weight.row_scale is not None:
+            product = self._columns_times(product, weight.row_scale)
+        return self._plus_bias(product, bias)
 
     def add(self, a: ITensor, b: ITensor) -> ITensor:
         """See Ops."""
@@ -96,10 +99,18 @@ class TensorRTOps:
                 self._network.mark_output(after)
         return made.output
 
-    def _product(self, x: ITensor, weight: ITensor, name: str, bias: ITensor | None) -> ITensor:
+    def _product(self, x: ITensor, weight: ITensor, name: str) -> ITensor:
         op = self._trt.MatrixOperation
-        product = _named(self._network.add_matrix_multiply(x, op.NONE, weight, op.TRANSPOSE), name)
+        return _named(self._network.add_matrix_multiply(x, op.NONE, weight, op.TRANSPOSE), name)
+
+    def _plus_bias(self, product: ITensor, bias: ITensor | None) -> ITensor:
         return product if bias is None else self.add(product, self._as_row(bias))
+
+    def _columns_times(self, product: ITensor, scale: ITensor) -> ITensor:
+        """product [n, m] times scale [m] FLOAT, of the type of product."""
+        exact = self._cast(product, self._trt.DataType.FLOAT)
+        scaled = self._elementwise(exact, self._as_row(scale), self._trt.ElementWiseOperation.PROD)
+        return self._cast(scaled, product.dtype)
 
     def _dequantized(self, x: ITensor, scale: ITensor, dtype: DataType) -> ITensor:
         return self._network.add_dequantize(x, scale, dtype).get_output(0)

@@ -33,14 +33,20 @@ def exact_product(rounded: Tensor, weight: Fp8Weight[Tensor], dtype: torch.dtype
     """The product in fp32, or fp64 where that is dtype; FP8 numbers and their products are exact in both."""
     wide = torch.promote_types(dtype, torch.float32)
     product = functional.linear(rounded.to(wide), weight.weight.to(wide))
-    return (product * (weight.input_scale * weight.weight_scale)).to(dtype)
+    scaled = product * (weight.input_scale * weight.weight_scale)
+    return (scaled if weight.row_scale is None else scaled * weight.row_scale).to(dtype)
 
 
 def _gpu_product(rounded: Tensor, weight: Fp8Weight[Tensor], dtype: torch.dtype) -> Tensor:
     # The transpose of a contiguous weight is what cuBLAS wants: column-major.
-    return torch._scaled_mm(
+    product = torch._scaled_mm(
         rounded, weight.weight.t(), scale_a=weight.input_scale, scale_b=weight.weight_scale, out_dtype=dtype
     )
+    if weight.row_scale is None:
+        return product
+    # One kernel, which computes in float32 as row_scale is, and rounds once more. To do: some GPUs take scales of rows
+    # in _scaled_mm, scale_a [rows, 1] and scale_b [1, out], for results in bfloat16.
+    return product.mul_(weight.row_scale)
 
 
 def has_gpu_product(x: Tensor, weight: Tensor) -> bool:

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from sparsespec.builder.decoder import Decoder, DecoderInputs, attention_params
-from sparsespec.builder.fused_weights import INPUT_SCALE, WEIGHT_SCALE, fused_specs
+from sparsespec.builder.fused_weights import INPUT_SCALE, ROW_SCALE, WEIGHT_SCALE, fused_specs
 from sparsespec.builder.model_config import Family, ModelConfig
 from sparsespec.builder.ops import Fp8Weight
 from sparsespec.plugins.pillar_attention.inputs import (
@@ -64,6 +64,8 @@ class RecordingOps:
             Handle(f"{name}.{WEIGHT_SCALE}", ()),
             Handle(f"{name}.{INPUT_SCALE}", ()),
         )
+        packed = name.endswith(("qkv", "gate_up"))
+        assert weight.row_scale == (Handle(f"{name}.{ROW_SCALE}", weight.weight.shape[:1]) if packed else None)
         assert x.shape[1] == weight.weight.shape[1]
         assert bias is None or bias.shape == weight.weight.shape[:1]
         operands = (x, weight.weight) if bias is None else (x, weight.weight, bias)

@@ -21,8 +21,8 @@ from sparsespec.builder import build_engine
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.checkpoint import open_checkpoint
 from sparsespec.builder.engine_dir import EngineConfig, load_weights, read_engine_config
-from sparsespec.builder.errors import EngineError
-from sparsespec.builder.fuse import fused_weights, rescaled
+from sparsespec.builder.errors import CheckpointError, EngineError
+from sparsespec.builder.fuse import fused_weights
 from sparsespec.builder.fused_weights import fused_specs
 from sparsespec.builder.model_config import Family
 from sparsespec.builder.ops import Fp8Weight
@@ -31,11 +31,12 @@ from sparsespec.runtime.device.fp8 import exact_product, linear_fp8, to_fp8
 from sparsespec.runtime.llm import LLM
 from tiny_llm import DraftCounts, first_answers, greedy, random_prompts
 from tiny_modelopt import GROUPS, write_tiny_modelopt
-from tiny_models import fp8_of, tiny_hf_model, tiny_model_config, write_tiny_engine
+from tiny_models import fp8_of, row_scales, tiny_hf_model, tiny_model_config, write_tiny_engine
 
 MODEL = tiny_model_config(num_layers=2)
 FP8_MODEL = replace(MODEL, quantization="fp8")
 BUILD = BuildConfig(dtype="bfloat16")
+PARTS = [part for group in GROUPS for part in group]
 
 
 def same_bits(found: Tensor, expected: Tensor) -> bool:
@@ -64,14 +65,18 @@ def test_input_is_divided_cut_off_and_rounded() -> None:
     assert rounded.float().abs().max() == 448
 
 
+@pytest.mark.parametrize("scaled_rows", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_product(dtype: torch.dtype) -> None:
+def test_product(dtype: torch.dtype, scaled_rows: bool) -> None:
     """In the type of x, also where numbers without their scales would be too large for it."""
     weight, weight_scale = fp8_of(numbers((48, 80), seed=2))
-    fp8 = Fp8Weight(weight, weight_scale, torch.tensor(1 / 64))
+    row_scale = row_scales(48) if scaled_rows else None
+    fp8 = Fp8Weight(weight, weight_scale, torch.tensor(1 / 64), row_scale)
     x, bias = numbers((5, 80), seed=3).to(dtype), numbers((48,), seed=4).to(dtype)
     operand = nearest_fp8(x.float().numpy() * 64).astype(np.float64) / 64
     product = torch.from_numpy(operand) @ (weight.double() * weight_scale.double()).T
+    if row_scale is not None:
+        product *= row_scale.double()
     tolerance = {torch.float64: 1e-7, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
     for each, expected in ((None, product), (bias, product + bias.double())):
         found = linear_fp8(x, fp8, each)
@@ -79,24 +84,38 @@ def test_product(dtype: torch.dtype) -> None:
         assert relative_error(found.double(), expected) < tolerance
 
 
-def test_rescaled_weights() -> None:
-    weight, scale = fp8_of(numbers((64, 32), seed=5))
-    assert rescaled(weight, scale, scale.clone()) is weight
-    larger = scale * 2.7
-    found = rescaled(weight, scale, larger)
-    expected = nearest_fp8(weight.float().numpy() * scale.numpy() / larger.numpy())
-    assert found.dtype == torch.float8_e4m3fn
-    assert np.array_equal(found.float().numpy(), expected)
-    # Half a step of 3 bits at most, beside what is next to nothing.
-    exact = (weight.double() * scale).numpy()
-    assert (np.abs(expected * larger.numpy() - exact) <= np.abs(exact) / 16 + larger.numpy() * 2.0**-10).all()
-    assert not np.array_equal(expected, weight.float().numpy())
+def test_parts_of_one_scale_are_not_scaled_again(tmp_path: Path) -> None:
+    directory = write_tiny_modelopt(tmp_path / "fp8", tiny_hf_model(MODEL))
+    edit_scales(directory, dict.fromkeys(PARTS, 0.0123))
+    fused = dict(fused_weights(open_checkpoint(str(directory)), torch.float32))
+    scales = [tensor for name, tensor in fused.items() if name.endswith(".row_scale")]
+    assert len(scales) == 4
+    assert all(scale.unique().tolist() == [1.0] for scale in scales)
+
+
+def test_scales_that_are_too_far_apart(tmp_path: Path) -> None:
+    """float32 holds both, and not their quotient."""
+    directory = write_tiny_modelopt(tmp_path / "fp8", tiny_hf_model(MODEL))
+    edit_scales(directory, {"mlp.gate_proj": 1e10, "mlp.up_proj": 1e-30})
+    message = r"layers\.0\.mlp\.up_proj\.weight_scale: expected at least 1\.2e-38 .*, 1\.0e\+10, found 1\.0e-30"
+    with pytest.raises(CheckpointError, match=message):
+        list(fused_weights(open_checkpoint(str(directory)), torch.float32))
+
+
+def edit_scales(directory: Path, scales: Mapping[str, float]) -> None:
+    """Of products in every layer, by name."""
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    for name, scale in scales.items():
+        layers = [f"model.layers.{layer}.{name}.weight_scale" for layer in range(MODEL.num_layers)]
+        tensors |= {each: torch.tensor(scale) for each in layers}
+    save_file(tensors, path)
 
 
 @pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("family", get_args(Family))
 def test_fused_weights(family: Family, shards: int, tmp_path: Path) -> None:
-    """Parts of one product take the largest scale; the part that has it is kept bit for bit."""
+    """Every part is kept bit for bit; its rows have what the largest scale is to be multiplied by."""
     model = replace(MODEL, family=family)
     directory = write_tiny_modelopt(tmp_path / "fp8", tiny_hf_model(model).to(torch.bfloat16), shards)
     checkpoint = open_checkpoint(str(directory))
@@ -116,15 +135,14 @@ def check_product(parts: list[str], name: str, stored: Mapping[str, Tensor], fus
     largest = max(scales.values())
     assert fused[f"{name}.weight_scale"] == largest
     assert fused[f"{name}.input_scale"] == max(stored[f"{part}.input_scale"] for part in parts)
-    rows = fused[name].split([len(stored[f"{part}.weight"]) for part in parts])
-    for (part, scale), found in zip(scales.items(), rows, strict=True):
-        weight = stored[f"{part}.weight"]
-        if scale == largest:
-            assert same_bits(found, weight)
-        else:
-            expected = nearest_fp8(weight.float().numpy() * scale.numpy() / largest.numpy())
-            assert np.array_equal(found.float().numpy(), expected)
-            assert not same_bits(found, weight)
+    assert same_bits(fused[name], torch.cat([stored[f"{part}.weight"] for part in parts]))
+    if len(parts) == 1:
+        assert f"{name}.row_scale" not in fused
+        return
+    rows = fused[f"{name}.row_scale"].split([len(stored[f"{part}.weight"]) for part in parts])
+    for scale, found in zip(scales.values(), rows, strict=True):
+        assert found.unique().tolist() == [float(scale / largest)]
+    assert [float(found[0]) for found in rows].count(1.0) == 1  # every part has its own
 
 
 def all_tensors(directory: Path) -> dict[str, Tensor]:
@@ -156,6 +174,11 @@ def test_engines_of_before_have_no_quantization(tmp_path: Path) -> None:
     assert read_engine_config(engine) == EngineConfig(MODEL, BUILD)
 
 
+def ends_with(value: float) -> Tensor:
+    """Scales of 128 rows, good ones but for the last."""
+    return torch.cat((torch.ones(127), torch.tensor([value])))
+
+
 @pytest.mark.parametrize(
     ("name", "tensor", "message"),
     [
@@ -163,6 +186,11 @@ def test_engines_of_before_have_no_quantization(tmp_path: Path) -> None:
         ("layers.0.qkv.weight_scale", torch.ones(1), r"expected shape \[\], found \[1\]"),
         ("layers.1.down_proj.input_scale", torch.tensor(torch.nan), "expected a finite number above 0, found nan"),
         ("layers.0.gate_up.weight_scale", torch.tensor(0.0), r"expected a finite number above 0, found 0\.0"),
+        ("layers.1.qkv.row_scale", ends_with(-0.5), r"expected a finite number above 0, found -0\.5"),
+        ("layers.0.qkv.row_scale", ends_with(torch.inf), "expected a finite number above 0, found inf"),
+        ("layers.0.qkv.row_scale", torch.ones(()), r"expected shape \[128\], found \[\]"),
+        ("layers.0.qkv.row_scale", None, r"expected a tensor of shape \[128\], found none"),
+        ("layers.0.o_proj.row_scale", torch.ones(64), "unknown tensor; config.json describes a model without it"),
         ("layers.0.qkv.input_scale", torch.ones(()).half(), "expected torch.float32, found torch.float16"),
         ("layers.1.down_proj.input_scale", None, r"expected a tensor of shape \[\], found none"),
         ("lm_head", torch.ones(128, 64).to(torch.float8_e4m3fn), "expected torch.bfloat16, found torch.float8_e4m3fn"),
@@ -194,13 +222,9 @@ def rounding_model(hf_model: PreTrainedModel, stored: Mapping[str, Tensor]) -> P
     for layer, block in enumerate(hf_model.model.layers):
         for group in GROUPS:
             names = {part: f"model.layers.{layer}.{part}" for part in group}
-            largest = max(stored[f"{name}.weight_scale"] for name in names.values())
             input_scale = max(stored[f"{name}.input_scale"] for name in names.values())
             for part, name in names.items():
-                ratio = (
-                    stored[f"{name}.weight"].float().numpy() * stored[f"{name}.weight_scale"].numpy() / largest.numpy()
-                )
-                weight = torch.from_numpy(nearest_fp8(ratio)) * largest
+                weight = stored[f"{name}.weight"].float() * stored[f"{name}.weight_scale"]
                 bias = block.get_submodule(part).bias
                 block.set_submodule(part, Fp8Linear(weight, bias, input_scale))
     return hf_model
@@ -262,6 +286,14 @@ def test_every_type_decodes(dtype: str, tmp_path: Path) -> None:
 def test_product_of_the_reference_is_exact() -> None:
     """Sums of numbers that fp32 holds: no order of theirs rounds."""
     weight = torch.full((16, 4096), 448.0).to(torch.float8_e4m3fn)
-    fp8 = Fp8Weight(weight, torch.tensor(2.0**-20), torch.tensor(2.0**-3))
+    fp8 = Fp8Weight(weight, torch.tensor(2.0**-20), torch.tensor(2.0**-3), None)
     x = torch.full((3, 4096), 448.0).to(torch.float8_e4m3fn)
     assert exact_product(x, fp8, torch.float16).unique().tolist() == [448.0 * 448 * 4096 / 2**23]
+
+
+def test_product_of_the_reference_is_rounded_once() -> None:
+    """98 * 2^10 is beyond float16, and 98 * 2^10 / 3 is none of its numbers."""
+    weight = torch.full((2, 16), 448.0).to(torch.float8_e4m3fn)
+    fp8 = Fp8Weight(weight, torch.tensor(1.0), torch.tensor(1 / 32), torch.tensor([1 / 3, 1 / 4]))
+    found = exact_product(torch.full((1, 16), 448.0).to(torch.float8_e4m3fn), fp8, torch.float16)
+    assert found.tolist() == [torch.tensor([98 * 2**10 / 3, 98 * 2**10 / 4]).half().tolist()]

@@ -64,10 +64,17 @@ def changed(document: dict[str, Any], **values: object) -> dict[str, Any]:
     return {key: value for key, value in (document | values).items() if value is not None}
 
 
-# As the versions of ModelOpt wrote them.
-OLD_FLAT = changed(
-    QUANTIZATION_CONFIG, quant_method=None, config_groups=None, kv_cache_scheme="FP8", quant_library="modelopt"
+# As versions of ModelOpt wrote them: 0.43, 0.33, and what its documentation showed before.
+ONLY_THE_HEAD = changed(QUANTIZATION_CONFIG, ignore=["lm_head"])
+GROUP = QUANTIZATION_CONFIG["config_groups"]["group_0"]
+WITH_A_LIBRARY = changed(
+    ONLY_THE_HEAD,
+    config_groups={"group_0": changed(GROUP, targets=None)},
+    kv_cache_scheme="FP8",
+    quant_method=None,
+    quant_library="modelopt",
 )
+OLD_FLAT = changed(WITH_A_LIBRARY, config_groups=None)
 NO_KV_CACHE = changed(HF_QUANT_CONFIG, quantization={"quant_algo": "FP8", "kv_cache_quant_algo": None})
 
 
@@ -75,13 +82,15 @@ NO_KV_CACHE = changed(HF_QUANT_CONFIG, quantization={"quant_algo": "FP8", "kv_ca
     ("in_config", "beside"),
     [
         (QUANTIZATION_CONFIG, None),
+        (ONLY_THE_HEAD, None),
+        (WITH_A_LIBRARY, HF_QUANT_CONFIG),
         (OLD_FLAT, None),
         (changed(OLD_FLAT, quant_library=None), None),
         (HF_QUANT_CONFIG, None),
         (None, HF_QUANT_CONFIG),
         (None, NO_KV_CACHE),
         (QUANTIZATION_CONFIG, NO_KV_CACHE),
-        (changed(QUANTIZATION_CONFIG, ignore=["lm_head", "model.embed_tokens"]), None),
+        (changed(QUANTIZATION_CONFIG, kv_cache_scheme=None), NO_KV_CACHE),
     ],
 )
 def test_configs_that_say_fp8(directory: Path, in_config: object, beside: object) -> None:
@@ -166,6 +175,13 @@ def put(name: str, tensor: torch.Tensor) -> Callable[[Path], None]:
 
 def scale(value: float) -> Callable[[Path], None]:
     return put(INPUT_SCALE, torch.tensor(value))
+
+
+def test_scales_with_an_axis(directory: Path) -> None:
+    """Not of the versions that were tried, but of files of others."""
+    put(INPUT_SCALE, torch.tensor([0.5]))(directory / "model.safetensors")
+    found = open_checkpoint(str(directory)).tensor(INPUT_SCALE, ())
+    assert (found.shape, float(found)) == ((), 0.5)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hostile_campaign import campaign, result_or_error
-from hostile_checkpoints import read_all, small_model
+from hostile_checkpoints import check_scales, read_all, small_model
 from hostile_mutations import ODD_FLOATS, ODD_INTEGERS, ODD_TEXTS, damaged_bytes, damaged_json
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import load_weights, read_engine_config
 from sparsespec.builder.errors import CheckpointError
 from sparsespec.builder.fused_weights import fused_specs
 from sparsespec.builder.model_config import ModelConfig
-from tiny_modelopt import write_tiny_modelopt
+from tiny_modelopt import GROUPS, write_tiny_modelopt
 from tiny_models import tiny_hf_model, write_tiny_engine, write_tiny_hf_checkpoint
 from tiny_trtllm import edit_config, write_tiny_trtllm
 
@@ -76,7 +76,7 @@ def test_modelopt(tmp_path: Path) -> None:
 
 
 def test_scales_of_modelopt(tmp_path: Path) -> None:
-    """Taken if all of them are finite and above 0."""
+    """Taken if all of them are finite and above 0, and those of one product not too far apart."""
     directory = write_tiny_modelopt(tmp_path / "fp8", tiny_hf_model(MODEL))
     path = directory / "model.safetensors"
     intact = load_file(path)
@@ -85,7 +85,8 @@ def test_scales_of_modelopt(tmp_path: Path) -> None:
     def attempt(random: Random) -> None:
         odd = {name: _odd_scale(intact[name].shape, random) for name in random.sample(names, random.choice((1, 2, 5)))}
         save_file(intact | odd, path)
-        usable = all(scale.isfinite().all() and (scale > 0).all() for scale in odd.values())
+        positive = all(scale.isfinite().all() and (scale > 0).all() for scale in odd.values())
+        usable = positive and all(_are_near(intact | odd, group) for group in GROUPS)
         assert isinstance(read_all(directory), ModelConfig if usable else CheckpointError), odd
 
     campaign("scales of ModelOpt", attempt)
@@ -94,6 +95,12 @@ def test_scales_of_modelopt(tmp_path: Path) -> None:
 def test_an_fp8_engine(tmp_path: Path) -> None:
     model = small_model("qwen2", quantization="fp8")
     _try_engine("safetensors of an FP8 engine", tmp_path / "engine", model)
+
+
+def _are_near(tensors: Mapping[str, torch.Tensor], parts: tuple[str, ...]) -> bool:
+    """Whether float32 holds the quotients of the parts' scales, with all their bits."""
+    scales = torch.stack([tensors[f"model.layers.0.{part}.weight_scale"] for part in parts])
+    return bool(scales.min() / scales.max() >= torch.finfo(torch.float32).tiny)
 
 
 def _odd_scale(shape: torch.Size, random: Random) -> torch.Tensor:
@@ -113,6 +120,7 @@ def _try_engine(target: str, directory: Path, model: ModelConfig) -> None:
         weights = result_or_error(lambda: load_weights(engine, config, "cpu"), str(engine))
         if isinstance(weights, dict):
             assert {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} == expected
+            check_scales(weights)
 
     _try_file(target, engine / "weights.safetensors", check)
 

@@ -11,7 +11,8 @@ import pytest
 from build_on_rtx import build_on_rtx
 from engine_steps import MODEL, engine_spec, random_step, torch_outputs
 from network_checks import errors, interpreted, recorded, tolerance
-from recorded_ops import Dequantize, MatrixMultiply, Quantize
+from recorded_ops import Cast, Dequantize, Elementwise, MatrixMultiply, Quantize
+from recorded_types import DataType, ElementWiseOperation
 from sparsespec.builder.build_config import BuildConfig, DType
 from sparsespec.builder.fused_weights import fused_specs
 from sparsespec.builder.model_config import Family
@@ -20,6 +21,7 @@ from tiny_models import tiny_model_config
 
 FP8_MODEL = replace(MODEL, quantization="fp8")
 PRODUCTS = ("qkv", "o_proj", "gate_up", "down_proj")
+PROD = ElementWiseOperation.PROD
 every_kind = pytest.mark.parametrize("kind", get_args(EngineKind))
 every_family = pytest.mark.parametrize("family", get_args(Family))
 
@@ -49,7 +51,10 @@ def test_outputs_in_16_bits(family: Family, dtype: DType) -> None:
 @every_family
 @every_kind
 def test_products_have_operands_of_fp8(family: Family, kind: EngineKind) -> None:
-    """The pattern that TensorRT looks for: quantised, dequantised, multiplied. Scales are inputs of the engine."""
+    """The pattern that TensorRT looks for: quantised, dequantised, multiplied. Scales are inputs of the engine.
+
+    Rows are scaled in float32, after the product.
+    """
     recording = recorded(engine_spec(kind, "bfloat16", family, model=FP8_MODEL))
     for layer in range(MODEL.num_layers):
         for name in PRODUCTS:
@@ -64,6 +69,13 @@ def test_products_have_operands_of_fp8(family: Family, kind: EngineKind) -> None
             assert both[1].inputs[0] == both[0].outputs[0]
             assert product.inputs == (both[1].outputs[0], dequantize.outputs[0])
             assert recording.consumers(recording.number(f"{weight}.weight_scale")) == [dequantize]
+            if name in ("qkv", "gate_up"):
+                (row,) = recording.consumers(recording.number(f"{weight}.row_scale"))
+                (scaled,) = recording.consumers(row.outputs[0])
+                (cast,) = recording.consumers(product.outputs[0])
+                assert cast.op == Cast(DataType.FLOAT)
+                assert (scaled.op, scaled.inputs) == (Elementwise(PROD), (cast.outputs[0], row.outputs[0]))
+                assert recording.consumers(scaled.outputs[0])[0].op == Cast(DataType.BF16)
 
 
 @pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="needs the package tensorrt-rtx-cu13-bindings")
@@ -84,3 +96,4 @@ def test_real_builder_builds(family: Family, kind: EngineKind, dtype: DType) -> 
         assert found[name] == (names[spec.dtype], spec.shape)
     assert found["layers.1.down_proj"] == ("FP8", (128, 256))
     assert found["layers.1.down_proj.input_scale"] == ("FLOAT", ())
+    assert found["layers.1.gate_up.row_scale"] == ("FLOAT", (512,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from sparsespec.builder.engine_dir import TORCH_DTYPES
 from sparsespec.builder.ops import Fp8Weight
 from sparsespec.runtime.device.fp8 import exact_product, has_gpu_product, linear_fp8, to_fp8
 from tiny_llm import random_prompts
-from tiny_models import fp8_of, random_weights, tiny_model_config
+from tiny_models import fp8_of, random_weights, row_scales, tiny_model_config
 
 pytestmark = pytest.mark.gpu
 
@@ -23,12 +25,13 @@ SIZES = {
     "Qwen3-8B": ((6144, 4096), (4096, 4096), (24576, 4096), (4096, 12288)),
 }
 EVERY_SIZE = [size for sizes in SIZES.values() for size in sizes]
+PACKED_SIZES = [size for qkv, _, gate_up, _ in SIZES.values() for size in (qkv, gate_up)]
 
 
 def fp8_weight(size: tuple[int, int]) -> Fp8Weight[Tensor]:
     generator = torch.Generator("cuda").manual_seed(0)
     weight, scale = fp8_of(0.02 * torch.randn(size, generator=generator, device="cuda"))
-    return Fp8Weight(weight, scale, torch.tensor(1 / 64, device="cuda"))
+    return Fp8Weight(weight, scale, torch.tensor(1 / 64, device="cuda"), None)
 
 
 def inputs(rows: int, size: int, dtype: torch.dtype) -> Tensor:
@@ -62,9 +65,29 @@ def test_any_number_of_rows(size: tuple[int, int], dtype: torch.dtype) -> None:
     assert torch.equal(linear_fp8(x, weight, bias), linear_fp8(x, weight, None) + bias)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("size", PACKED_SIZES, ids=str)
+def test_scales_of_rows(size: tuple[int, int], dtype: torch.dtype) -> None:
+    """In fp32, after the product was rounded."""
+    needs_fp8()
+    plain, row_scale, bias = fp8_weight(size), row_scales(size[0]).cuda(), inputs(1, size[0], dtype)[0]
+    weight = replace(plain, row_scale=row_scale)
+    tolerance = {torch.bfloat16: 6e-3, torch.float16: 1.5e-3, torch.float32: 1e-3}[dtype]
+    for rows in (0, 1, 7, MOST_ROWS):
+        x = inputs(rows, size[1], dtype)
+        found = linear_fp8(x, weight, None)
+        assert torch.equal(found, (linear_fp8(x, plain, None).float() * row_scale).to(dtype))
+        assert torch.equal(linear_fp8(x, weight, bias), found + bias)
+        if rows:
+            expected = exact_product(to_fp8(x, weight.input_scale), weight, torch.float64)
+            assert relative_error(found, expected.cpu()) < tolerance
+
+
+@pytest.mark.parametrize("scaled_rows", [False, True])
 @pytest.mark.parametrize("size", [(24, 64), (64, 40)])
-def test_sizes_that_the_gpu_does_not_take(size: tuple[int, int]) -> None:
-    weight, x = fp8_weight(size), inputs(5, size[1], torch.bfloat16)
+def test_sizes_that_the_gpu_does_not_take(size: tuple[int, int], scaled_rows: bool) -> None:
+    weight = replace(fp8_weight(size), row_scale=row_scales(size[0]).cuda() if scaled_rows else None)
+    x = inputs(5, size[1], torch.bfloat16)
     assert not has_gpu_product(x, weight.weight)
     expected = exact_product(to_fp8(x, weight.input_scale), weight, torch.bfloat16)
     assert torch.equal(linear_fp8(x, weight, None), expected)
