@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bf16_equality import measure
 from sparsespec.builder.build_config import DType
-from sparsespec.builder.model_config import Family
+from sparsespec.builder.model_config import Family, Quantization
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.step_batch import StepBatch
 from sparsespec.runtime.device.torch_executor import TorchExecutor
@@ -40,9 +40,11 @@ SPECULATION = SpeculationConfig(k=4, min_budget=BUDGET)
 RULES = ways_to_draft(SPECULATION) | {"k of 16": replace(SPECULATION, k=16)}
 
 
-def on_gpu(dtype: DType, family: Family = "llama", device: str = "cuda") -> LoadedEngine:
+def on_gpu(
+    dtype: DType, family: Family = "llama", device: str = "cuda", quantization: Quantization | None = None
+) -> LoadedEngine:
     """Three query heads for each of two KV heads of 64."""
-    model = tiny_model_config(family=family, num_heads=6, num_kv_heads=2, head_dim=64)
+    model = tiny_model_config(family=family, num_heads=6, num_kv_heads=2, head_dim=64, quantization=quantization)
     engine = tiny_engine(0, replace(BUILD, dtype=dtype, page_size=16), model)
     weights = {name: weight.to(device) for name, weight in engine.weights.items()}
     return LoadedEngine(engine.config, weights, engine.codec)
@@ -79,6 +81,21 @@ def test_families(family: Family, record_property: Record) -> None:
     assert_plain_up_to_near_ties(
         engine, LLM(engine, SPECULATION, PLUGINS).generate(PROMPTS, greedy(96)), record_property
     )
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_fp8_weights(family: Family, record_property: Record) -> None:
+    """Rounding of sums moves inputs over borders of FP8 numbers, so plain decoding differs more from itself."""
+    engine = on_gpu("bfloat16", family, quantization="fp8")
+    outputs = LLM(engine, SPECULATION, PLUGINS).generate(PROMPTS, greedy(96))
+    counts = DraftCounts.of(outputs)
+    assert counts.accepted > 0
+    assert counts.rejected > 0
+    found = measure(engine, outputs, PLUGINS)
+    print(found)
+    record_property("tiny models in FP8: eps in logits", found.eps)
+    assert found.num_beyond == 0
+    assert found.eps < 1
 
 
 def test_lockstep_late_results_and_short_chunks(record_property: Record) -> None:
