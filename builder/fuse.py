@@ -18,8 +18,7 @@ from sparsespec.builder.fused_weights import (
 )
 
 Shapes = Mapping[str, tuple[int, ...]]
-# Of float32: smaller numbers have fewer bits.
-_LEAST_RATIO = torch.finfo(torch.float32).tiny
+_MOST_RATIO = torch.finfo(torch.float32).max
 
 
 def fused_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
@@ -36,24 +35,28 @@ def fused_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[
 
 
 def _fused_fp8(checkpoint: Checkpoint, name: str, sources: Shapes) -> Iterator[tuple[str, torch.Tensor]]:
-    """A product, bit for bit, and its scales: the largest of its parts', which have the same input."""
+    """A product, bit for bit, and its scales. Its parts have one input.
+
+    The smallest weight scale is the product's: multiplied by scales of rows that are 1 or more, it cannot have been
+    too large for float16 where the result is not.
+    """
     scales = {source: checkpoint.tensor(scale_source(source, WEIGHT_SCALE), ()) for source in sources}
     inputs = [checkpoint.tensor(scale_source(source, INPUT_SCALE), ()) for source in sources]
-    largest = torch.stack(list(scales.values())).max()
+    smallest = torch.stack(list(scales.values())).min()
     yield name, torch.cat([checkpoint.tensor(source, shape) for source, shape in sources.items()])
-    yield f"{name}.{WEIGHT_SCALE}", largest
+    yield f"{name}.{WEIGHT_SCALE}", smallest
     yield f"{name}.{INPUT_SCALE}", torch.stack(inputs).max()
     if len(sources) > 1:
-        ratios = [_ratio(source, scales[source], largest).expand(shape[0]) for source, shape in sources.items()]
+        ratios = [_ratio(source, scales[source], smallest).expand(shape[0]) for source, shape in sources.items()]
         yield f"{name}.{ROW_SCALE}", torch.cat(ratios)
 
 
-def _ratio(source: str, scale: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-    """scale / largest. Raises CheckpointError where so little is left that it loses bits, or is 0."""
-    ratio = scale / largest
-    if ratio < _LEAST_RATIO:
+def _ratio(source: str, scale: torch.Tensor, smallest: torch.Tensor) -> torch.Tensor:
+    """scale / smallest. Raises CheckpointError where that is no float32."""
+    ratio = scale / smallest
+    if ratio > _MOST_RATIO:
         raise CheckpointError(
-            f"{scale_source(source, WEIGHT_SCALE)}: expected at least {_LEAST_RATIO:.1e} of the largest scale that is "
-            f"stacked with it, {float(largest):.1e}, found {float(scale):.1e}"
+            f"{scale_source(source, WEIGHT_SCALE)}: expected at most {_MOST_RATIO:.1e} times the smallest scale that "
+            f"is stacked with it, {float(smallest):.1e}, found {float(scale):.1e}"
         )
     return ratio

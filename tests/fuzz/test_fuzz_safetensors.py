@@ -98,9 +98,9 @@ def test_an_fp8_engine(tmp_path: Path) -> None:
 
 
 def _are_near(tensors: Mapping[str, torch.Tensor], parts: tuple[str, ...]) -> bool:
-    """Whether float32 holds the quotients of the parts' scales, with all their bits."""
+    """Whether float32 holds the quotients of the parts' scales."""
     scales = torch.stack([tensors[f"model.layers.0.{part}.weight_scale"] for part in parts])
-    return bool(scales.min() / scales.max() >= torch.finfo(torch.float32).tiny)
+    return bool((scales.max() / scales.min()).isfinite())
 
 
 def _odd_scale(shape: torch.Size, random: Random) -> torch.Tensor:

@@ -29,11 +29,13 @@ every_family = pytest.mark.parametrize("family", get_args(Family))
 @every_family
 @every_kind
 def test_outputs_are_the_torch_lowerings(family: Family, kind: EngineKind) -> None:
-    """In float32, where only the order of sums differs."""
+    """In float32, where only the order of sums differs: that may move an input that is next to a border of FP8."""
     step = random_step(engine_spec(kind, "float32", family, model=FP8_MODEL), seed=0)
     found = errors(interpreted(recorded(step.spec), step), torch_outputs(step))
-    print(f"relative error {max(found.values()):.1e}")
-    assert max(found.values()) < 1e-5, found
+    first = found["layers.0.kv_pool.updated"]
+    print(f"relative error, of the first product {first:.1e}, of all outputs {max(found.values()):.1e}")
+    assert first <= tolerance(step.spec)
+    assert max(found.values()) < 1e-3, found
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
