@@ -111,7 +111,7 @@ def check_everything_is_bound(built: BuiltEngine, bindings: Bindings, kind: Engi
 
 
 @pytest.mark.parametrize("kind", ["draft", "verify"])
-@pytest.mark.parametrize("model", ["llama", "qwen2", "qwen3", "SmolLM2-135M"])
+@pytest.mark.parametrize("model", ["llama", "qwen2", "qwen3", pytest.param("SmolLM2-135M", marks=pytest.mark.slow)])
 def test_a_real_builder_takes_what_the_session_binds(
     model: str, kind: EngineKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:

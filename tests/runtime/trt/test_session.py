@@ -77,7 +77,9 @@ def same_tokens(case: Case, directory: Path, params: SamplingParams) -> tuple[Fa
     return trt, found
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "family", ["llama", *(pytest.param(family, marks=pytest.mark.slow) for family in ("qwen2", "qwen3"))]
+)
 @pytest.mark.parametrize("policy", ["unified", "lockstep"])
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_a_whole_generation_gives_the_torch_executors_tokens(
