@@ -168,8 +168,7 @@ def _gpu_memory(job: BuildJob) -> DeviceMemory | None:
 def _compile(usable: Usable, engine: EngineConfig, config: TensorRTConfig) -> CompiledEngines:
     from sparsespec.builder.trt.engine_files import compile_engines
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with _progress() as progress:
         return compile_engines(usable, engine, config, progress)
 
 
@@ -196,14 +195,18 @@ def _write(job: BuildJob, engine: EngineConfig, checkpoint: Checkpoint, compiled
         if compiled is not None:
             compiled.write(directory)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with _progress() as progress:
         weights = progress.track(
             fused_weights(checkpoint, TORCH_DTYPES[engine.build.dtype]),
             total=len(fused_specs(engine.model, engine.build.dtype)),
             description="packing weights",
         )
         write_engine(job.output_dir, engine, weights, write_others, job.force)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
 
 
 def _compile_timings(compiled: CompiledEngines | None) -> tuple[Timing, ...]:

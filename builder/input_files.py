@@ -21,6 +21,12 @@ def check_readable(path: Path) -> None:
         raise OSError(f"no file can have this name: {error}") from None
 
 
+def read_regular(path: Path) -> bytes:
+    """All of a file. Raises OSError where check_readable does."""
+    check_readable(path)
+    return path.read_bytes()
+
+
 def read_json_object(path: Path, error_type: type[InputError], expected: str) -> dict[str, Any]:
     """A JSON object. Raises `error_type`, where the file is missing with what was `expected` there."""
     try:

@@ -18,11 +18,6 @@ class BackendChoice:
     tensorrt: Usable | None
     reason: str
 
-    @property
-    def name(self) -> str:
-        """As flags call it."""
-        return "torch" if self.tensorrt is None else "tensorrt"
-
 
 def choose_backend(engine_dir: Path, config: EngineConfig, runtime: RuntimeConfig) -> BackendChoice:
     """What `runtime.backend` means here.

@@ -11,7 +11,7 @@ from typing import Any
 from rich.progress import Progress
 
 from sparsespec.builder.errors import EngineError, InputError
-from sparsespec.builder.input_files import check_readable
+from sparsespec.builder.input_files import read_regular
 from sparsespec.builder.trt.api import Builder, IBuilderConfig, TensorRT
 from sparsespec.builder.trt.attention_layers import AttentionLayers
 from sparsespec.builder.trt.messages import ErrorLog, python_logger
@@ -63,10 +63,10 @@ class EngineBuilder:
         return bytes(plan)
 
     def _configured(self, spec: EngineSpec) -> IBuilderConfig:
-        trt, config = self._tools.trt, self._builder.create_builder_config()
-        for sizes in spec.io.profiles:
+        trt, config, io = self._tools.trt, self._builder.create_builder_config(), spec.io
+        for sizes in io.profiles:
             profile = self._builder.create_optimization_profile()
-            write_profile(profile, spec.io, sizes)
+            write_profile(profile, io, sizes)
             config.add_optimization_profile(profile)
         # Tensors that PillarAttention updates are bound to memory that outlives a step: TensorRT must not copy them.
         config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, spec.config.aliased_io)
@@ -84,7 +84,7 @@ class EngineBuilder:
         if not os.access(path.parent, os.W_OK):  # asked before the work is done
             raise InputError(f"timing_cache: {path}: expected a file in a directory that can be written")
         try:
-            known = _read_regular(path) if path.exists() else b""
+            known = read_regular(path) if path.exists() else b""
         except OSError as error:
             raise InputError(f"timing_cache: {path}: cannot be read: {error}") from error
         cache = config.create_timing_cache(known)
@@ -112,11 +112,6 @@ def inspect_engine(trt: TensorRT, plan: bytes, num_profiles: int) -> EngineFacts
     sizes = [engine.get_device_memory_size_for_profile_v2(profile) for profile in range(num_profiles)]
     layers = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     return EngineFacts(layers, max(sizes))
-
-
-def _read_regular(path: Path) -> bytes:
-    check_readable(path)
-    return path.read_bytes()
 
 
 def _write_timing_cache(config: IBuilderConfig, path: Path) -> None:
