@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsespec.builder.config_io import check_range, option
+from sparsespec.builder.config_io import check_range, option, shown
 from sparsespec.builder.errors import InputError
 
 DType = Literal["auto", "float64", "float32", "float16", "bfloat16"]
+KvCacheDType = Literal["auto", "fp8"]
 ELEMENT_SIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 MAX_PAGE_SIZE = 1024
@@ -23,6 +24,9 @@ class BuildConfig:
     """Maxima that an engine serves; the runtime may use less, never more."""
 
     dtype: DType = option("auto", "type of weights, activations and KV cache; auto: as the checkpoint has it")
+    kv_cache_dtype: KvCacheDType = option(
+        "auto", "type of the KV cache; auto: dtype; fp8: float8_e4m3fn, by the checkpoint's scales where it has them"
+    )
     tp_size: int = option(1, "tensor-parallel ranks; only 1 is supported by the torch executor")
     max_batch_size: int = option(8, "most requests that run at once")
     max_seq_len: int = option(8192, "longest request, prompt and answer together, in tokens")
@@ -36,7 +40,8 @@ class BuildConfig:
             check_range(name, getattr(self, name), least=1)
         check_range("page_size", self.page_size, least=1, most=MAX_PAGE_SIZE)
         if self.tp_size != 1:
-            raise InputError(f"tp_size must be 1 (tensor parallelism is not supported yet), found {self.tp_size}")
+            found = shown(self.tp_size)
+            raise InputError(f"tp_size must be 1 (tensor parallelism is not supported yet), found {found}")
         needed = self.max_batch_size * (self.max_draft_len + 1)
         if self.max_num_tokens < needed:
             raise InputError(
@@ -66,8 +71,13 @@ class BuildConfig:
 
     @property
     def element_size(self) -> int:
-        """Bytes of one weight or KV element; `dtype` must have been resolved from `auto`."""
+        """Bytes of one weight or activation; `dtype` must have been resolved from `auto`."""
         return ELEMENT_SIZE[self.dtype]
+
+    @property
+    def kv_element_size(self) -> int:
+        """Bytes of one number in the KV cache; `dtype` must have been resolved from `auto`."""
+        return 1 if self.kv_cache_dtype == "fp8" else self.element_size
 
 
 def _rounded_up(number: int, multiple: int) -> int:

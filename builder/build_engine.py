@@ -20,7 +20,7 @@ from rich.text import Text
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.config_io import add_flags, from_flags, option, required
 from sparsespec.builder.errors import InputError
-from sparsespec.builder.fused_weights import fused_specs, is_scale
+from sparsespec.builder.fused_weights import WeightSpec, fused_specs, is_scale
 from sparsespec.builder.memory_plan import DeviceMemory, full_use, memory_plan
 from sparsespec.builder.report import Metric, Report, Timing, check_report_path, this_machine
 from sparsespec.builder.rope import longest_context
@@ -70,6 +70,7 @@ def build_engine(job: BuildJob, config: BuildConfig, tensorrt: TensorRTConfig = 
         checkpoint = open_checkpoint(job.checkpoint_dir)
     opened = perf_counter()
     engine = _engine_config(checkpoint, config)
+    _tell_of_kv_scales(engine, checkpoint)
     usable = _usable_tensorrt(job, engine, tensorrt)
     _show_memory(job, engine, tensorrt, usable is not None)
     compiled = None if usable is None else _compile(usable, engine, tensorrt)
@@ -128,6 +129,18 @@ def _engine_config(checkpoint: Checkpoint, config: BuildConfig) -> EngineConfig:
         )
     dtype = checkpoint.dtype if config.dtype == "auto" else config.dtype
     return EngineConfig(model, dataclasses.replace(config, dtype=dtype))
+
+
+def _tell_of_kv_scales(engine: EngineConfig, checkpoint: Checkpoint) -> None:
+    """Keys and values that go beyond what FP8 holds without a scale are cut off."""
+    layers = range(engine.model.num_layers if engine.build.kv_cache_dtype == "fp8" else 0)
+    missing = sum(checkpoint.kv_scale(layer) is None for layer in layers)
+    if missing:
+        print(
+            f"kv_cache_dtype fp8: the checkpoint has no scales of the KV cache for {missing} of {len(layers)} layers; "
+            "they are 1.0",
+            file=sys.stderr,
+        )
 
 
 def _usable_tensorrt(job: BuildJob, engine: EngineConfig, config: TensorRTConfig) -> Usable | None:
@@ -197,11 +210,15 @@ def _write(job: BuildJob, engine: EngineConfig, checkpoint: Checkpoint, compiled
 
     with _progress() as progress:
         weights = progress.track(
-            fused_weights(checkpoint, TORCH_DTYPES[engine.build.dtype]),
-            total=len(fused_specs(engine.model, engine.build.dtype)),
+            fused_weights(checkpoint, TORCH_DTYPES[engine.build.dtype], engine.build.kv_cache_dtype),
+            total=len(_weight_specs(engine)),
             description="packing weights",
         )
         write_engine(job.output_dir, engine, weights, write_others, job.force)
+
+
+def _weight_specs(engine: EngineConfig) -> dict[str, WeightSpec]:
+    return fused_specs(engine.model, engine.build.dtype, engine.build.kv_cache_dtype)
 
 
 def _progress() -> Progress:
@@ -227,7 +244,7 @@ def _engine_metrics(compiled: CompiledEngines | None) -> tuple[Metric, ...]:
 
 
 def _size_metrics(engine: EngineConfig) -> tuple[Metric, ...]:
-    specs = fused_specs(engine.model, engine.build.dtype)
+    specs = _weight_specs(engine)
     return (
         Metric("parameters", sum(spec.num_elements for name, spec in specs.items() if not is_scale(name)), "count"),
         Metric("weight_bytes", sum(spec.num_bytes for spec in specs.values()), "bytes"),

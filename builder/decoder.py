@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from sparsespec.builder.fused_weights import INPUT_SCALE, ROW_SCALE, WEIGHT_SCALE
+from sparsespec.builder.fused_weights import INPUT_SCALE, KV_SCALE, ROW_SCALE, WEIGHT_SCALE
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.ops import Fp8Weight, Ops
 from sparsespec.plugins.pillar_attention.inputs import (
@@ -27,7 +27,7 @@ class DecoderInputs(Generic[TensorT]):
     token_ids: TensorT  # [num_rows] token of each row
     logit_rows: TensorT | None  # [num_logits] the rows whose logits are needed; None for all, in order
     step: StepInputs[TensorT]
-    layers: tuple[LayerInputs[TensorT], ...]
+    layers: tuple[LayerInputs[TensorT], ...]  # without kv_scale, which is a weight
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,13 @@ class Decoder(Generic[TensorT]):
         bias = self._weight(layer, "qkv_bias") if self.model.qkv_bias else None
         qkv = self._linear(layer, "qkv", normed, bias)
         qk_norm = QkNorm(self._weight(layer, "q_norm"), self._weight(layer, "k_norm")) if self.model.qk_norm else None
-        attended = self.ops.pillar_attention(
-            self.attention, AttentionInputs(qkv, qk_norm, inputs.layers[layer], inputs.step, plan)
-        )
+        own = self._with_kv_scale(layer, inputs.layers[layer])
+        attended = self.ops.pillar_attention(self.attention, AttentionInputs(qkv, qk_norm, own, inputs.step, plan))
         return self._linear(layer, "o_proj", attended)
+
+    def _with_kv_scale(self, layer: int, own: LayerInputs[TensorT]) -> LayerInputs[TensorT]:
+        scale = self.weights.get(f"layers.{layer}.{KV_SCALE}")  # None where the KV cache has the model's type
+        return own if scale is None else replace(own, kv_scale=scale)
 
     def _mlp(self, layer: int, hidden: TensorT) -> TensorT:
         normed = self.ops.rms_norm(hidden, self._weight(layer, "post_attention_norm"), self.model.rms_norm_eps)

@@ -123,7 +123,7 @@ def load_weights(engine_dir: Path, config: EngineConfig, device: str) -> dict[st
     """
     torch_device = _usable_device(device)
     path = engine_dir / WEIGHTS_FILE
-    specs = fused_specs(config.model, config.build.dtype)
+    specs = _weight_specs(config)
     if not path.is_file():
         raise EngineError(f"{path}: missing; expected a safetensors file with {len(specs)} tensors")
     try:
@@ -145,6 +145,10 @@ def load_weights(engine_dir: Path, config: EngineConfig, device: str) -> dict[st
     return weights
 
 
+def _weight_specs(config: EngineConfig) -> dict[str, WeightSpec]:
+    return fused_specs(config.model, config.build.dtype, config.build.kv_cache_dtype)
+
+
 def _write_files(
     directory: Path,
     config: EngineConfig,
@@ -155,7 +159,7 @@ def _write_files(
     document = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(config)}
     (directory / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     tensors = dict(weights)
-    specs = fused_specs(config.model, config.build.dtype)
+    specs = _weight_specs(config)
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
         name: spec.shape for name, spec in specs.items()
     }
@@ -238,7 +242,7 @@ def _check_tensor(path: Path, name: str, tensor: torch.Tensor, spec: WeightSpec)
 
 
 def _check_scales(path: Path, scales: Mapping[str, torch.Tensor]) -> None:
-    """Of FP8 products; one copy from the device for all."""
+    """Of FP8 products and KV caches; one copy from the device for all."""
     if not scales:
         return
     values = torch.cat([scale.reshape(-1) for scale in scales.values()]).cpu()

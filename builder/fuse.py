@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from sparsespec.builder.build_config import KvCacheDType
 from sparsespec.builder.checkpoint import Checkpoint
 from sparsespec.builder.errors import CheckpointError
 from sparsespec.builder.fused_weights import (
     INPUT_SCALE,
+    KV_SCALE,
     ROW_SCALE,
     WEIGHT_SCALE,
     fused_sources,
@@ -21,8 +23,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 _MOST_RATIO = torch.finfo(torch.float32).max
 
 
-def fused_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+def fused_weights(
+    checkpoint: Checkpoint, dtype: torch.dtype, kv_cache_dtype: KvCacheDType = "auto"
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) in the order of `fused_specs`, contiguous, on the CPU; `dtype` is that of what is not fp8.
+
+    Scales of an FP8 KV cache are 1 where the checkpoint has none.
 
     Raises CheckpointError for a missing, damaged or misshapen tensor, and for scales of one product that are too far
     apart.
@@ -32,6 +38,10 @@ def fused_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[
             yield from _fused_fp8(checkpoint, name, sources)
         else:
             yield name, torch.cat([checkpoint.tensor(source, shape).to(dtype) for source, shape in sources.items()])
+    if kv_cache_dtype == "fp8":
+        for layer in range(checkpoint.model.num_layers):
+            scale = checkpoint.kv_scale(layer)
+            yield f"layers.{layer}.{KV_SCALE}", torch.ones(2, checkpoint.model.num_kv_heads) if scale is None else scale
 
 
 def _fused_fp8(checkpoint: Checkpoint, name: str, sources: Shapes) -> Iterator[tuple[str, torch.Tensor]]:

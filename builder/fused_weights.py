@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsespec.builder.build_config import ELEMENT_SIZE, DType
+from sparsespec.builder.build_config import ELEMENT_SIZE, DType, KvCacheDType
 from sparsespec.builder.model_config import ModelConfig
 
 WeightType = Literal["float64", "float32", "float16", "bfloat16", "float8_e4m3fn"]
 
-WEIGHT_SCALE, INPUT_SCALE, ROW_SCALE = "weight_scale", "input_scale", "row_scale"
+WEIGHT_SCALE, INPUT_SCALE, ROW_SCALE, KV_SCALE = "weight_scale", "input_scale", "row_scale", "kv_scale"
 _QUANTIZED = ("qkv", "o_proj", "gate_up", "down_proj")
 
 
@@ -49,12 +49,12 @@ def fused_sources(model: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
     return sources
 
 
-def fused_specs(model: ModelConfig, dtype: DType) -> dict[str, WeightSpec]:
+def fused_specs(model: ModelConfig, dtype: DType, kv_cache_dtype: KvCacheDType = "auto") -> dict[str, WeightSpec]:
     """Every weight by name. dtype is concrete.
 
     A quantised product `X` is float8_e4m3fn, followed by `X.weight_scale` and `X.input_scale`: float32, of shape ().
     Where it has several parts `X.row_scale` follows, float32 of shape [out]: what weight_scale is multiplied by to be
-    the scale of the row's own part.
+    the scale of the row's own part. An FP8 KV cache has `layers.N.kv_scale`: see LayerInputs.
     """
     assert dtype != "auto", "weights have a concrete type"
     specs = {}
@@ -67,6 +67,9 @@ def fused_specs(model: ModelConfig, dtype: DType) -> dict[str, WeightSpec]:
                 specs[f"{name}.{ROW_SCALE}"] = WeightSpec(shape[:1], "float32")
         else:
             specs[name] = WeightSpec(shape, dtype)
+    if kv_cache_dtype == "fp8":
+        scales = WeightSpec((2, model.num_kv_heads), "float32")
+        specs |= {f"layers.{layer}.{KV_SCALE}": scales for layer in range(model.num_layers)}
     return specs
 
 
@@ -76,8 +79,8 @@ def is_quantized(model: ModelConfig, name: str) -> bool:
 
 
 def is_scale(name: str) -> bool:
-    """Whether that weight is made of scales of a product."""
-    return name.rpartition(".")[2] in (WEIGHT_SCALE, INPUT_SCALE, ROW_SCALE)
+    """Whether that weight is made of scales, of a product or of the KV cache."""
+    return name.rpartition(".")[2] in (WEIGHT_SCALE, INPUT_SCALE, ROW_SCALE, KV_SCALE)
 
 
 def scale_source(weight: str, scale: str) -> str:

@@ -96,7 +96,7 @@ class MemoryPlan:
     @property
     def kv_bytes_per_token(self) -> int:
         """Over all layers."""
-        return self.model.kv_bytes_per_token(self.build.element_size)
+        return self.model.kv_bytes_per_token(self.build.kv_element_size)
 
     @property
     def distribution_bytes(self) -> int:
@@ -190,16 +190,17 @@ def _check_dtype(build: BuildConfig) -> None:
 def _weights(model: ModelConfig, build: BuildConfig, use: PlannedUse) -> MemoryItem:
     size = use.weight_bytes
     if size is None:
-        size = sum(spec.num_bytes for spec in fused_specs(model, build.dtype).values())
+        size = sum(spec.num_bytes for spec in fused_specs(model, build.dtype, build.kv_cache_dtype).values())
     kinds = build.dtype if model.quantization is None else f"{model.quantization} and {build.dtype}"
     return MemoryItem("weights", size, f"{kinds}; one copy, whichever engine runs")
 
 
 def _kv_cache(model: ModelConfig, build: BuildConfig, use: PlannedUse) -> MemoryItem:
     pages, full = _num_pages(model, build, use), use.max_batch_size * build.max_pages
-    token = model.kv_bytes_per_token(build.element_size)
+    token = model.kv_bytes_per_token(build.kv_element_size)
+    kind = "" if build.kv_cache_dtype == "auto" else f" in {build.kv_cache_dtype}"
     short = "" if pages == full else f"; a full batch would fill {full:,}"
-    what = f"{pages:,} pages of {build.page_size} tokens, {token:,} bytes per token{short}"
+    what = f"{pages:,} pages of {build.page_size} tokens, {token:,} bytes per token{kind}{short}"
     return MemoryItem("kv_cache", pages * build.page_size * token, what)
 
 

@@ -22,6 +22,7 @@ class DataType(IntEnum):
     INT32 = 3
     BOOL = 4
     UINT8 = 5
+    FP8 = 6  # e4m3
     BFLOAT16 = 7
     INT64 = 8
 

@@ -40,6 +40,7 @@ _DATA_TYPES = {
     torch.float32: DataType.FLOAT32,
     torch.float16: DataType.FLOAT16,
     torch.bfloat16: DataType.BFLOAT16,
+    torch.float8_e4m3fn: DataType.FP8,
     torch.int8: DataType.INT8,
     torch.int32: DataType.INT32,
     torch.int64: DataType.INT64,

@@ -17,11 +17,12 @@ def plan_fields(params: PillarAttentionParams) -> Fields:
     return {"num_heads": params.num_heads, "num_kv_heads": params.num_kv_heads, "head_dim": params.head_dim}
 
 
-def attention_fields(params: PillarAttentionParams, has_qk_norm: bool) -> Fields:
-    """Of PillarAttention."""
+def attention_fields(params: PillarAttentionParams, has_qk_norm: bool, has_kv_scale: bool) -> Fields:
+    """Of PillarAttention. has_kv_scale: whether the KV pool is FP8."""
     return {
         **plan_fields(params),
         "page_size": params.page_size,
+        "kv_cache_dtype": "fp8" if has_kv_scale else "auto",
         "rms_norm_eps": params.rms_norm_eps,
         "qk_norm": int(has_qk_norm),
         "score_planes": params.score_planes,
@@ -49,6 +50,7 @@ def attention_inputs(params: PillarAttentionParams, inputs: AttentionInputs[Tens
         step.rope_table,
         inputs.plan,
         *_score_inputs(params, inputs),
+        *(() if layer.kv_scale is None else (layer.kv_scale,)),
         *(() if norm is None else (norm.q_norm, norm.k_norm)),
     ]
 

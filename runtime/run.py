@@ -157,7 +157,7 @@ def _write_report(flags: RunFlags, llm: LLM, result: RunResult, num_prompts: int
 
 def _kv_bytes_per_token(llm: LLM) -> int:
     engine = llm.engine.config
-    return engine.model.kv_bytes_per_token(engine.build.element_size)
+    return engine.model.kv_bytes_per_token(engine.build.kv_element_size)
 
 
 if __name__ == "__main__":

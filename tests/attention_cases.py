@@ -24,6 +24,7 @@ from sparsespec.plugins.pillar_attention.inputs import (
     StepInputs,
     num_score_planes,
 )
+from sparsespec.plugins.pillar_attention.reference import to_fp8
 
 MAX_DRAFT_LEN = 16
 MAX_LOOKUPS = 16
@@ -41,6 +42,7 @@ class CaseKind:
     huge_key: bool = False  # one key of every slot is far longer than the others
     rope_scale: float = 1.0  # of the table's cosines and sines, as YaRN has one
     first_page: int = 0  # the pool has so many pages before those in use
+    kv_fp8: bool = False  # the pool is float8_e4m3fn, with a scale of 0.5 to 2 for each head
 
 
 def make_case(kind: CaseKind, slots: tuple[NaiveSlot, ...]) -> AttentionInputs[Tensor]:
@@ -54,11 +56,13 @@ def make_case(kind: CaseKind, slots: tuple[NaiveSlot, ...]) -> AttentionInputs[T
     width = (params.num_heads + 2 * heads) * size
     step = _step(slots, pages, rng, rope_table(size, longest) * kind.rope_scale)
     pillars = _pillars(kind, slots, rng)
+    kv_scale = 0.5 * 4 ** torch.rand(2, heads, generator=rng, device=device) if kind.kv_fp8 else None
     layer = LayerInputs(
-        kv_pool=_pool(kind, slots, step, pillars, rng),
+        kv_pool=_pool(kind, slots, step, pillars, rng, kv_scale),
         draft_lse=_draft_lse(kind, slots, rng),
         pillars=pillars,
         scores=_scores(kind, slots, longest),
+        kv_scale=kv_scale,
     )
     qkv = torch.randn(num_rows, width, generator=rng, device=device).to(kind.dtype)
     norms = 0.7 + 0.2 * torch.randn(2, size, generator=rng, device=device).to(kind.dtype)
@@ -74,8 +78,8 @@ def make_case(kind: CaseKind, slots: tuple[NaiveSlot, ...]) -> AttentionInputs[T
 def copy_case(inputs: AttentionInputs[Tensor]) -> AttentionInputs[Tensor]:
     """The same step with its own copy of everything that an op updates."""
     layer = inputs.layer
-    own = LayerInputs(layer.kv_pool.clone(), layer.draft_lse.clone(), layer.pillars, layer.scores.clone())
-    return replace(inputs, layer=own)
+    own = {name: getattr(layer, name).clone() for name in ("kv_pool", "draft_lse", "scores")}
+    return replace(inputs, layer=replace(layer, **own))
 
 
 def rope_table(head_dim: int, num_positions: int) -> Tensor:
@@ -155,11 +159,17 @@ def _read(slot: NaiveSlot, pillars: Tensor, lookups: Tensor) -> Tensor:
 
 
 def _pool(
-    kind: CaseKind, slots: tuple[NaiveSlot, ...], step: StepInputs[Tensor], pillars: Tensor, rng: torch.Generator
+    kind: CaseKind,
+    slots: tuple[NaiveSlot, ...],
+    step: StepInputs[Tensor],
+    pillars: Tensor,
+    rng: torch.Generator,
+    kv_scale: Tensor | None,
 ) -> Tensor:
     params = kind.params
     shape = (int(step.page_table.max()) + 2, 2, params.num_kv_heads, params.page_size, params.head_dim)
-    pool = torch.full(shape, torch.nan, dtype=kind.dtype, device="cuda")
+    dtype = kind.dtype if kv_scale is None else torch.float8_e4m3fn
+    pool = torch.full(shape, torch.nan, dtype=dtype, device="cuda")
     for index, slot in enumerate(slots):
         cached = len(slot.cached)
         kv = torch.randn(cached, 2, params.num_kv_heads, params.head_dim, generator=rng, device="cuda")
@@ -169,7 +179,8 @@ def _pool(
         kv.masked_fill_(unread.t()[:, None, :, None], torch.nan)
         position = torch.arange(cached, device="cuda")
         page = step.page_table[index, position // params.page_size].long()
-        pool[page, :, :, position % params.page_size] = kv.to(kind.dtype)
+        stored = kv.to(dtype) if kv_scale is None else to_fp8(kv, kv_scale[..., None])
+        pool[page, :, :, position % params.page_size] = stored
     return pool
 
 

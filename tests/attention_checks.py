@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from attention_cases import CaseKind, copy_case, make_case
 from naive_attention import NaiveSlot
+from sparsespec.plugins.pillar_attention import reference
 from sparsespec.plugins.pillar_attention.inputs import AttentionInputs
 from sparsespec.plugins.pillar_attention.reference import pillar_attention
 from sparsespec.runtime.device.plugin_ops import PluginAttention
@@ -21,6 +23,10 @@ OUTPUT_TOLERANCE = {torch.float16: (2.5e-3, 2**-10), torch.bfloat16: (2e-2, 2**-
 RELATIVE_TOLERANCE = {torch.float16: 6e-4, torch.bfloat16: 5e-3}
 # Queries and keys are rotated to the same bits; QK-norm sums squares in another order, which may round one differently.
 LSE_TOLERANCE = {False: 2e-5, True: 1e-2}
+# Over an FP8 pool the kernels round queries to fp16, with the scale folded in. Each of a logit's products
+# moves by up to 2^-11, and, as errors have either sign, their sum over root(head_dim) by no more. Four times that to be
+# sure, and 12 times as much where one key is so much longer.
+QUERY_TOLERANCE = {False: 4 * 2**-11, True: 12 * 4 * 2**-11}
 # Scores add 11-bit probabilities; those stored in fp16 are rounded, at worst to its smallest number.
 SCORE_TOLERANCE = {torch.float32: (2e-3, 1e-8), torch.float16: (3e-3, 1e-7)}
 
@@ -40,14 +46,33 @@ class Found:
 
 def run_both(kernels: PluginAttention, kind: CaseKind, slots: tuple[NaiveSlot, ...]) -> Found:
     before = make_case(kind, slots)
-    expected, given = copy_case(before), copy_case(before)
+    given = copy_case(before)
     plan = kernels.plan(kind.params, given.step)
     given = replace(given, plan=plan)
     starts = plan.clone()
     output = kernels.attention(kind.params, given)
     torch.cuda.synchronize()
     assert torch.equal(plan, starts)
-    return Found(output, given, pillar_attention(kind.params, expected), expected, before)
+    return Found(output, given, *_expected(kind, before, given), before)
+
+
+def _expected(
+    kind: CaseKind, before: AttentionInputs[Tensor], after: AttentionInputs[Tensor]
+) -> tuple[Tensor, AttentionInputs[Tensor]]:
+    """What the reference makes of the step.
+
+    A key that QK-norm rounds differently may be the next number of FP8, an eighth away: then the reference attends to
+    the keys that the kernels have left. That these are no further away, check_pool looks at.
+    """
+    expected = copy_case(before)
+    output = pillar_attention(kind.params, expected)
+    if not (kind.kv_fp8 and kind.qk_norm):
+        return output, expected
+    again = copy_case(before)
+    again.layer.kv_pool.copy_(after.layer.kv_pool)
+    with patch.object(reference, "_append"):
+        output = pillar_attention(kind.params, again)
+    return output, replace(again, layer=replace(again.layer, kv_pool=expected.layer.kv_pool))
 
 
 def check(kernels: PluginAttention, kind: CaseKind, slots: tuple[NaiveSlot, ...], record: Record) -> None:
@@ -61,14 +86,16 @@ def check_found(kind: CaseKind, found: Found, record: Record) -> None:
     assert not found.output.isnan().any()
     record(f"output, largest error, {name}", float(difference.max()) if len(difference) else 0.0)
     record(f"output, relative error, {name}", float(difference.norm() / norm))
-    assert_near(found.output, found.expected_output)
-    assert difference.norm() <= RELATIVE_TOLERANCE[kind.dtype] * norm
+    of_queries = QUERY_TOLERANCE[kind.huge_key] if kind.kv_fp8 else 0.0
+    assert_near(found.output, found.expected_output, of_queries)
+    assert difference.norm() <= (RELATIVE_TOLERANCE[kind.dtype] + of_queries / 4) * norm
     check_pool(kind, found, record)
     lse = (found.inputs.layer.draft_lse, found.expected.layer.draft_lse)
-    torch.testing.assert_close(*lse, rtol=2e-6, atol=LSE_TOLERANCE[kind.qk_norm], equal_nan=True)
+    atol = LSE_TOLERANCE[kind.qk_norm] + of_queries
+    torch.testing.assert_close(*lse, rtol=2e-6, atol=atol, equal_nan=True)
     scores, expected = found.inputs.layer.scores, found.expected.layer.scores
     rtol, atol = SCORE_TOLERANCE[kind.score_dtype]
-    torch.testing.assert_close(scores, expected, rtol=rtol, atol=atol, equal_nan=True)
+    torch.testing.assert_close(scores, expected, rtol=rtol + of_queries, atol=atol, equal_nan=True)
     written = ~expected.isnan()
     if written.any():
         error = (scores.double() - expected.double())[written].norm() / expected.double()[written].norm()
@@ -78,21 +105,32 @@ def check_found(kind: CaseKind, found: Found, record: Record) -> None:
 def check_pool(kind: CaseKind, found: Found, record: Record) -> None:
     """Bit by bit, but for the keys of the step's rows under QK-norm."""
     pool, expected, before = (case.layer.kv_pool for case in (found.inputs, found.expected, found.before))
-    bits = [tensor.view(torch.int16) for tensor in (pool, expected, before)]
+    bits = [tensor.view(torch.uint8) for tensor in (pool, expected, before)]
     touched = (bits[1] != bits[2]).any(dim=-1)
     assert torch.equal(bits[0][:, 1], bits[1][:, 1])
     assert torch.equal(bits[0][~touched], bits[1][~touched])
     if not kind.qk_norm:
         assert torch.equal(bits[0], bits[1])
+    elif touched.any() and kind.kv_fp8:
+        check_fp8_keys(kind.dtype, pool[touched], expected[touched], record)
     elif touched.any():
         error = float((pool[touched].double() - expected[touched].double()).abs().max())
         record(f"appended keys under QK-norm, largest error, {name_of(kind.dtype)}", error)
         assert_near(pool[touched], expected[touched])
 
 
-def assert_near(found: Tensor, expected: Tensor) -> None:
+def check_fp8_keys(dtype: torch.dtype, found: Tensor, expected: Tensor, record: Record) -> None:
+    """A few may differ: by a step of FP8, an eighth, beside what they differ by in 16 bits, over scales from 0.5 on."""
+    atol, rtol = OUTPUT_TOLERANCE[dtype]
+    share = float((found.double() != expected.double()).double().mean())
+    record("appended keys under QK-norm, share of other FP8 numbers", share)
+    assert share < 1e-3
+    torch.testing.assert_close(found.double(), expected.double(), rtol=rtol + 2**-3, atol=2 * atol + 2**-9)
+
+
+def assert_near(found: Tensor, expected: Tensor, more: float = 0.0) -> None:
     atol, rtol = OUTPUT_TOLERANCE[expected.dtype]
-    torch.testing.assert_close(found.double(), expected.double(), rtol=rtol, atol=atol)
+    torch.testing.assert_close(found.double(), expected.double(), rtol=rtol, atol=atol + more)
 
 
 def name_of(dtype: torch.dtype) -> str:

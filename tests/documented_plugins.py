@@ -17,6 +17,7 @@ _FLOAT = (DataType.FLOAT,)
 # The plugin knows no T of 32 bits. The tests do: where nothing is rounded to 16 bits, small mistakes show.
 _T = (DataType.HALF, DataType.BF16, DataType.FLOAT)
 _S = (DataType.FLOAT, DataType.HALF)
+_FP8 = (DataType.FP8,)
 
 _REQUIRED = {"num_heads": int, "num_kv_heads": int, "head_dim": int}
 _FIELDS: dict[str, dict[str, type]] = {
@@ -26,6 +27,7 @@ _FIELDS: dict[str, dict[str, type]] = {
 _OPTIONAL: dict[str, Fields] = {
     "PillarPlan": {},
     "PillarAttention": {
+        "kv_cache_dtype": "auto",
         "rms_norm_eps": 1e-6,
         "qk_norm": 0,
         "aliased_io": 1,
@@ -34,6 +36,7 @@ _OPTIONAL: dict[str, Fields] = {
     },
 }
 _WORDS = {
+    "kv_cache_dtype": ("auto", "fp8"),
     "qk_norm": (0, 1),
     "aliased_io": (0, 1),
     "score_planes": ("none", "mean", "diagonal", "rows"),
@@ -58,7 +61,7 @@ _LENGTHS = (
     Documented("row_start", _INT32, ("B+1",)),
     *_by_slot("phase", "draft_index", "score_rows", "kv_len", "recent_start", "num_staying", "num_moving"),
 )
-_PLAN = Documented("plan", _INT32, ("B+4104",))
+_PLAN = Documented("plan", _INT32, ("B+32832",))
 
 
 def all_fields(plugin: str, given: Fields) -> Fields | None:
@@ -89,6 +92,7 @@ def inputs_of(plugin: str, fields: Fields) -> tuple[Documented, ...]:
         Documented("rope_table", _FLOAT, ("max_positions", size)),
         _PLAN,
         *(() if fields["score_planes"] == "none" else (*_by_slot("score_index"), _scores(fields))),
+        *((Documented("kv_scale", _FLOAT, (2, heads)),) if fields["kv_cache_dtype"] == "fp8" else ()),
         *norms,
     )
 
@@ -141,7 +145,8 @@ def _size(extent: str, sizes: Mapping[str, int]) -> int:
 
 def _kv_pool(fields: Fields) -> Documented:
     page = (int(fields["page_size"]), int(fields["head_dim"]))
-    return Documented("kv_pool", _T, ("num_pages", 2, int(fields["num_kv_heads"]), *page))
+    dtypes = _FP8 if fields["kv_cache_dtype"] == "fp8" else _T
+    return Documented("kv_pool", dtypes, ("num_pages", 2, int(fields["num_kv_heads"]), *page))
 
 
 def _draft_lse(fields: Fields) -> Documented:

@@ -99,7 +99,7 @@ def random_step(spec: EngineSpec, seed: int) -> EngineStep:
         num_planes=_MAX_DRAFT_LEN + 1,
     )
     values = _step_values(spec, slots, sizes, rng)
-    tensors = dict(random_weights(spec.model, getattr(torch, spec.build.dtype), seed))
+    tensors = dict(random_weights(spec.model, getattr(torch, spec.build.dtype), seed, spec.build.kv_cache_dtype))
     for tensor in (*io.step, *(each for layer in io.layers for each in layer)):
         name, shape = tensor.name.rpartition(".")[2], tensor.at(sizes)
         array = values[name] if name in values else _layer_values(name, slots, shape, rng)

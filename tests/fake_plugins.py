@@ -70,6 +70,7 @@ class FakePlugin:
         rest = list(inputs[17:])
         scored = params.score_planes != "none"
         score_index, scores = (rest.pop(0), rest.pop(0)) if scored else (torch.zeros_like(step[1]), draft_lse[:0])
+        kv_scale = rest.pop(0) if self.fields["kv_cache_dtype"] == "fp8" else None
         norm = QkNorm(rest.pop(0), rest.pop(0)) if self.fields["qk_norm"] else None
         _expect(not rest, f"PillarAttention: {len(inputs)} inputs")
         row_start, phase, draft_index, score_rows, kv_len, recent_start, num_staying, num_moving = step[:8]
@@ -79,7 +80,9 @@ class FakePlugin:
             AttentionInputs(
                 qkv=qkv,
                 qk_norm=norm,
-                layer=LayerInputs(kv_pool=kv_pool, draft_lse=draft_lse, pillars=pillars, scores=scores),
+                layer=LayerInputs(
+                    kv_pool=kv_pool, draft_lse=draft_lse, pillars=pillars, scores=scores, kv_scale=kv_scale
+                ),
                 step=StepInputs(
                     row_start=row_start,
                     phase=phase,
@@ -119,7 +122,8 @@ class FakePlugin:
         return [pillars]
 
     def _params(self) -> PillarAttentionParams:
-        fields = {name: value for name, value in self.fields.items() if name not in ("qk_norm", "aliased_io")}
+        of_tensors = ("qk_norm", "kv_cache_dtype", "aliased_io")
+        fields = {name: value for name, value in self.fields.items() if name not in of_tensors}
         return PillarAttentionParams(**fields)  # type: ignore[arg-type]
 
 

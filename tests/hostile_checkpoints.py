@@ -35,14 +35,17 @@ def small_model(
 
 
 def read_all(source: Path) -> ModelConfig | InputError:
-    """Open a checkpoint and read all its weights: what comes out fits together, or an error says why not."""
+    """Open a checkpoint and read all its weights, and scales of its KV cache.
+
+    What comes out fits together, or an error says why not.
+    """
     return result_or_error(lambda: _read_all(source), str(source))
 
 
 def _read_all(source: Path) -> ModelConfig:
     checkpoint = open_checkpoint(str(source))
-    weights = dict(fused_weights(checkpoint, torch.float32))
-    specs = fused_specs(checkpoint.model, "float32")
+    weights = dict(fused_weights(checkpoint, torch.float32, "fp8"))
+    specs = fused_specs(checkpoint.model, "float32", "fp8")
     expected = {name: (spec.shape, getattr(torch, spec.dtype)) for name, spec in specs.items()}
     if {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} != expected:
         raise AssertionError("weights that do not fit the model")  # `python -O` would leave `assert` out here
@@ -52,10 +55,10 @@ def _read_all(source: Path) -> ModelConfig:
 
 
 def check_scales(weights: Mapping[str, torch.Tensor]) -> None:
-    """Those that a product can have, where there are any."""
+    """Those that a product or a KV cache can have, where there are any."""
     for name, scale in weights.items():
         if is_scale(name) and not (scale.isfinite() & (scale > 0)).all():
-            raise AssertionError(f"{name}: scales that no product has: {scale}")
+            raise AssertionError(f"{name}: scales that nothing has: {scale}")
 
 
 def check_model(model: ModelConfig) -> None:

@@ -17,7 +17,7 @@ from naive_step import log_sum_exp, logits_of, planes_of
 from recorded_types import DataType, require
 
 PREFILL, DRAFT, VERIFY, IDLE = range(4)
-PLAN_HEAD = 4104
+PLAN_HEAD = 32832
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class AttentionTensors:
     plan: Array
     score_index: Array | None = None
     scores: Array | None = None
+    kv_scale: Array | None = None  # [2, num_kv_heads]; kv_pool is FP8 then
     q_norm: Array | None = None
     k_norm: Array | None = None
 
@@ -151,6 +152,9 @@ class Attention:
     def _append(self, row: Row) -> None:
         page, offset = self._place(row.slot, row.position)
         keys_and_values = row.heads[self._num_heads :].reshape(2, self._num_kv_heads, self._head_dim)
+        if self.tensors.kv_scale is not None:
+            scale = self.tensors.kv_scale[:, :, None]
+            keys_and_values = rounded(keys_and_values.astype(np.float32) / scale, DataType.FP8)
         self.tensors.kv_pool[page, :, :, offset] = keys_and_values
 
     def _attend(self, row: Row, head: int) -> Array:
@@ -166,6 +170,8 @@ class Attention:
         """Keys and values that the row reads."""
         places = [self._place(row.slot, position) for position in self._positions(row, kv_head)]
         pool = self.tensors.kv_pool[:, :, kv_head].astype(np.float64)
+        if self.tensors.kv_scale is not None:
+            pool = pool * self.tensors.kv_scale[None, :, kv_head, None, None]
         return [pool[page, 0, offset] for page, offset in places], [pool[page, 1, offset] for page, offset in places]
 
     def _positions(self, row: Row, kv_head: int) -> list[int]:

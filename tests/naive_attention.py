@@ -16,6 +16,7 @@ from naive_step import (
     NaiveAnswer,
     NaiveSlot,
     NaiveStep,
+    kept,
     log_sum_exp,
     logits_of,
     naive_attention,
@@ -42,11 +43,17 @@ TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 5e-3, to
 
 
 def random_step(
-    params: PillarAttentionParams, slots: tuple[NaiveSlot, ...], dtype: torch.dtype, seed: int, qk_norm: bool = False
+    params: PillarAttentionParams,
+    slots: tuple[NaiveSlot, ...],
+    dtype: torch.dtype,
+    seed: int,
+    qk_norm: bool = False,
+    fp8_cache: bool = False,
 ) -> NaiveStep:
     """Normal numbers rounded to dtype, also the weights of norms, and random pillars before recent_start.
 
     draft_lse has room for about as many drafts as the slots have, and is what those of verified rows may have left.
+    fp8_cache: with another scale for every head. Only fp64 rounds to the same numbers as the judge.
     """
     rng = np.random.default_rng(seed)
 
@@ -58,12 +65,13 @@ def random_step(
         return normal(params.head_dim, mean=0.7, deviation=0.2)
 
     heads, size = params.num_kv_heads, params.head_dim
+    kv_scale = rng.uniform(0.5, 2, (2, heads)).astype(np.float32).astype(np.float64) if fp8_cache else None
     step = NaiveStep(
         params=params,
         slots=slots,
         qkv=normal(sum(part.num_rows for part in slots), (params.num_heads + 2 * heads) * size),
         cache={
-            (slot, p): (normal(heads, size), normal(heads, size))
+            (slot, p): kept(kv_scale, normal(heads, size), normal(heads, size))
             for slot, part in enumerate(slots)
             for p in part.cached
         },
@@ -72,6 +80,7 @@ def random_step(
         lookups={slot: rng.integers(0, part.kv_len + 1, part.num_lookups).tolist() for slot, part in enumerate(slots)},
         qk_norm=QkNorm(norm(), norm()) if qk_norm else None,
         draft_lse=np.full((len(slots), _some_draft_len(rng, slots), params.num_heads), np.nan),
+        kv_scale=kv_scale,
     )
     return replace(step, draft_lse=_drafted_lse(step, rng))
 
@@ -181,8 +190,9 @@ def _check_pool(step: NaiveStep, after: AttentionInputs[Tensor], before: Tensor,
     """K and V of the rows are in place; every other bit of the pool is as it was."""
     keys, values, untouched = before.clone(), before.clone(), torch.ones_like(before[:, 0], dtype=torch.bool)
     pages, size = after.step.page_table.tolist(), step.params.page_size
-    for (slot, position), (key, value) in naive_attention(step).written.items():
+    for (slot, position), written in naive_attention(step).written.items():
         page, offset = pages[slot][position // size], position % size
+        key, value = _stored(step, written)
         keys[page, 0, :, offset] = torch.from_numpy(key).to(keys)
         values[page, 1, :, offset] = torch.from_numpy(value).to(values)
         untouched[page, :, offset] = False
@@ -190,6 +200,13 @@ def _check_pool(step: NaiveStep, after: AttentionInputs[Tensor], before: Tensor,
     torch.testing.assert_close(pool[:, 1], values[:, 1], rtol=0, atol=0, equal_nan=True)
     assert_near(pool[:, 0], keys[:, 0].double().cpu(), tolerance)
     torch.testing.assert_close(pool[:, 0][untouched], before[:, 0][untouched], rtol=0, atol=0, equal_nan=True)
+
+
+def _stored(step: NaiveStep, kept_kv: tuple[Array, Array]) -> tuple[Array, Array]:
+    """What the pool holds of K and V; in FP8 the quotient is a number of the format but for its last bit."""
+    if step.kv_scale is None:
+        return kept_kv
+    return kept_kv[0] / step.kv_scale[0][:, None], kept_kv[1] / step.kv_scale[1][:, None]
 
 
 def _ints(values: object, device: str) -> Tensor:
@@ -213,6 +230,7 @@ def _layer_inputs(step: NaiveStep, pages: NDArray[np.int64], dtype: torch.dtype,
         draft_lse=torch.from_numpy(step.draft_lse).to(device, exact),
         pillars=_ints(_pillars(step), device),
         scores=_unwritten_scores(step, exact).to(device),
+        kv_scale=None if step.kv_scale is None else torch.from_numpy(step.kv_scale).to(device, torch.float32),
     )
 
 
@@ -245,12 +263,12 @@ def _kv_pool(step: NaiveStep, pages: NDArray[np.int64], dtype: torch.dtype) -> T
     """One page more than pages names, and NaN but for the cached keys and values that some row may read."""
     params = step.params
     shape = (int(pages.max()) + 2, 2, params.num_kv_heads, params.page_size, params.head_dim)
-    pool = torch.full(shape, torch.nan, dtype=dtype)
+    pool = torch.full(shape, torch.nan, dtype=dtype if step.kv_scale is None else torch.float8_e4m3fn)
     for slot in range(len(step.slots)):
         for head in range(params.num_kv_heads):
             for position in _positions_readable(step, slot, head):
                 page, offset = pages[slot, position // params.page_size], position % params.page_size
-                for index, vector in enumerate(step.cache[slot, position]):
+                for index, vector in enumerate(_stored(step, step.cache[slot, position])):
                     pool[page, index, head, offset] = torch.from_numpy(vector[head])
     return pool
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fp8_numbers import nearest_fp8
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import PillarAttentionParams, QkNorm, ScorePlanes
 
@@ -59,6 +60,7 @@ class NaiveStep:
     lookups: dict[int, list[int]]  # slot -> positions
     qk_norm: QkNorm[Array] | None
     draft_lse: Array  # [slots, max_draft_len, num_heads]; NaN where no scored row may look
+    kv_scale: Array | None = None  # [2, num_kv_heads]: the cache is FP8, and K and V are what it gives back
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,24 @@ def written_by(step: NaiveStep) -> Cache:
     """K and V of the step's rows."""
     num_heads, num_kv_heads = step.params.num_heads, step.params.num_kv_heads
     return {
-        (slot, position): (
+        (slot, position): kept(
+            step.kv_scale,
             np.array([rotated(key, position) for key in heads[num_heads : num_heads + num_kv_heads]]),
             heads[num_heads + num_kv_heads :],
         )
         for slot, position, heads in rows_of(step)
     }
+
+
+def kept(scale: Array | None, keys: Array, values: Array) -> tuple[Array, Array]:
+    """What the cache gives back of K and V, [num_kv_heads, head_dim] each: numbers of FP8 times the head's scale."""
+    if scale is None:
+        return keys, values
+
+    def given_back(x: Array, scales: Array) -> Array:
+        return nearest_fp8(x.astype(np.float32) / scales[:, None].astype(np.float32)) * scales[:, None]
+
+    return given_back(keys, scale[0]), given_back(values, scale[1])
 
 
 def _draft_lse_of_row(step: NaiveStep, slot: int, position: int, head: int) -> float | None:

@@ -15,7 +15,7 @@ from sparsespec.builder.trt.attention_layers import AttentionOutputs
 from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
 from sparsespec.plugins.plugin_signature import attention_inputs, plan_inputs
 
-PLAN_HEAD = 4104
+PLAN_HEAD = 32832
 
 
 class NativeLayers:
@@ -28,7 +28,7 @@ class NativeLayers:
     def insert_plan(
         self, network: INetworkDefinition, params: PillarAttentionParams, step: StepInputs[ITensor]
     ) -> ITensor:
-        """[4104 + B] int32."""
+        """[32832 + B] int32."""
         total = self._total(network, plan_inputs(step), self._trt.DataType.INT32, rank=1)
         head = self._constant(network, np.zeros(PLAN_HEAD, np.int32))
         plan = network.add_concatenation([head, step.phase]).get_output(0)  # type: ignore[attr-defined]
@@ -64,6 +64,9 @@ class NativeLayers:
         return reduce(lambda a, b: self._sum(network, a, b), sums)
 
     def _one(self, network: INetworkDefinition, tensor: ITensor, dtype: DataType, rank: int) -> ITensor:
+        if tensor.dtype == self._trt.DataType.FP8:
+            one = self._constant(network, np.array(1, np.float32))
+            tensor = network.add_dequantize(tensor, one, self._trt.DataType.FLOAT).get_output(0)
         every_axis = (1 << len(tensor.shape)) - 1
         total = network.add_reduce(tensor, self._trt.ReduceOperation.SUM, every_axis, False)  # type: ignore[attr-defined]
         layer = network.add_shuffle(network.add_cast(total.get_output(0), dtype).get_output(0))

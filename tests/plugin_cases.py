@@ -16,11 +16,12 @@ INT32 = frozenset({DataType.INT32})
 FLOAT32 = frozenset({DataType.FLOAT32})
 MODEL = frozenset({DataType.FLOAT16, DataType.BFLOAT16})
 SCORE = frozenset({DataType.FLOAT32, DataType.FLOAT16})
+FP8 = frozenset({DataType.FP8})
 
 SIZES = {
     "B": 3,
     "B + 1": 4,
-    "plan": 513 * 8 + 3,
+    "plan": 2 * 513 * 32 + 3,
     "rows": 5,
     "pages": 7,
     "drafts": 4,
@@ -143,6 +144,15 @@ def _with_norm(case: PluginCase) -> PluginCase:
     return replace(case, label=f"{case.label}-norm", fields=fields, inputs=(*case.inputs, *norms))
 
 
+def _with_fp8_cache(case: PluginCase) -> PluginCase:
+    """To be made before norms are added, which come last."""
+    pool = replace(_KV_POOL, types=FP8)
+    fields = (*case.fields, plugin_field("kv_cache_dtype", "fp8"))
+    inputs = (*case.inputs[:1], pool, *case.inputs[2:], TensorCase("kv_scale", FLOAT32, (2, 2)))
+    outputs = (*case.outputs[:1], pool, *case.outputs[2:])
+    return replace(case, label=f"{case.label}-fp8", fields=fields, inputs=inputs, outputs=outputs)
+
+
 _PILLARS = _int32("pillars", "layers", "B", 2, "budget")
 
 
@@ -168,6 +178,8 @@ CASES = (
     _scored("diagonal", 2),
     _scored("rows", 9),
     _with_norm(_scored("rows", 17)),
+    _with_fp8_cache(PILLAR_ATTENTION),
+    _with_norm(_with_fp8_cache(_scored("diagonal", 2))),
     _select(1),
     _select(2),
 )

@@ -34,7 +34,7 @@ BUILD = BuildConfig(
 def tiny_engine(seed: int = 0, build: BuildConfig = BUILD, model: ModelConfig | None = None) -> LoadedEngine:
     """An engine with random weights; the same object for the same arguments."""
     shape = tiny_model_config() if model is None else model
-    weights = random_weights(shape, TORCH_DTYPES[build.dtype], seed)
+    weights = random_weights(shape, TORCH_DTYPES[build.dtype], seed, build.kv_cache_dtype)
     return LoadedEngine(EngineConfig(shape, build), weights, TextCodec(tiny_tokenizer(shape.vocab_size)))
 
 

@@ -17,9 +17,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sparsespec.builder.build_config import BuildConfig
+from sparsespec.builder.build_config import BuildConfig, KvCacheDType
 from sparsespec.builder.engine_dir import TORCH_DTYPES, EngineConfig, write_engine
-from sparsespec.builder.fused_weights import INPUT_SCALE, ROW_SCALE, WEIGHT_SCALE, fused_specs
+from sparsespec.builder.fused_weights import INPUT_SCALE, KV_SCALE, ROW_SCALE, WEIGHT_SCALE, fused_specs
 from sparsespec.builder.model_config import Family, ModelConfig, Quantization
 from sparsespec.builder.rope import RopeScaling
 
@@ -67,15 +67,23 @@ def tiny_model_config(
     )
 
 
-def random_weights(model: ModelConfig, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
-    """Weights in the fused layout, scaled so that logits are neither flat nor one-hot; one seed gives one model."""
+def random_weights(
+    model: ModelConfig, dtype: torch.dtype, seed: int, kv_cache_dtype: KvCacheDType = "auto"
+) -> dict[str, torch.Tensor]:
+    """Weights in the fused layout, scaled so that logits are neither flat nor one-hot; one seed gives one model.
+
+    Scales of an FP8 KV cache are 1/64, 2/64 and so on: keys and values of such models are below 7.
+    """
     generator = torch.Generator().manual_seed(seed)
     named = next(name for name, each in TORCH_DTYPES.items() if each == dtype)
     weights: dict[str, torch.Tensor] = {}
-    specs = fused_specs(model, named)
+    specs = fused_specs(model, named, kv_cache_dtype)
     for name, spec in specs.items():
         if name in weights:
             continue  # a scale, made with its weight
+        if name.endswith(KV_SCALE):
+            weights[name] = (1 + torch.arange(spec.num_elements)).reshape(spec.shape) / 64
+            continue
         weight = _scaled(name, torch.randn(spec.shape, generator=generator, dtype=torch.float64))
         if spec.dtype == "float8_e4m3fn":
             if f"{name}.{ROW_SCALE}" in specs:
@@ -119,7 +127,7 @@ def save_tiny_tokenizer(directory: Path, vocab_size: int = 128) -> None:
 
 def write_tiny_engine(directory: Path, model: ModelConfig, build: BuildConfig, seed: int) -> Path:
     """A complete engine directory with `random_weights`; `build.dtype` must be concrete. Returns `directory`."""
-    weights = random_weights(model, TORCH_DTYPES[build.dtype], seed)
+    weights = random_weights(model, TORCH_DTYPES[build.dtype], seed, build.kv_cache_dtype)
     write_engine(
         directory,
         EngineConfig(model, build),

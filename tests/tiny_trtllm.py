@@ -23,15 +23,19 @@ def write_tiny_trtllm(
     tp_size: int = 1,
     pp_size: int = 1,
     embedding_sharding_dim: int | None = None,
+    fp8_cache: bool = False,
 ) -> Path:
     """config.json, a file per rank, and beside them the original's tokenizer. Returns `directory`.
 
     A tied embedding is stored twice, as the converters do. With `embedding_sharding_dim` the ranks share it.
+    With `fp8_cache` layer N has scales of an FP8 KV cache, (N + 1) / 2.
     """
     directory.mkdir(parents=True)
     config = trtllm_config(hf_model, tp_size, pp_size)
     if embedding_sharding_dim is not None:
         config |= {"use_parallel_embedding": True, "embedding_sharding_dim": embedding_sharding_dim}
+    if fp8_cache:
+        config["quantization"]["kv_cache_quant_algo"] = "FP8"
     (directory / "config.json").write_text(json.dumps(config, indent=4))
     layers = torch.arange(hf_model.config.num_hidden_layers).tensor_split(pp_size)
     for pp_rank in range(pp_size):
@@ -40,6 +44,9 @@ def write_tiny_trtllm(
             tensors = rank.position_tables()
             for local, layer in enumerate(layers[pp_rank].tolist()):
                 tensors |= {f"transformer.layers.{local}.{name}": part for name, part in rank.layer(layer).items()}
+                if fp8_cache:
+                    name = f"transformer.layers.{local}.attention.kv_cache_scaling_factor"
+                    tensors[name] = torch.tensor([(layer + 1) / 2])
             if pp_rank == 0:
                 tensors["transformer.vocab_embedding.weight"] = rank.embedding(embedding_sharding_dim)
             if pp_rank == pp_size - 1:

@@ -39,6 +39,14 @@ class Checkpoint(Protocol):
         """
         ...
 
+    def kv_scale(self, layer: int) -> torch.Tensor | None:
+        """What a layer's keys and values are divided by in an FP8 cache: [2, num_kv_heads] float32.
+
+        None where the checkpoint does not say. Raises CheckpointError for one that is misshapen, or not finite and
+        above 0.
+        """
+        ...
+
     def save_tokenizer(self, directory: Path) -> None:
         """Write the tokenizer and its chat template for PreTrainedTokenizerFast.from_pretrained(directory).
 
@@ -55,6 +63,13 @@ def check_tied(checkpoint: Checkpoint, config: Path) -> None:
     shape = (checkpoint.model.vocab_size, checkpoint.model.hidden_size)
     if not torch.equal(checkpoint.tensor(LM_HEAD, shape), checkpoint.tensor(EMBEDDING, shape)):
         raise CheckpointError(f"{config}: tied embeddings: expected {LM_HEAD} to be the embedding, found another")
+
+
+def check_scale(file: Path, name: str, scale: torch.Tensor) -> None:
+    """Raises CheckpointError naming file and tensor unless all its numbers are finite and above 0."""
+    unusable = scale[~(scale.isfinite() & (scale > 0))].tolist()
+    if unusable:
+        raise CheckpointError(f"{file}: {name}: expected a scale that is finite and above 0, found {unusable[0]}")
 
 
 def check_shape(file: Path, name: str, expected: tuple[int, ...], found: Sequence[int]) -> None:

@@ -43,6 +43,9 @@ class GgufCheckpoint:
             return _unpermuted(values, self.model.head_dim)
         return values
 
+    def kv_scale(self, layer: int) -> None:
+        """See Checkpoint. The format has none."""
+
     def save_tokenizer(self, directory: Path) -> None:
         """See Checkpoint."""
         save_tokenizer(self._tokenizer, directory)

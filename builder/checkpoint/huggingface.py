@@ -22,6 +22,8 @@ from sparsespec.builder.tokenizer_files import copy_tokenizer
 _SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 _LONGEST_FILE_NAME = 255
+# Of keys and of values; ModelOpt calls them so, others as in the second place.
+_KV_SCALES = (("k_proj.k_scale", "k_scale"), ("v_proj.v_scale", "v_scale"))
 
 
 class HuggingFaceCheckpoint:
@@ -50,6 +52,17 @@ class HuggingFaceCheckpoint:
         if name.endswith((f".{WEIGHT_SCALE}", f".{INPUT_SCALE}")):
             return read_scale(file, stored)
         return file.tensor(stored, shape)
+
+    def kv_scale(self, layer: int) -> torch.Tensor | None:
+        """See Checkpoint."""
+        prefix = f"model.layers.{layer}.self_attn"
+        named = [[f"{prefix}.{name}" for name in names] for names in _KV_SCALES]
+        if not any(self._holds(name) for names in named for name in names):
+            return None
+        # Where one of the two is missing, the error names it as ModelOpt would.
+        stored = [next((name for name in names if self._holds(name)), names[0]) for names in named]
+        heads = self.model.num_kv_heads
+        return torch.stack([self._open(self._file_of(name)).head_scales(name, heads) for name in stored])
 
     def save_tokenizer(self, directory: Path) -> None:
         """See Checkpoint."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
 
+from sparsespec.builder.checkpoint.base import check_scale
 from sparsespec.builder.checkpoint.hf_json import JsonFile
 from sparsespec.builder.checkpoint.safetensors_file import SafetensorsFile
 from sparsespec.builder.config_io import shown
-from sparsespec.builder.errors import CheckpointError
 from sparsespec.builder.model_config import Quantization
 
 _CONFIG_FILE = "hf_quant_config.json"
@@ -42,8 +41,7 @@ def read_quantization(directory: Path, config: JsonFile) -> Quantization | None:
 def read_scale(file: SafetensorsFile, name: str) -> torch.Tensor:
     """A scale: float32, of shape (). Raises CheckpointError where it is not finite and above 0."""
     scale = file.scalar(name)
-    if not (math.isfinite(scale) and scale > 0):
-        raise CheckpointError(f"{file.path}: {name}: expected a scale that is finite and above 0, found {float(scale)}")
+    check_scale(file.path, name, scale)
     return scale
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from sparsespec.builder.checkpoint.base import check_shape
+from sparsespec.builder.checkpoint.base import check_scale, check_shape
 from sparsespec.builder.engine_dir import TORCH_DTYPES
 from sparsespec.builder.errors import CheckpointError
 from sparsespec.builder.input_files import check_readable
@@ -31,9 +31,7 @@ class SafetensorsFile:
     def tensor(self, name: str, shape: tuple[int, ...], rows: slice = _ALL_ROWS) -> torch.Tensor:
         """The `rows` of a floating-point tensor of that shape, as stored."""
         tensor = self._read(name, shape, rows)
-        if tensor.dtype not in TORCH_DTYPES.values():
-            expected = ", ".join(TORCH_DTYPES)
-            raise CheckpointError(f"{self.path}: {name}: expected one of {expected}, found {tensor.dtype}")
+        self._check_floating(name, tensor)
         return tensor
 
     def fp8_tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -53,6 +51,19 @@ class SafetensorsFile:
         self._check_type(name, tensor, torch.float32)
         return tensor.reshape(())
 
+    def head_scales(self, name: str, num_heads: int) -> torch.Tensor:
+        """[num_heads] float32, finite and above 0; the file may hold one number for all heads."""
+        self._require(name, f"a tensor of shape [] or [{num_heads}]")
+        with _naming(f"{self.path}: {name}"):
+            shape = self._reader.get_slice(name).get_shape()
+            if shape not in ([], [1]):
+                check_shape(self.path, name, (num_heads,), shape)
+            tensor: torch.Tensor = self._reader.get_tensor(name)
+        self._check_floating(name, tensor)
+        scales = tensor.float().expand(num_heads)
+        check_scale(self.path, name, scales)
+        return scales
+
     def dtype(self, name: str) -> str:
         """The type of a tensor in the format's own words, such as BF16."""
         self._require(name, "a tensor")
@@ -67,6 +78,11 @@ class SafetensorsFile:
             check_shape(self.path, name, shape, stored.get_shape())
             tensor: torch.Tensor = stored[rows]
         return tensor
+
+    def _check_floating(self, name: str, tensor: torch.Tensor) -> None:
+        if tensor.dtype not in TORCH_DTYPES.values():
+            expected = ", ".join(TORCH_DTYPES)
+            raise CheckpointError(f"{self.path}: {name}: expected one of {expected}, found {tensor.dtype}")
 
     def _check_type(self, name: str, tensor: torch.Tensor, expected: torch.dtype) -> None:
         if tensor.dtype != expected:

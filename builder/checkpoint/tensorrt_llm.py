@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from sparsespec.builder.build_config import DType
-from sparsespec.builder.checkpoint.base import LM_HEAD, check_tied
+from sparsespec.builder.checkpoint.base import LM_HEAD, check_scale, check_tied
 from sparsespec.builder.checkpoint.hf_config import read_dtype, read_eos_token_ids
 from sparsespec.builder.checkpoint.hf_json import JsonFile
 from sparsespec.builder.checkpoint.safetensors_file import SafetensorsFile
@@ -18,12 +18,12 @@ from sparsespec.builder.checkpoint.trtllm_config import TrtllmConfig, read_trtll
 from sparsespec.builder.checkpoint.trtllm_layout import RankLayout
 from sparsespec.builder.checkpoint.trtllm_tensors import StoredTensor, find_tensor
 from sparsespec.builder.errors import CheckpointError
-from sparsespec.builder.fused_weights import fused_sources
+from sparsespec.builder.fused_weights import KV_SCALE, fused_sources
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.tokenizer_files import copy_tokenizer, load_tokenizer
 
-# What its attention kernels read instead of the config: cosines, sines and frequencies.
-_POSITION_TABLES = ("embed_positions", "embed_positions_for_gpt_attention", "rotary_inv_freq")
+# What its attention kernels read beside the config: cosines, sines and frequencies, and 1 / kv_cache_scaling_factor.
+_DERIVED = ("embed_positions", "embed_positions_for_gpt_attention", "rotary_inv_freq", "kv_cache_rcp_scaling_factor")
 
 
 class TensorRtLlmCheckpoint:
@@ -53,6 +53,15 @@ class TensorRtLlmCheckpoint:
         parts = [_read_copies(group, stored) for group in groups]
         return torch.cat(parts, stored.dim).narrow(stored.dim, 0, shape[stored.dim])
 
+    def kv_scale(self, layer: int) -> torch.Tensor | None:
+        """See Checkpoint."""
+        if not self._config.fp8_kv_cache:
+            return None
+        stored = find_tensor(self._config, _kv_scale(layer), (1,))
+        scale = self.tensor(_kv_scale(layer), (1,)).float()
+        check_scale(self._stage_files(stored.stage)[0].path, stored.name, scale)
+        return scale.repeat(2, self.model.num_kv_heads)
+
     def save_tokenizer(self, directory: Path) -> None:
         """See Checkpoint."""
         try:
@@ -81,13 +90,19 @@ class TensorRtLlmCheckpoint:
         return () if token is None else (token,)
 
     def _refuse_unknown_tensors(self) -> None:
-        """Scales, adapters, experts and fused projections would change the result."""
+        """Scales of products, adapters, experts and fused projections would change the result."""
         sources = [source for sources in fused_sources(self.model).values() for source in sources.items()]
+        if self._config.fp8_kv_cache:
+            sources += [(_kv_scale(layer), (1,)) for layer in range(self.model.num_layers)]
         stored = [find_tensor(self._config, name, shape) for name, shape in sources]
         for stage in range(self._config.layout.pp_size):
             known = dict.fromkeys([LM_HEAD, *(tensor.name for tensor in stored if tensor.stage == stage)])
             for file in self._stage_files(stage):
                 _refuse_others(file, known)
+
+
+def _kv_scale(layer: int) -> str:
+    return f"model.layers.{layer}.self_attn.{KV_SCALE}"
 
 
 def _check_same_dtype(files: Sequence[SafetensorsFile], name: str) -> None:
@@ -110,7 +125,7 @@ def _read_copies(files: Sequence[SafetensorsFile], stored: StoredTensor) -> torc
 
 def _refuse_others(file: SafetensorsFile, known: Collection[str]) -> None:
     for name in file.names:
-        if name not in known and name.rpartition(".")[2] not in _POSITION_TABLES:
+        if name not in known and name.rpartition(".")[2] not in _DERIVED:
             found = f"{file.path}: {name:.200}"
             raise CheckpointError(f"{found}: not a tensor of a plain model of this kind; not supported")
 

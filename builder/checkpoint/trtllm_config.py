@@ -40,6 +40,7 @@ class TrtllmConfig:
     layout: RankLayout
     embedding_dim: int | None  # along which the ranks share the embedding; None: every rank has all of it
     tied: bool | None  # None: nothing is said of it
+    fp8_kv_cache: bool  # whether there are scales of one
 
 
 def read_trtllm_config(config: JsonFile) -> TrtllmConfig:
@@ -50,7 +51,7 @@ def read_trtllm_config(config: JsonFile) -> TrtllmConfig:
     _refuse_unsupported(config, family)
     model = _model_config(config, family)
     layout = _layout(config, model)
-    return TrtllmConfig(model, layout, _embedding_dim(config, model, layout), _tied(config))
+    return TrtllmConfig(model, layout, _embedding_dim(config, model, layout), _tied(config), _fp8_kv_cache(config))
 
 
 def _family(config: JsonFile) -> Family:
@@ -74,7 +75,6 @@ def _refuse_unsupported(config: JsonFile, family: Family) -> None:
     qkv_bias, qk_norm = family == "qwen2", family == "qwen3"
     expectations: tuple[tuple[JsonFile, str, object, object], ...] = (
         (quantization, "quant_algo", quantization.get("quant_algo", "none"), "none"),
-        (quantization, "kv_cache_quant_algo", quantization.get("kv_cache_quant_algo", "none"), "none"),
         (moe, "num_experts", moe.get("num_experts", 0), 0),
         (mapping, "auto_parallel", mapping.get("auto_parallel", False), False),
         (config, "moe_num_experts", config.get("moe_num_experts", 0), 0),
@@ -175,3 +175,11 @@ def _tied(config: JsonFile) -> bool | None:
         return True
     said = config.values.get("tie_word_embeddings") is not None
     return config.get("tie_word_embeddings", False) if said else None
+
+
+def _fp8_kv_cache(config: JsonFile) -> bool:
+    quantization = config.section("quantization")
+    algo = quantization.get("kv_cache_quant_algo", "none")
+    if algo not in ("none", "FP8"):
+        raise quantization.error(f"kv_cache_quant_algo: only 'FP8' is supported, found {algo!r:.200}")
+    return algo == "FP8"

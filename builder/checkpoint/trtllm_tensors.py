@@ -18,6 +18,7 @@ _LAYER_NAMES = {
     "self_attn.q_norm.weight": "attention.q_layernorm.weight",
     "self_attn.k_norm.weight": "attention.k_layernorm.weight",
     "self_attn.o_proj.weight": "attention.dense.weight",
+    "self_attn.kv_scale": "attention.kv_cache_scaling_factor",  # of keys and values alike: not one of Hugging Face's
     "post_attention_layernorm.weight": "post_layernorm.weight",
     "mlp.gate_proj.weight": "mlp.fc.weight",
     "mlp.up_proj.weight": "mlp.gate.weight",

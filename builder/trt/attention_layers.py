@@ -66,7 +66,8 @@ class PluginLayers:
         self, network: INetworkDefinition, params: PillarAttentionParams, inputs: AttentionInputs[ITensor]
     ) -> AttentionOutputs:
         """See AttentionLayers."""
-        fields = {**attention_fields(params, inputs.qk_norm is not None), "aliased_io": int(self._aliased_io)}
+        kind = attention_fields(params, inputs.qk_norm is not None, inputs.layer.kv_scale is not None)
+        fields = {**kind, "aliased_io": int(self._aliased_io)}
         has_scores = params.score_planes != "none"
         outputs = self._insert(
             network, "PillarAttention", fields, attention_inputs(params, inputs), num_outputs=3 + has_scores

@@ -14,6 +14,7 @@ from sparsespec.builder.trt.config import TensorRTBuild
 from sparsespec.builder.trt.versions import (
     TensorRTUnavailableError,
     obstacle_for_fp8,
+    obstacle_for_fp8_cache,
     obstacle_for_gpu,
     open_tensorrt,
 )
@@ -73,6 +74,8 @@ def find_usable(model: ModelConfig, build: BuildConfig, device: str, plugin_libr
     obstacle = obstacle_for_gpu(trt.__version__, gpu.compute_capability)
     if obstacle is None and model.quantization == "fp8":
         obstacle = obstacle_for_fp8(trt.__version__, gpu.compute_capability)
+    if obstacle is None and build.kv_cache_dtype == "fp8":
+        obstacle = obstacle_for_fp8_cache(gpu.compute_capability)
     if obstacle is not None:
         raise UnusableError(obstacle)
     return Usable(trt, gpu, library)

@@ -70,7 +70,7 @@ def copied_pool_bytes(engine: EngineConfig, compiled: CompiledEngine) -> int | N
     """
     model, build = engine.model, engine.build
     pages = 2 * model.num_kv_heads * build.page_size * model.head_dim * max_pool_pages(model, build)
-    pool = pages * build.element_size
+    pool = pages * build.kv_element_size
     expected = 2 * activation_bytes(model, build) + workspace_bytes(model)
     return pool if compiled.facts.activation_bytes >= pool + expected else None
 

@@ -110,7 +110,7 @@ class EngineIo:
     kind: EngineKind
     weights: tuple[EngineTensor, ...]
     step: tuple[EngineTensor, ...]  # token_ids, logit_rows and the fields of StepInputs
-    layers: tuple[tuple[EngineTensor, ...], ...]  # of each layer, the fields of LayerInputs
+    layers: tuple[tuple[EngineTensor, ...], ...]  # of each layer, the fields of LayerInputs but kv_scale, a weight
     logits: EngineTensor
     mutable: tuple[str, ...]  # inputs that come out again, updated in place
     profiles: tuple[Profile, ...]
@@ -137,7 +137,7 @@ def engine_io(model: ModelConfig, build: BuildConfig, config: TensorRTConfig, ki
         kind=kind,
         weights=tuple(
             EngineTensor(name, _element_type(spec.dtype), spec.shape)
-            for name, spec in fused_specs(model, build.dtype).items()
+            for name, spec in fused_specs(model, build.dtype, build.kv_cache_dtype).items()
         ),
         step=_step_tensors(model, build, kind, planes),
         layers=layers,
@@ -233,7 +233,7 @@ def _layer_tensors(model: ModelConfig, build: BuildConfig, planes: ScorePlanes, 
     num_planes: Extent = Axis("num_planes") if planes == "rows" else num_score_planes(planes, 0)
     scores = (Axis("max_scored"), num_planes, heads, build.scored_positions)
     tensors = [
-        EngineTensor("kv_pool", _element_type(build.dtype), pool),
+        EngineTensor("kv_pool", _pool_type(build), pool),
         EngineTensor("draft_lse", "float32", (batch, Axis("max_draft_len"), model.num_heads)),
         EngineTensor("pillars", "int32", (batch, heads, build.max_pillars)),
         *(() if planes == "none" else (EngineTensor("scores", _score_type(build), scores),)),
@@ -245,6 +245,10 @@ def _element_type(dtype: DType | WeightType) -> ElementType:
     assert dtype != "auto", dtype
     assert dtype != "float64", dtype
     return dtype
+
+
+def _pool_type(build: BuildConfig) -> ElementType:
+    return "float8_e4m3fn" if build.kv_cache_dtype == "fp8" else _element_type(build.dtype)
 
 
 def _score_type(build: BuildConfig) -> ElementType:

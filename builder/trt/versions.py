@@ -55,10 +55,19 @@ def obstacle_for_fp8(version: str, compute_capability: tuple[int, int]) -> str |
     """
     if version_numbers(version) < _LEAST_FOR_FP8:
         return f"FP8 weights need TensorRT 10.13 or newer, found {version}"
-    if compute_capability < _FP8_CAPABILITY:
-        major, minor = compute_capability
-        return f"FP8 weights need a GPU of compute capability 8.9 or more, found {major}.{minor}"
-    return None
+    return _obstacle_for_fp8_tensors("FP8 weights need", compute_capability)
+
+
+def obstacle_for_fp8_cache(compute_capability: tuple[int, int]) -> str | None:
+    """Why an FP8 KV cache cannot be had; None where it can. Its scales are an input of plugins alone."""
+    return _obstacle_for_fp8_tensors("an FP8 KV cache needs", compute_capability)
+
+
+def _obstacle_for_fp8_tensors(what: str, compute_capability: tuple[int, int]) -> str | None:
+    if compute_capability >= _FP8_CAPABILITY:
+        return None
+    major, minor = compute_capability
+    return f"{what} a GPU of compute capability 8.9 or more, found {major}.{minor}"
 
 
 def strongly_typed_network(trt: TensorRT, builder: Builder) -> INetworkDefinition:

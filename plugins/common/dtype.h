@@ -5,6 +5,6 @@
 
 namespace sparsespec {
 
-enum class Dtype : int32_t { kFloat32, kFloat16, kBfloat16 };
+enum class Dtype : int32_t { kFloat32, kFloat16, kBfloat16, kFloat8E4m3 };
 
 }  // namespace sparsespec

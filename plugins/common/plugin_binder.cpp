@@ -15,6 +15,8 @@ const char* name_of(DataType type) {
             return "float16";
         case DataType::kBF16:
             return "bfloat16";
+        case DataType::kFP8:
+            return "float8_e4m3";
         case DataType::kINT32:
             return "int32";
         case DataType::kINT64:
@@ -36,6 +38,8 @@ const char* allowed_types(ElementType element) {
             return "float32";
         case ElementType::kModel:
             return "float16 or bfloat16";
+        case ElementType::kFp8:
+            return "float8_e4m3";
         case ElementType::kScore:
             return "float32 or float16";
     }
@@ -74,6 +78,8 @@ bool is_allowed(ElementType element, DataType type) {
             return type == DataType::kFLOAT;
         case ElementType::kModel:
             return type == DataType::kHALF || type == DataType::kBF16;
+        case ElementType::kFp8:
+            return type == DataType::kFP8;
         case ElementType::kScore:
             return type == DataType::kFLOAT || type == DataType::kHALF;
     }

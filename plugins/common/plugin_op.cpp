@@ -17,6 +17,8 @@ Dtype Call::dtype(Input tensor) const {
             return Dtype::kFloat16;
         case nvinfer1::DataType::kBF16:
             return Dtype::kBfloat16;
+        case nvinfer1::DataType::kFP8:
+            return Dtype::kFloat8E4m3;
         default:
             return Dtype::kFloat32;
     }

@@ -18,9 +18,10 @@ enum class ElementType : int32_t {
     kFloat32,
     kTable,  // float32, in vectors
     kModel,  // float16 or bfloat16, in vectors
+    kFp8,    // float8_e4m3, in vectors
     kScore,  // float32 or float16
 };
-constexpr size_t kNumElementTypes = 6;
+constexpr size_t kNumElementTypes = 7;
 
 // Place of a symbol in its Signature.
 struct Symbol {

@@ -1,10 +1,29 @@
-// The step's own keys and values go from qkv to the pool, keys rotated, by the consumers.
+// The step's own keys and values go from qkv to the pool, keys rotated: a kernel of its own, before the attention. The
+// attention kernel starts beside it, and waits for it only where it comes to the step's own tokens.
 #pragma once
+
+#include <cuda_fp8.h>
 
 #include "pillar_attention/entries.cuh"
 #include "pillar_attention/rotate.cuh"
 
 namespace sparsespec {
+
+constexpr int kAppendThreads = 128;
+// KV heads whose token a warp appends at a time.
+constexpr int kAppendHeads = 32 / kVectorLanes;
+
+// The slot that a row belongs to: the last of those that start at it or before. The warp is together.
+__device__ __forceinline__ int find_slot(const StepLengths& step, int row, int lane) {
+    int first = 0, last = step.max_batch_size - 1;
+    while (first < last) {
+        const int stride = ceil_div(last - first, 32);
+        const int slot = first + (lane + 1) * stride;
+        first += __popc(__ballot_sync(0xffffffffu, slot <= last && step.row_start[slot] <= row)) * stride;
+        last = min(first + stride - 1, last);
+    }
+    return first;
+}
 
 // A token's value lies so many numbers after its key.
 template <int kHeadDim>
@@ -12,66 +31,84 @@ __device__ __forceinline__ int64_t value_offset(const PillarAttentionParams& par
     return int64_t{params.num_kv_heads} * params.page_size * kHeadDim;
 }
 
-// Appends the token of one of the slot's rows, if `present`. Eight lanes; the warp is together.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void append_token(const Worker<T, kHeadDim>& worker, int row, bool present) {
-    const PillarAttentionParams& params = worker.params;
-    const RowTile& tile = worker.tile();
-    const int part = worker.lane % kVectorLanes;
-    const bool holds = present && holds_part<kHeadDim>(part);
-    const int position = tile.work.first_position + row;
-    const T* key = worker.qkv_row(tile.work.row_start + row) + (params.num_heads + tile.kv_head) * kHeadDim;
+// x / scale in FP8, to the nearest even; cut off at the largest number.
+template <typename T>
+__device__ __forceinline__ uint2 to_fp8(const uint4& packed, float scale) {
+    float numbers[8];
+    unpack_eight<T>(packed, numbers);
+    uint32_t pairs[4];
+#pragma unroll
+    for (int index = 0; index < 4; ++index) {
+        const float2 pair = {__fdiv_rn(numbers[2 * index], scale), __fdiv_rn(numbers[2 * index + 1], scale)};
+        pairs[index] = __nv_cvt_float2_to_fp8x2(pair, __NV_SATFINITE, __NV_E4M3);
+    }
+    return {pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16};
+}
+
+// Eight numbers of the model's type to the pool, from its number `at` on. `scale`: of an FP8 pool.
+template <typename Kind>
+__device__ __forceinline__ void put_eight(void* pool, int64_t at, const uint4& numbers, float scale) {
+    if constexpr (Kind::kFp8) {
+        *reinterpret_cast<uint2*>(static_cast<unsigned char*>(pool) + at) =
+            to_fp8<typename Kind::Model>(numbers, scale);
+    } else {
+        *reinterpret_cast<uint4*>(static_cast<typename Kind::Model*>(pool) + at) = numbers;
+    }
+}
+
+template <typename Kind>
+__device__ __forceinline__ void put_part(void* pool, int64_t at, const VectorPart& part, float scale) {
+    put_eight<Kind>(pool, at, part.low, scale);
+    put_eight<Kind>(pool, at + Kind::kHeadDim / 2, part.high, scale);
+}
+
+// One token's key and value of one KV head, by kVectorLanes lanes. The warp is together; not all lanes may hold a part.
+template <typename Kind>
+__device__ __forceinline__ void append_token(const PillarAttentionParams& params, int row, int64_t token, int position,
+                                             int kv_head, int part, bool present) {
+    const bool holds = present && holds_part<Kind::kHeadDim>(part);
+    const typename Kind::Model* key = static_cast<const typename Kind::Model*>(params.qkv) +
+                                      int64_t{row} * (params.num_heads + 2 * params.num_kv_heads) * Kind::kHeadDim +
+                                      (params.num_heads + kv_head) * Kind::kHeadDim;
     VectorPart k{}, v{};
     if (holds) {
-        k = load_part<T, kHeadDim>(key, part);
-        v = load_part<T, kHeadDim>(key + params.num_kv_heads * kHeadDim, part);
+        k = load_part<typename Kind::Model, Kind::kHeadDim>(key, part);
+        v = load_part<typename Kind::Model, Kind::kHeadDim>(key + params.num_kv_heads * Kind::kHeadDim, part);
     }
-    const float* rope = params.rope_table + int64_t{position} * kHeadDim;
-    k = rotated<T, kHeadDim>(k, static_cast<const T*>(params.k_norm), params.rms_norm_eps, rope, part);
+    const float* rope = params.rope_table + int64_t{position} * Kind::kHeadDim;
+    k = rotated<typename Kind::Model, Kind::kHeadDim>(k, static_cast<const typename Kind::Model*>(params.k_norm),
+                                                      params.rms_norm_eps, rope, part);
     if (holds) {
-        T* pool =
-            static_cast<T*>(params.kv_pool) + pool_offset(worker, position, load_page(worker, position)) + part * 8;
-        *reinterpret_cast<uint4*>(pool) = k.low;
-        *reinterpret_cast<uint4*>(pool + kHeadDim / 2) = k.high;
-        pool += value_offset<kHeadDim>(params);
-        *reinterpret_cast<uint4*>(pool) = v.low;
-        *reinterpret_cast<uint4*>(pool + kHeadDim / 2) = v.high;
+        const int64_t at = token + int64_t{kv_head} * params.page_size * Kind::kHeadDim + part * 8;
+        const float* scale = params.kv_scale + kv_head;
+        put_part<Kind>(params.kv_pool, at, k, Kind::kFp8 ? scale[0] : 1);
+        put_part<Kind>(params.kv_pool, at + value_offset<Kind::kHeadDim>(params), v,
+                       Kind::kFp8 ? scale[params.num_kv_heads] : 1);
     }
 }
 
-// The job's keys whose tokens are the step's own.
-struct NewKeys {
-    int first;
-    int end;
-
-    __device__ __forceinline__ bool any() const { return first < end; }
-};
-
-__device__ __forceinline__ NewKeys new_keys(const Job& job) {
-    if (!job.pass.attends) {
-        return {0, 0};
-    }
-    return {max(job.tile.first_new, job.range.begin * kTileTokens),
-            min(job.tile.num_keys, job.range.end * kTileTokens)};
-}
-
-// Appends the step's own tokens among the job's keys, so that all keys are in the pool. Whoever reads a token appends
-// it first, without waiting for others: where several row tiles of a prompt read it, they write the same bits.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void append_tokens(const Worker<T, kHeadDim>& worker) {
-    const NewKeys keys = new_keys(worker.job());
-    if (!keys.any()) {
+// A warp for each row and kAppendHeads of its KV heads.
+template <typename Kind>
+__global__ void __launch_bounds__(kAppendThreads)
+append_kernel(const __grid_constant__ PillarAttentionParams params) {
+    start_dependents();
+    const int warp = static_cast<int>(blockIdx.x * kAppendThreads + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    const int groups = ceil_div(params.num_kv_heads, kAppendHeads);
+    const int row = warp / groups, kv_head = warp % groups * kAppendHeads + lane / kVectorLanes;
+    const StepLengths& step = params.step;
+    if (row >= step.row_start[step.max_batch_size]) {
         return;
     }
-    for (int first = keys.first; first < keys.end; first += kConsumers / kVectorLanes) {
-        const int key = first + worker.thread / kVectorLanes;
-        append_token(worker, min(key, keys.end - 1) - worker.tile().first_new, key < keys.end);
+    const int slot = find_slot(step, row, lane);
+    if (step.phase[slot] == static_cast<int>(Phase::kIdle)) {
+        return;
     }
-    __threadfence();  // the copies that read them do not pass through this multiprocessor's own cache
-    consumer_sync();
-    if (worker.thread == 0) {
-        barrier_arrive(&worker.shared.pipeline.appended);
-    }
+    const int position = step.kv_len[slot] + step.draft_index[slot] + row - step.row_start[slot];
+    const int page_shift = __ffs(params.page_size) - 1;
+    const int page = load_page(params, slot, position, page_shift);
+    const int64_t token = int64_t{page} * 2 * value_offset<Kind::kHeadDim>(params) +
+                          int64_t{position & (params.page_size - 1)} * Kind::kHeadDim;
+    append_token<Kind>(params, row, token, position, kv_head, lane % kVectorLanes, kv_head < params.num_kv_heads);
 }
 
 }  // namespace sparsespec

@@ -1,99 +1,125 @@
 // What a consumer does with a tile: Q K^T, online softmax and P V on the matrix units, and scores on the way.
 #pragma once
 
+#include <type_traits>
+
 #include "pillar_attention/rotate.cuh"
 #include "pillar_attention/score.cuh"
+#include "pillar_attention/wgmma.cuh"
 
 namespace sparsespec {
+
+// Two numbers of a rotated query, rounded to the model's type, as the matrix products take them.
+template <typename Kind>
+__device__ __forceinline__ uint32_t pack_query(float low, float high) {
+    if constexpr (!std::is_same_v<typename Kind::Product, typename Kind::Model>) {
+        low = rounded<typename Kind::Model>(low);
+        high = rounded<typename Kind::Model>(high);
+    }
+    return Numbers<typename Kind::Product>::pack(low, high);
+}
 
 // One packed row's query as a lane of the matrix units holds it, rotated: numbers 16 i + 8 j + 2 (lane % 4) and the
 // next one of [i][j]. The numbers that rotate together, half a head apart, are in the same lane. Four lanes share a
 // row.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void load_query(const Worker<T, kHeadDim>& worker, int packed,
-                                           uint32_t (&q)[kHeadDim / 16][2]) {
-    constexpr int kSteps = kHeadDim / 16;
+template <typename Kind>
+__device__ __forceinline__ void load_query(const Worker<Kind>& worker, int packed,
+                                           uint32_t (&q)[Kind::kHeadDim / 16][2]) {
+    constexpr int kSteps = Kind::kHeadDim / 16;
     const PillarAttentionParams& params = worker.params;
     const RowTile& tile = worker.tile();
     const int lane_first = worker.lane % 4 * 2;
-    const T* query = worker.qkv_row(tile.qkv_row(packed)) + tile.query_head(packed) * kHeadDim + lane_first;
-    const float* rope = params.rope_table + int64_t{tile.position(packed)} * kHeadDim + lane_first;
+    const typename Kind::Model* query =
+        worker.qkv_row(tile.qkv_row(packed)) + tile.query_head(packed) * Kind::kHeadDim + lane_first;
+    const float* rope = params.rope_table + int64_t{tile.position(packed)} * Kind::kHeadDim + lane_first;
     float2 x[kSteps][2];
 #pragma unroll
     for (int index = 0; index < 2 * kSteps; ++index) {
-        x[index / 2][index % 2] = Numbers<T>::unpack(*reinterpret_cast<const uint32_t*>(query + index * 8));
+        x[index / 2][index % 2] =
+            Numbers<typename Kind::Model>::unpack(*reinterpret_cast<const uint32_t*>(query + index * 8));
     }
     if (params.q_norm != nullptr) {
-        normalize_query<T, kHeadDim>(x, static_cast<const T*>(params.q_norm) + lane_first, params.rms_norm_eps);
+        normalize_query<typename Kind::Model, Kind::kHeadDim>(
+            x, static_cast<const typename Kind::Model*>(params.q_norm) + lane_first, params.rms_norm_eps);
     }
 #pragma unroll
     for (int index = 0; index < kSteps; ++index) {
         const float2 cosine = *reinterpret_cast<const float2*>(rope + index * 8);
-        const float2 sine = *reinterpret_cast<const float2*>(rope + kHeadDim / 2 + index * 8);
+        const float2 sine = *reinterpret_cast<const float2*>(rope + Kind::kHeadDim / 2 + index * 8);
         const float2 low = x[index / 2][index % 2], high = x[(index + kSteps) / 2][(index + kSteps) % 2];
         q[index / 2][index % 2] =
-            Numbers<T>::pack(turned(low.x, high.x, cosine.x, -sine.x), turned(low.y, high.y, cosine.y, -sine.y));
+            pack_query<Kind>(turned(low.x, high.x, cosine.x, -sine.x), turned(low.y, high.y, cosine.y, -sine.y));
         q[(index + kSteps) / 2][(index + kSteps) % 2] =
-            Numbers<T>::pack(turned(high.x, low.x, cosine.x, sine.x), turned(high.y, low.y, cosine.y, sine.y));
+            pack_query<Kind>(turned(high.x, low.x, cosine.x, sine.x), turned(high.y, low.y, cosine.y, sine.y));
     }
 }
 
-template <int kRowWarps, typename T, int kHeadDim>
-__device__ __forceinline__ void load_rows(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine) {
+// Scales a product of query and key to a logit in log2.
+template <typename Kind>
+__device__ __forceinline__ float logit_scale(const Worker<Kind>& worker) {
+    if constexpr (Kind::kFp8) {
+        return log2_scale<Kind::kHeadDim>() * worker.params.kv_scale[worker.tile().kv_head];
+    } else {
+        return log2_scale<Kind::kHeadDim>();
+    }
+}
+
+template <int kRowWarps, typename Kind>
+__device__ __forceinline__ void load_rows(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine) {
     const RowTile& tile = worker.tile();
+    mine.scale = logit_scale(worker);
+    mine.read_by_all = tile.last_key(0) + 1;
+#pragma unroll
+    for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
+        mine.output[column][0] = mine.output[column][1] = mine.output[column][2] = mine.output[column][3] = 0;
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int row = WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8;
         const int packed = min(row, tile.packed_rows() - 1);  // rows beyond repeat the last and are dropped in the end
-        uint32_t q[kHeadDim / 16][2];
+        uint32_t q[Kind::kHeadDim / 16][2];
         load_query(worker, packed, q);
 #pragma unroll
-        for (int step = 0; step < kHeadDim / 16; ++step) {
+        for (int step = 0; step < Kind::kHeadDim / 16; ++step) {
             mine.q[step][half] = q[step][0];
             mine.q[step][half + 2] = q[step][1];
         }
-#pragma unroll
-        for (int column = 0; column < kHeadDim / 8; ++column) {
-            mine.output[column][half * 2] = mine.output[column][half * 2 + 1] = 0;
-        }
-        mine.max[half] = -INFINITY;
+        mine.base[half] = -INFINITY;
         mine.sum[half] = 0;
         mine.last_key[half] = tile.last_key(packed);
     }
 }
 
 // logits[n] = the warp's rows times keys n * 8 to n * 8 + 7 of its share, not scaled yet.
-template <int kRowWarps, typename T, int kHeadDim, int kColumns>
-__device__ __forceinline__ void multiply_keys(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine,
+template <int kRowWarps, typename Kind, int kColumns>
+__device__ __forceinline__ void multiply_keys(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine,
                                               int stage, float (&logits)[kColumns][4]) {
     const int first = WarpShare<kRowWarps>::first_key(worker.warp);
-    const LaneChunks<kHeadDim> keys(shared_address(worker.keys(stage)), first + worker.lane % 8 + worker.lane / 16 * 8,
-                                    worker.lane / 8 % 2);
+    const LaneChunks<Kind::kHeadDim> keys(shared_address(worker.stage(stage)),
+                                          first + worker.lane % 8 + worker.lane / 16 * 8, worker.lane / 8 % 2);
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
         logits[column][0] = logits[column][1] = logits[column][2] = logits[column][3] = 0;
     }
 #pragma unroll
-    for (int step = 0; step < kHeadDim / 16; ++step) {
+    for (int step = 0; step < Kind::kHeadDim / 16; ++step) {
 #pragma unroll
         for (int pair = 0; pair < kColumns / 2; ++pair) {
             uint32_t k[4];
             load_matrices(k, keys.at(step, pair * 16));
-            Numbers<T>::multiply_add(logits[2 * pair], mine.q[step], k[0], k[1]);
-            Numbers<T>::multiply_add(logits[2 * pair + 1], mine.q[step], k[2], k[3]);
+            Numbers<typename Kind::Product>::multiply_add(logits[2 * pair], mine.q[step], k[0], k[1]);
+            Numbers<typename Kind::Product>::multiply_add(logits[2 * pair + 1], mine.q[step], k[2], k[3]);
         }
     }
 }
 
 // -inf for keys that a row does not read.
-template <int kRowWarps, typename T, int kHeadDim, int kColumns>
-__device__ __forceinline__ void mask_keys(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine,
-                                          int kv_tile, int stage, float (&logits)[kColumns][4]) {
-    const uint32_t (&halves)[kProducerWarps] = worker.shared.pipeline.unmasked[stage];
-    const uint64_t unmasked = uint64_t{halves[1]} << 32 | halves[0];
+template <int kRowWarps, typename Kind, int kColumns>
+__device__ __forceinline__ void mask_keys(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int kv_tile,
+                                          int stage, float (&logits)[kColumns][4]) {
+    const uint64_t unmasked = worker.shared.pipeline.unmasked[stage];
     const int tile_start = kv_tile * kTileTokens;
-    // Nothing to do when even the first row reads the tile's last key, and all before.
-    if (unmasked == ~uint64_t{0} && tile_start + kTileTokens - 1 <= worker.tile().last_key(0)) {
+    if (unmasked == ~uint64_t{0} && tile_start + kTileTokens <= mine.read_by_all) {
         return;
     }
     // From the lane's first key on, so that what is left is constant.
@@ -111,10 +137,10 @@ __device__ __forceinline__ void mask_keys(const Worker<T, kHeadDim>& worker, con
     }
 }
 
-// The rows' new maxima, in log2, over all lanes that share a row.
+// The rows' new bases, over all lanes that share a row.
 template <int kHeadDim, int kColumns>
-__device__ __forceinline__ void find_max(const WarpRows<kHeadDim>& mine, const float (&logits)[kColumns][4],
-                                         float (&max)[2]) {
+__device__ __forceinline__ void find_base(const WarpRows<kHeadDim>& mine, const float (&logits)[kColumns][4],
+                                          float (&base)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         float most = logits[0][half * 2];
@@ -124,17 +150,17 @@ __device__ __forceinline__ void find_max(const WarpRows<kHeadDim>& mine, const f
         }
         most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
         most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-        max[half] = fmaxf(mine.max[half], most * log2_scale<kHeadDim>());
+        base[half] = fmaxf(mine.base[half], fmaf(most, mine.scale, -kWeightExponent));
     }
 }
 
-// Rescales what was summed before to new maxima.
+// Rescales what was summed before to new bases.
 template <int kHeadDim>
-__device__ __forceinline__ void move_base(WarpRows<kHeadDim>& mine, const float (&max)[2]) {
+__device__ __forceinline__ void move_base(WarpRows<kHeadDim>& mine, const float (&base)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const float factor = exp2_fast(mine.max[half] - (max[half] == -INFINITY ? 0 : max[half]));
-        mine.max[half] = max[half];
+        const float factor = exp2_fast(mine.base[half] - finite_base(base[half]));
+        mine.base[half] = base[half];
         mine.sum[half] *= factor;
 #pragma unroll
         for (int column = 0; column < kHeadDim / 8; ++column) {
@@ -144,88 +170,128 @@ __device__ __forceinline__ void move_base(WarpRows<kHeadDim>& mine, const float 
     }
 }
 
-// Logits become weights 2^(scaled logit - max) of the rows' running softmax.
+// Logits become weights 2^(scaled logit - base) of the rows' running softmax. Whether a base has moved.
 template <int kHeadDim, int kColumns>
-__device__ __forceinline__ void update_softmax(WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
-    float max[2];
-    find_max(mine, logits, max);
-    if (__any_sync(0xffffffffu, max[0] != mine.max[0] || max[1] != mine.max[1])) {
-        move_base(mine, max);
+__device__ __forceinline__ bool update_softmax(WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
+    float bases[2];
+    find_base(mine, logits, bases);
+    const bool moves = __any_sync(0xffffffffu, bases[0] != mine.base[0] || bases[1] != mine.base[1]);
+    if (moves) {
+        move_base(mine, bases);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const float base = softmax_base(mine, half);
+        const float base = finite_base(mine.base[half]);
 #pragma unroll
         for (int column = 0; column < kColumns; ++column) {
 #pragma unroll
             for (int index = half * 2; index < half * 2 + 2; ++index) {
-                logits[column][index] = exp2_fast(fmaf(logits[column][index], log2_scale<kHeadDim>(), -base));
+                logits[column][index] = exp2_fast(fmaf(logits[column][index], mine.scale, -base));
                 mine.sum[half] += logits[column][index];
             }
         }
     }
+    return moves;
 }
 
-template <int kRowWarps, typename T, int kHeadDim, int kColumns>
-__device__ __forceinline__ void multiply_values(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine, int stage,
-                                                const float (&weights)[kColumns][4]) {
-    const int first = WarpShare<kRowWarps>::first_key(worker.warp);
-    const LaneChunks<kHeadDim> values(shared_address(worker.values(stage)), first + worker.lane % 16, worker.lane / 16);
+// Weights in 16 bits, as products take them: [i] for keys 16 i to 16 i + 15 of the warp's share.
+template <typename T, int kColumns>
+__device__ __forceinline__ void pack_weights(const float (&weights)[kColumns][4], uint32_t (&packed)[kColumns / 2][4]) {
 #pragma unroll
     for (int pair = 0; pair < kColumns / 2; ++pair) {
         const float (&low)[4] = weights[2 * pair];
         const float (&high)[4] = weights[2 * pair + 1];
-        const uint32_t p[4] = {Numbers<T>::pack(low[0], low[1]), Numbers<T>::pack(low[2], low[3]),
-                               Numbers<T>::pack(high[0], high[1]), Numbers<T>::pack(high[2], high[3])};
+        packed[pair][0] = Numbers<T>::pack(low[0], low[1]);
+        packed[pair][1] = Numbers<T>::pack(low[2], low[3]);
+        packed[pair][2] = Numbers<T>::pack(high[0], high[1]);
+        packed[pair][3] = Numbers<T>::pack(high[2], high[3]);
+    }
+}
+
+template <int kRowWarps, typename Kind, int kPairs>
+__device__ __forceinline__ void multiply_values(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine, int stage,
+                                                const uint32_t (&weights)[kPairs][4]) {
+    const int first = WarpShare<kRowWarps>::first_key(worker.warp);
+    const LaneChunks<Kind::kHeadDim> values(shared_address(worker.stage(stage)), first + worker.lane % 16,
+                                            worker.lane / 16);
 #pragma unroll
-        for (int step = 0; step < kHeadDim / 16; ++step) {
+    for (int pair = 0; pair < kPairs; ++pair) {
+#pragma unroll
+        for (int step = 0; step < Kind::kHeadDim / 16; ++step) {
             uint32_t v[4];
             load_matrices_transposed(v, values.at(step, pair * 16));
-            Numbers<T>::multiply_add(mine.output[2 * step], p, v[0], v[1]);
-            Numbers<T>::multiply_add(mine.output[2 * step + 1], p, v[2], v[3]);
+            Numbers<typename Kind::Product>::multiply_add(mine.output[2 * step], weights[pair], v[0], v[1]);
+            Numbers<typename Kind::Product>::multiply_add(mine.output[2 * step + 1], weights[pair], v[2], v[3]);
         }
     }
 }
 
-// Logits become probabilities by log-sum-exps that are known.
-template <int kHeadDim, int kColumns>
-__device__ __forceinline__ void exponentiate(const WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
+// Logits become weights by log-sum-exps that are known: probabilities times 2^kWeightExponent.
+template <int kColumns>
+__device__ __forceinline__ void exponentiate(const ScoredRows& scored, float scale, float (&logits)[kColumns][4]) {
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
 #pragma unroll
         for (int index = 0; index < 4; ++index) {
-            const float logit = fmaf(logits[column][index], log2_scale<kHeadDim>(), -mine.lse[index / 2]);
-            logits[column][index] = exp2_fast(fminf(logit, 0.0f));
+            const float logit = fmaf(logits[column][index], scale, -scored.lse[index / 2]);
+            logits[column][index] = exp2_fast(fminf(logit, 0.0f) + kWeightExponent);
         }
     }
 }
 
-// One tile that lies in shared memory.
-template <int kRowWarps, typename T, int kHeadDim>
-__device__ __forceinline__ void attend_tile(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine, int kv_tile,
-                                            int stage) {
-    if (WarpShare<kRowWarps>::first_row(worker.warp) >= worker.tile().packed_rows()) {
+// Logits become weights, and what scores need of them is taken.
+template <int kRowWarps, typename Kind, int kColumns>
+__device__ __forceinline__ void weigh(const Worker<Kind>& worker, Pass pass, WarpRows<Kind::kHeadDim>& mine,
+                                      ScoredRows& scored, float (&weights)[kColumns][4],
+                                      ScoreWeights<kColumns>& taken) {
+    bool moves = false;
+    if (pass.attends) {
+        moves = update_softmax(mine, weights);
+    } else {
+        exponentiate(scored, mine.scale, weights);
+    }
+    if (!pass.scores) {
         return;
     }
-    const Pass pass = worker.job().pass;
-    float weights[WarpShare<kRowWarps>::kKeys / 8][4];
-    multiply_keys<kRowWarps>(worker, mine, stage, weights);
-    mask_keys<kRowWarps>(worker, mine, kv_tile, stage, weights);
-    if (pass.attends) {
-        update_softmax(mine, weights);
-        multiply_values<kRowWarps>(worker, mine, stage, weights);
-    } else {
-        exponentiate(mine, weights);
+    const float base[2] = {pass.attends ? mine.base[0] : scored.lse[0] - kWeightExponent,
+                           pass.attends ? mine.base[1] : scored.lse[1] - kWeightExponent};
+    if (moves) {
+        set_factors(scored, base, worker.lane);
     }
-    if (pass.scores) {
-        float factor[2];
+    take_weights(scored, base, weights, taken);
+}
+
+// As multiply_keys, by the whole warpgroup; started only.
+template <typename Kind>
+__device__ __forceinline__ void start_keys(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int stage,
+                                           float (&logits)[kTileTokens / 8][4]) {
+    using Layout = TileLayout<Kind::kHeadDim>;
+    const uint64_t keys = matrix_descriptor<Kind::kHeadDim>(shared_address(worker.stage(stage)));
+    products_see_copies();
+    hold(logits);
+    products_begin();
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const float base = pass.attends ? softmax_base(mine, half) - mine.lse[half] : 0;
-            factor[half] = mine.lse[half] == INFINITY ? 0 : exp2_fast(fminf(base + kWeightExponent, 100.0f));
-        }
-        store_weights<kRowWarps>(worker, mine, factor, weights);
+    for (int step = 0; step < Kind::kHeadDim / 16; ++step) {
+        const int bytes = step / Layout::kSteps * Layout::kBlockBytes + step % Layout::kSteps * 32;
+        Products<typename Kind::Product, false>::multiply_add(logits, mine.q[step], keys + bytes / 16, step > 0);
     }
+    products_commit();
+}
+
+// As multiply_values, by the whole warpgroup; started only.
+template <typename Kind>
+__device__ __forceinline__ void start_values(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine, int stage,
+                                             const uint32_t (&weights)[kTileTokens / 16][4]) {
+    const uint64_t values = matrix_descriptor<Kind::kHeadDim>(shared_address(worker.stage(stage)));
+    products_see_copies();
+    hold(mine.output);
+    products_begin();
+#pragma unroll
+    for (int pair = 0; pair < kTileTokens / 16; ++pair) {
+        Products<typename Kind::Product, true>::multiply_add(
+            mine.output, weights[pair], values + pair * 16 * TileLayout<Kind::kHeadDim>::kRowBytes / 16, true);
+    }
+    products_commit();
 }
 
 }  // namespace sparsespec

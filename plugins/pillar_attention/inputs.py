@@ -80,11 +80,16 @@ class StepInputs(Generic[TensorT]):
 class LayerInputs(Generic[TensorT]):
     """What one layer owns. The op updates kv_pool, draft_lse and scores in place (aliased in the TensorRT plugin)."""
 
-    kv_pool: TensorT  # [num_pages, 2, num_kv_heads, page_size, head_dim] keys, then values
+    # [num_pages, 2, num_kv_heads, page_size, head_dim] keys, then values; of the model's type or of float8_e4m3fn
+    kv_pool: TensorT
     draft_lse: TensorT  # [B, max_draft_len, num_heads] of draft row j at j: log-sum-exp of its scaled logits
     pillars: TensorT  # [B, num_kv_heads, max_budget] int32 logical positions: num_staying that stay, then num_moving
     # [max_scored, planes, num_kv_heads, max_positions], see ScorePlanes and ScoreNormalizer; None where there are none
     scores: TensorT | None
+    # [2, num_kv_heads] fp32, of keys and of values; None for a pool of the model's type. A pool of float8_e4m3fn holds
+    # what came, over its scale: divided in fp32, cut off at +-448 and rounded half to even. Every row reads that times
+    # the scale, its own too.
+    kv_scale: TensorT | None = None
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,20 @@ struct ScoreTarget {
 // One worker's part of a unit that it shares, in the workspace.
 struct Partial {
     float* output;  // [partial_rows, head_dim], times the sum
-    float* max;     // [partial_rows], in log2
+    float* base;    // [partial_rows], in log2
     float* sum;     // [partial_rows]
     float* halo;    // [kReach] diagonals before the range
+};
+
+// What the consumers do when a job has been the last of a piece.
+struct Finish {
+    bool piece;       // it is the last
+    bool shares;      // the unit with other workers
+    bool at_once;     // its scores are there but for the halos
+    bool may_repeat;  // its scores are still to come, if that completes the unit
+    int first_row;    // of all of the unit's rows, also where they are several row tiles
+    int num_rows;
+    WorkerStart unit;  // a start within the unit, if it is shared
 };
 
 struct Job {
@@ -88,17 +99,32 @@ struct Job {
     TileRange range;
     Pass pass;
     bool shares;  // the unit with other workers
+    bool ends;    // there is none, and no more to come
     DraftList list;
     ScoreTarget target;
     Partial part;
+    Finish finish;
 };
 
-// A worker's piece of a unit: which rows, which tiles, and with whom it is shared.
-struct Piece {
-    RowTile rows;  // all of the unit's, also where they are several row tiles
-    TileRange range;
-    bool shares;
-    WorkerStart unit;  // if it shares
+// Where the guide is. It lies in shared memory too: registers are short, and local memory is slow while copies go on.
+struct GuideState {
+    WorkerStart start;  // of this worker
+    WorkerStart end;    // of the next one
+    SlotLengths lengths;
+    SlotWork work;
+    int score_index;
 };
+
+// Where the keys of a tile lie in the pool, from the scout to the copier.
+struct alignas(16) TileKeys {
+    uint32_t row[kTileTokens];  // of head_dim numbers, in the pool; any that there is where nobody reads the key
+    uint64_t unmasked;          // a bit for each key that any row may read
+    bool values;                // whether there is a use for them
+    bool new_keys;              // whether there are tokens of the step's own
+    bool ends;                  // there is no tile, and no more to come
+};
+
+// In place of a position.
+constexpr int kMasked = -1;
 
 }  // namespace sparsespec

@@ -1,127 +1,87 @@
-// The worker: producers and consumers walk the same stretch of the step's list of tiles, unit by unit.
+// The worker's roles: the guide tells the others what to do.
 #pragma once
 
+#include "pillar_attention/append.cuh"
 #include "pillar_attention/consume.cuh"
-#include "pillar_attention/produce.cuh"
+#include "pillar_attention/convert.cuh"
+#include "pillar_attention/copy.cuh"
+#include "pillar_attention/guide.cuh"
+#include "pillar_attention/scorer.cuh"
+#include "pillar_attention/scout.cuh"
 
 namespace sparsespec {
 
-// Tells the role's threads what to do next, and lets them.
-template <typename Role, typename T, int kHeadDim>
-__device__ __forceinline__ void run_job(const Worker<T, kHeadDim>& worker, Role& role, const RowTile& tile,
-                                        TileRange range, Pass pass, bool shares) {
-    role.sync();  // the job before may still be read
-    if (role.leads()) {
-        Job& job = worker.job();
-        job.tile = tile;
-        job.range = range;
-        job.pass = pass;
-        job.shares = shares;
-        job.list = draft_list(worker.params, tile.work.slot, tile.kv_head);
-        job.part = partial(worker, blockIdx.x, range.begin == 0);
-        if (pass.scores) {
-            job.target = score_target(worker.params, tile);
-        }
-    }
-    role.sync();
-    role.run_job();
-}
-
-// Whether the drafts of the same rows left log-sum-exps to score by.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ bool scores_by_drafts(const Worker<T, kHeadDim>& worker, const SlotWork& work) {
-    return work.verifies && work.num_rows > 1 && worker.params.score_normalizer == ScoreNormalizer::kDraft;
-}
-
-// The piece itself; then, if that completes a unit whose scores need its log-sum-exps, the whole unit once more.
-template <typename Role, typename T, int kHeadDim>
-__device__ __forceinline__ void run_piece(const Worker<T, kHeadDim>& worker, Role& role, const Piece& piece) {
-    const RowTile& rows = piece.rows;
-    const bool scored = rows.first_row >= rows.work.body_rows && rows.work.score_rows > 0 &&
-                        worker.params.score_planes != ScorePlanes::kNone;
-    const bool at_once = scored && scores_by_drafts(worker, rows.work);
-    const int step = rows_per_tile(rows.group), end = rows.first_row + rows.num_rows;
-    for (Pass pass{true, at_once}; true; pass = {false, true}) {
-        const TileRange range = pass.attends ? piece.range : TileRange{0, ceil_div(rows.num_keys, kTileTokens)};
-        for (int first = rows.first_row; first < end; first += step) {
-            const RowTile tile = row_tile(rows.work, rows.kv_head, first, min(step, end - first), rows.group);
-            run_job(worker, role, tile, range, pass, pass.attends && piece.shares);
-        }
-        if (!pass.attends || !role.finish_piece(piece, at_once, scored && !at_once)) {
-            return;
-        }
-    }
-}
-
-template <typename T, int kHeadDim>
-__device__ __forceinline__ RowTile unit_rows(const Worker<T, kHeadDim>& worker, const SlotWork& work,
-                                             const SlotUnits& units, int unit) {
-    const int group = worker.group();
-    if (units.is_block(unit)) {
-        return row_tile(work, unit, work.body_rows, work.block_rows, group);
-    }
-    unit -= units.num_block_units();
-    const int step = rows_per_tile(group), first = unit % units.body_tiles * step;
-    return row_tile(work, unit / units.body_tiles, first, min(step, work.body_rows - first), group);
-}
-
-// From the worker's start to the next worker's.
-template <typename Role, typename T, int kHeadDim>
-__device__ __forceinline__ void run_worker(const Worker<T, kHeadDim>& worker, Role role) {
-    const WorkerStart* starts = worker_starts(worker.params.plan);
-    const int32_t* slots = active_slots(worker.params.plan);
-    const WorkerStart mine = starts[blockIdx.x], next = starts[blockIdx.x + 1];
-    int unit = mine.unit, tile = mine.tile;
-    for (int active = mine.active; active <= next.active; ++active) {
-        const bool last_slot = active == next.active;
-        if (last_slot && next.unit == 0 && next.tile == 0) {
-            return;  // also where no slot is left
-        }
-        const SlotWork work = slot_work(worker.params.step, slots[active]);
-        const SlotUnits units(work, worker.params.num_kv_heads, worker.group());
-        const int end_unit = last_slot ? next.unit + (next.tile > 0) : units.num_units();
-        for (; unit < end_unit; ++unit) {
-            const int end = last_slot && unit == next.unit ? next.tile : units.kv_tiles;
-            const RowTile rows = unit_rows(worker, work, units, unit);
-            const int last = units.is_block(unit) ? end : min(end, ceil_div(rows.num_keys, kTileTokens));
-            if (tile < end) {
-                const bool shares = tile > 0 || end < units.kv_tiles;
-                run_piece(worker, role, {rows, {tile, last}, shares, tile > 0 ? mine : next});
-            }
-            tile = 0;
-        }
-        unit = 0;
-    }
-}
-
-__device__ __forceinline__ void open_pipeline(Pipeline& pipeline, int num_stages) {
+// `fillers`: arrivals that fill a stage; `consumers`: warps.
+__device__ __forceinline__ void open_pipeline(Pipeline& pipeline, int num_stages, int fillers, int consumers) {
     for (int stage = 0; stage < num_stages; ++stage) {
-        // Every producing lane for its copies, and one of each warp for the mask; every consumer warp.
-        barrier_init(&pipeline.full[stage], kProducerWarps * (32 + 1));
-        barrier_init(&pipeline.empty[stage], kWarps);
+        barrier_init(&pipeline.full[stage], fillers);
+        barrier_init(&pipeline.empty[stage], consumers);
     }
-    // One consumer thread, once for each job with new tokens, and once for each piece that may be repeated.
-    barrier_init(&pipeline.appended, 1);
+    for (int place = 0; place < kMaxTilesAhead; ++place) {
+        barrier_init(&pipeline.keys_full[place], 1);
+        barrier_init(&pipeline.keys_empty[place], 1);
+    }
+    for (int place = 0; place < kMaxJobs; ++place) {
+        barrier_init(&pipeline.job_full[place], 1);
+        barrier_init(&pipeline.job_empty[place], consumers + 2);  // and the scout and the scorer
+    }
+    for (int buffer = 0; buffer < 2; ++buffer) {
+        barrier_init(&pipeline.sums_full[buffer], consumers);
+        barrier_init(&pipeline.sums_empty[buffer], 1);
+    }
+    barrier_init(&pipeline.scored, 1);
     barrier_init(&pipeline.decided, 1);
 }
 
-template <typename T, int kHeadDim>
-__global__ void __launch_bounds__(kThreads, 2)
+template <typename Kind>
+__device__ __forceinline__ void run_producer(const Worker<Kind>& worker) {
+    if (worker.warp == Kind::kWarps) {
+        Guide<Kind>{worker}.run();
+    } else if (worker.warp == Kind::kWarps + 1) {
+        Scout<Kind>{worker}.run();
+    } else if (worker.warp == Kind::kWarps + 2) {
+        if constexpr (Kind::kFp8) {
+            Converter<Kind>{worker}.run();
+        } else {
+            run_copier(worker);
+        }
+    } else {
+        run_scorer(worker);
+    }
+}
+
+template <typename Kind>
+__global__ void __launch_bounds__(worker_threads(Kind::kWay), workers_per_processor(Kind::kWay))
 pillar_attention_kernel(const __grid_constant__ PillarAttentionParams params, int num_stages) {
     extern __shared__ __align__(1024) unsigned char memory[];
-    WorkerShared& shared = *reinterpret_cast<WorkerShared*>(memory);
+    WorkerShared<Kind::kWay>& shared =
+        *reinterpret_cast<WorkerShared<Kind::kWay>*>(memory + num_stages * stage_bytes(Kind::kHeadDim));
     const int thread = threadIdx.x;
-    const Worker<T, kHeadDim> worker{
-        params,      shared,     memory + sizeof(WorkerShared), num_stages, __ffs(params.page_size) - 1, thread,
-        thread / 32, thread % 32};
+    const Worker<Kind> worker{params,
+                              shared,
+                              memory,
+                              Kind::kFp8 ? fp8_stages(num_stages) : num_stages,
+                              Kind::kFp8 ? fp8_raw(num_stages) : 0,
+                              __ffs(params.page_size) - 1,
+                              params.num_heads / params.num_kv_heads,
+                              thread,
+                              thread / 32,
+                              thread % 32,
+                              0};
     if (thread == 0) {
-        open_pipeline(shared.pipeline, num_stages);
+        open_pipeline(shared.pipeline, num_stages, Kind::kFp8 ? 1 : kCopyArrivals, Kind::kWarps);
     }
     __syncthreads();
-    if (worker.producer() >= 0) {
-        run_worker(worker, Producer<T, kHeadDim>{worker});
+    if (thread >= Kind::kConsumers) {
+        if constexpr (kHasWgmma) {
+            give_registers<producer_registers(Kind::kWay, Kind::kHeadDim)>();
+        }
+        run_producer(worker);
     } else {
-        run_worker(worker, Consumer<T, kHeadDim>{worker});
+        if constexpr (kHasWgmma) {
+            take_registers<consumer_registers(Kind::kWay, Kind::kHeadDim)>();
+        }
+        run_consumer(worker);
     }
 }
 

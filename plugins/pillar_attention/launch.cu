@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <string>
 
 #include "common/cuda_status.h"
@@ -8,17 +9,16 @@ namespace sparsespec {
 
 namespace {
 
-// Workers per multiprocessor, at most: more would leave a worker too few registers.
-constexpr int kWorkersPerProcessor = 2;
-
-struct DeviceMemory {
+// Of the current device.
+struct Device {
     int processors;
-    int per_processor;
-    int per_block;
-    int reserved;
+    int memory_per_processor;  // shared, in bytes
+    int memory_per_block;
+    int reserved_memory;
+    int major;  // of the compute capability
 };
 
-Status device_memory(DeviceMemory* memory) {
+Status read_device(Device* described) {
     int device = 0;
     cudaError_t error = cudaGetDevice(&device);
     const auto read = [&](int* value, cudaDeviceAttr attribute) {
@@ -26,10 +26,11 @@ Status device_memory(DeviceMemory* memory) {
             error = cudaDeviceGetAttribute(value, attribute, device);
         }
     };
-    read(&memory->processors, cudaDevAttrMultiProcessorCount);
-    read(&memory->per_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
-    read(&memory->per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    read(&memory->reserved, cudaDevAttrReservedSharedMemoryPerBlock);
+    read(&described->processors, cudaDevAttrMultiProcessorCount);
+    read(&described->memory_per_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+    read(&described->memory_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    read(&described->reserved_memory, cudaDevAttrReservedSharedMemoryPerBlock);
+    read(&described->major, cudaDevAttrComputeCapabilityMajor);
     return cuda_status(error, "reading the device's attributes");
 }
 
@@ -46,69 +47,105 @@ Status check(const PillarAttentionParams& params) {
     if (params.page_size != 16 && params.page_size != 32 && params.page_size != 64) {
         return unsupported("expected page_size 16, 32 or 64, got " + std::to_string(params.page_size));
     }
+    if (params.dtype != Dtype::kFloat16 && params.dtype != Dtype::kBfloat16) {
+        return unsupported("expected qkv in float16 or bfloat16");
+    }
+    if (params.kv_dtype != params.dtype && params.kv_dtype != Dtype::kFloat8E4m3) {
+        return unsupported("expected kv_pool in the type of qkv or in float8_e4m3");
+    }
+    if (params.kv_dtype == Dtype::kFloat8E4m3 && params.kv_scale == nullptr) {
+        return unsupported("expected kv_scale with a kv_pool in float8_e4m3");
+    }
     return {};
 }
 
-template <typename T>
+template <typename T, bool kFp8>
 Status launch_type(const PillarAttentionParams& params, const Occupancy& occupancy, cudaStream_t stream) {
     switch (params.head_dim) {
         case 64:
-            return launch_instance<T, 64>(params, occupancy, stream);
+            return launch_instance<KernelKind<T, 64, kFp8>>(params, occupancy, stream);
         case 96:
-            return launch_instance<T, 96>(params, occupancy, stream);
+            return launch_instance<KernelKind<T, 96, kFp8>>(params, occupancy, stream);
         case 128:
-            return launch_instance<T, 128>(params, occupancy, stream);
+            return launch_instance<KernelKind<T, 128, kFp8>>(params, occupancy, stream);
         default:
             return head_dim_error(params.head_dim);
     }
 }
 
-}  // namespace
+template <typename T>
+Status launch_pool(const PillarAttentionParams& params, const Occupancy& occupancy, cudaStream_t stream) {
+    return params.kv_dtype == Dtype::kFloat8E4m3 ? launch_type<T, true>(params, occupancy, stream)
+                                                 : launch_type<T, false>(params, occupancy, stream);
+}
 
-// As many stages as leave room for kWorkersPerProcessor; on devices with little shared memory, for one.
-Status attention_occupancy(int32_t head_dim, Occupancy* occupancy) {
+// As many stages as leave room for workers_per_processor; on devices with little shared memory, for one.
+Status fill_device(int32_t head_dim, Way way, const Device& device, Occupancy* occupancy) {
     if (head_dim != 64 && head_dim != 96 && head_dim != 128) {
         return head_dim_error(head_dim);
     }
-    DeviceMemory memory{};
-    Status status = device_memory(&memory);
-    if (!status.ok()) {
-        return status;
-    }
-    for (int workers = kWorkersPerProcessor; workers >= 1; --workers) {
-        for (int stages = kMaxStages; stages >= (workers > 1 ? 3 : 2); --stages) {
-            const int bytes = shared_bytes(head_dim, stages);
-            if (bytes <= memory.per_block && workers * (bytes + memory.reserved) <= memory.per_processor) {
-                *occupancy = {min(memory.processors * workers, kMaxWorkers), stages};
+    for (int workers = workers_per_processor(way); workers >= 1; --workers) {
+        for (int stages = kMaxStages; stages >= (workers > 1 ? 6 : 4); --stages) {
+            const int bytes = shared_bytes(way, head_dim, stages);
+            if (bytes <= device.memory_per_block &&
+                workers * (bytes + device.reserved_memory) <= device.memory_per_processor) {
+                *occupancy = {way, min(device.processors * workers, most_workers(way)), stages, device.major >= 9};
                 return {};
             }
         }
     }
-    return unsupported("expected " + std::to_string(shared_bytes(head_dim, 2)) +
-                       " bytes of shared memory per thread block, the device has " + std::to_string(memory.per_block));
+    return unsupported("expected " + std::to_string(shared_bytes(way, head_dim, 4)) +
+                       " bytes of shared memory per thread block, the device has " +
+                       std::to_string(device.memory_per_block));
 }
 
-Status attention_workers(int32_t head_dim, int32_t* num_workers) {
+// Wide where the rows of a verification would not fit a narrow row tile, and for steps that must be of a prompt: they
+// have more rows than drafts and verifications can have, and so many that the prompt's work is the most of it. Only
+// wgmma has the few rows of drafts attended to as fast by a wide worker.
+Way choose_way(const PillarAttentionParams& params, const Device& device) {
+    constexpr int kUsualRows = 9, kManyRows = 1024;
+    const bool large_group = kUsualRows * (params.num_heads / params.num_kv_heads) > tile_rows(Way::kNarrow);
+    const bool has_prompt =
+        params.num_rows >= kManyRows && params.num_rows > params.step.max_batch_size * (params.max_draft_len + 1);
+    return device.major == 9 && (large_group || has_prompt) ? Way::kWide : Way::kNarrow;
+}
+
+}  // namespace
+
+Status attention_shape(int32_t head_dim, Way way, WorkerShape* shape) {
+    Device device{};
     Occupancy occupancy{};
-    Status status = attention_occupancy(head_dim, &occupancy);
-    *num_workers = occupancy.num_workers;
+    if (Status status = read_device(&device); !status.ok()) {
+        return status;
+    }
+    Status status = fill_device(head_dim, way, device, &occupancy);
+    *shape = {occupancy.num_workers, tile_rows(way)};
     return status;
 }
 
 size_t pillar_attention_workspace_size(int32_t num_heads, int32_t num_kv_heads, int32_t head_dim) {
-    return size_t{2} * kMaxWorkers * partial_floats(num_heads / num_kv_heads, head_dim) * sizeof(float);
+    size_t floats = 0;
+    for (const Way way : {Way::kNarrow, Way::kWide}) {
+        const size_t parts = size_t{2} * most_workers(way);
+        floats = std::max(floats, parts * partial_floats(way, num_heads / num_kv_heads, head_dim));
+    }
+    return floats * sizeof(float);
 }
 
 Status launch_pillar_attention(const PillarAttentionParams& params, cudaStream_t stream) {
     if (Status status = check(params); !status.ok()) {
         return status;
     }
-    Occupancy occupancy{};
-    if (Status status = attention_occupancy(params.head_dim, &occupancy); !status.ok()) {
+    Device device{};
+    if (Status status = read_device(&device); !status.ok()) {
         return status;
     }
-    return params.dtype == Dtype::kFloat16 ? launch_type<__half>(params, occupancy, stream)
-                                           : launch_type<__nv_bfloat16>(params, occupancy, stream);
+    Occupancy occupancy{};
+    if (Status status = fill_device(params.head_dim, choose_way(params, device), device, &occupancy); !status.ok()) {
+        return status;
+    }
+    return params.dtype == Dtype::kFloat16 ? launch_pool<__half>(params, occupancy, stream)
+                                           : launch_pool<__nv_bfloat16>(params, occupancy, stream);
 }
 
 }  // namespace sparsespec

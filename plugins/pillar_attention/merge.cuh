@@ -7,117 +7,139 @@
 namespace sparsespec {
 
 // Packed rows that a unit may have; a multiple of 4, so that every part of the workspace can be read as float4.
-__host__ __device__ inline int partial_rows(int group) {
+__host__ __device__ inline int partial_rows(Way way, int group) {
     const int block = ceil_div(kMaxBlockRows * group, 4) * 4;
-    return block > kTileRows ? block : kTileRows;
+    return block > tile_rows(way) ? block : tile_rows(way);
 }
 
-__host__ __device__ inline int64_t partial_floats(int group, int head_dim) {
-    return int64_t{partial_rows(group)} * (head_dim + 2) + kReach;
+__host__ __device__ inline int64_t partial_floats(Way way, int group, int head_dim) {
+    return int64_t{partial_rows(way, group)} * (head_dim + 2) + kReach;
 }
 
 // A worker has two parts: of the unit that it goes on with, and of the one that it starts.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ Partial partial(const Worker<T, kHeadDim>& worker, int index, bool starts_unit) {
-    const int rows = partial_rows(worker.group());
+template <typename Kind>
+__device__ __forceinline__ Partial partial(const Worker<Kind>& worker, int index, bool starts_unit) {
+    const int rows = partial_rows(Kind::kWay, worker.group);
     float* output = static_cast<float*>(worker.params.workspace) +
-                    (index * 2 + starts_unit) * partial_floats(worker.group(), kHeadDim);
-    float* max = output + int64_t{rows} * kHeadDim;
-    return {output, max, max + rows, max + 2 * rows};
+                    (index * 2 + starts_unit) * partial_floats(Kind::kWay, worker.group, Kind::kHeadDim);
+    float* base = output + int64_t{rows} * Kind::kHeadDim;
+    return {output, base, base + rows, base + 2 * rows};
 }
 
-// Softmax over disjoint sets of keys, put together.
+// Softmax over disjoint sets of keys, put together. Sums are of weights 2^(logit - base).
 struct Sum {
-    float max = -INFINITY;
+    float base = -INFINITY;
     float sum = 0;
     float4 output{0, 0, 0, 0};
 
-    __device__ __forceinline__ void add(float other_max, float other_sum, float4 other) {
+    __device__ __forceinline__ void add(float other_base, float other_sum, float4 other) {
         if (other_sum == 0) {
             return;
         }
-        const float both = fmaxf(max, other_max);
-        const float mine = exp2f(max - both), factor = exp2f(other_max - both);
+        const float both = fmaxf(base, other_base);
+        const float mine = exp2f(base - both), factor = exp2f(other_base - both);
         output = {output.x * mine + other.x * factor, output.y * mine + other.y * factor,
                   output.z * mine + other.z * factor, output.w * mine + other.w * factor};
         sum = sum * mine + other_sum * factor;
-        max = both;
+        base = both;
     }
 };
 
-// Writes four numbers of a packed row's output, and with the first four its log-sum-exp.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void put_output(const Worker<T, kHeadDim>& worker, const RowTile& tile, int packed,
-                                           int column, const Sum& sum) {
+template <typename Kind>
+__device__ __forceinline__ typename Kind::Model* output_row(const Worker<Kind>& worker, const RowTile& tile,
+                                                            int packed) {
+    return static_cast<typename Kind::Model*>(worker.params.output) +
+           (int64_t{tile.qkv_row(packed)} * worker.params.num_heads + tile.query_head(packed)) * Kind::kHeadDim;
+}
+
+// Leaves a packed row's log-sum-exp, in log2, to whoever needs it: the scores, and the verification of a draft.
+template <typename Kind>
+__device__ __forceinline__ void put_lse(const Worker<Kind>& worker, const RowTile& tile, int packed, float lse) {
     const PillarAttentionParams& params = worker.params;
-    const int head = tile.query_head(packed);
-    T* output =
-        static_cast<T*>(params.output) + (int64_t{tile.qkv_row(packed)} * params.num_heads + head) * kHeadDim + column;
-    const float factor = sum.sum > 0 ? 1 / sum.sum : 0;
-    const uint2 numbers = {Numbers<T>::pack(sum.output.x * factor, sum.output.y * factor),
-                           Numbers<T>::pack(sum.output.z * factor, sum.output.w * factor)};
-    *reinterpret_cast<uint2*>(output) = numbers;
-    if (column > 0) {
-        return;
-    }
-    const float lse = sum.max + log2f(sum.sum);
     const int place = (tile.first_row - tile.work.body_rows) * tile.group + packed;
     if (place >= 0 && place < kMaxBlockRows * kMaxGroup) {  // the device's lengths may promise more rows
         worker.shared.lse[place] = lse;
     }
-    const int draft = tile.work.first_position - params.step.kv_len[tile.work.slot];
+    const int draft = worker.job().list.shift;
     if (tile.work.drafts && draft < params.max_draft_len) {
         const int64_t row = int64_t{tile.work.slot} * params.max_draft_len + draft;
-        params.draft_lse[row * params.num_heads + head] = lse * 0.6931471805599453f;
+        params.draft_lse[row * params.num_heads + tile.query_head(packed)] = lse * 0.6931471805599453f;
+    }
+}
+
+// What the values of a head are to be multiplied by: those of an FP8 pool are over a scale.
+template <typename Kind>
+__device__ __forceinline__ float value_scale(const Worker<Kind>& worker, int kv_head) {
+    if constexpr (Kind::kFp8) {
+        return worker.params.kv_scale[worker.params.num_kv_heads + kv_head];
+    } else {
+        return 1;
+    }
+}
+
+// Writes four numbers of a packed row's output, and with the first four its log-sum-exp.
+template <typename Kind>
+__device__ __forceinline__ void put_output(const Worker<Kind>& worker, const RowTile& tile, int packed, int column,
+                                           const Sum& sum) {
+    const float factor = sum.sum > 0 ? value_scale(worker, tile.kv_head) / sum.sum : 0;
+    const uint2 numbers = {Numbers<typename Kind::Model>::pack(sum.output.x * factor, sum.output.y * factor),
+                           Numbers<typename Kind::Model>::pack(sum.output.z * factor, sum.output.w * factor)};
+    *reinterpret_cast<uint2*>(output_row(worker, tile, packed) + column) = numbers;
+    if (column == 0) {
+        put_lse(worker, tile, packed, sum.base + log2f(sum.sum));
     }
 }
 
 __device__ __forceinline__ void put_partial(const Partial& part, int row, int head_dim, int column, const Sum& sum) {
     *reinterpret_cast<float4*>(part.output + int64_t{row} * head_dim + column) = sum.output;
     if (column == 0) {
-        part.max[row] = sum.max;
+        part.base[row] = sum.base;
         part.sum[row] = sum.sum;
     }
 }
 
-// The largest maximum, and the sum, of a packed row over the warps that share its keys.
-template <int kRowWarps>
-__device__ __forceinline__ Sum row_total(const WorkerShared& shared, int packed) {
+// The largest base, and the sum, of a packed row over the warps that share its keys.
+template <int kRowWarps, typename Shared>
+__device__ __forceinline__ Sum row_total(const Shared& shared, int packed) {
     constexpr int kKeyWarps = WarpShare<kRowWarps>::kKeyWarps;
     Sum total;
 #pragma unroll
     for (int key_warp = 0; key_warp < kKeyWarps; ++key_warp) {
         const int warp = packed / 16 * kKeyWarps + key_warp;
-        total.add(shared.row_max[warp][packed % 16], shared.row_sum[warp][packed % 16], {0, 0, 0, 0});
+        total.add(shared.row_base[warp][packed % 16], shared.row_sum[warp][packed % 16], {0, 0, 0, 0});
     }
     return total;
 }
 
-// Shares the warps' maxima and sums; returns what scales each of the lane's two rows to the maximum over all warps.
-template <int kRowWarps, typename T, int kHeadDim>
-__device__ __forceinline__ void share_sums(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine,
+// The sum of a row's weights over the four lanes that share it.
+__device__ __forceinline__ float sum_of_row(float sum) {
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    return sum + __shfl_xor_sync(0xffffffffu, sum, 2);
+}
+
+// Shares the warps' bases and sums; returns what scales each of the lane's two rows to the largest base.
+template <int kRowWarps, typename Kind>
+__device__ __forceinline__ void share_sums(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine,
                                            float (&factor)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        float sum = mine.sum[half];
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        const float sum = sum_of_row(mine.sum[half]);
         if (worker.lane % 4 == 0) {
-            worker.shared.row_max[worker.warp][worker.lane / 4 + half * 8] = mine.max[half];
+            worker.shared.row_base[worker.warp][worker.lane / 4 + half * 8] = mine.base[half];
             worker.shared.row_sum[worker.warp][worker.lane / 4 + half * 8] = sum;
         }
     }
-    consumer_sync();
+    consumer_sync(worker);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int packed = WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8;
-        const float max = row_total<kRowWarps>(worker.shared, packed).max;
-        factor[half] = mine.max[half] == -INFINITY ? 0 : exp2f(mine.max[half] - max);
+        const float base = row_total<kRowWarps>(worker.shared, packed).base;
+        factor[half] = mine.base[half] == -INFINITY ? 0 : exp2f(mine.base[half] - base);
     }
 }
 
-template <int kRowWarps>
-__device__ __forceinline__ float4 sum_exchange(const WorkerShared& shared, int packed, int column) {
+template <int kRowWarps, typename Shared>
+__device__ __forceinline__ float4 sum_exchange(const Shared& shared, int packed, int column) {
     constexpr int kKeyWarps = WarpShare<kRowWarps>::kKeyWarps;
     float4 sum{0, 0, 0, 0};
 #pragma unroll
@@ -129,16 +151,49 @@ __device__ __forceinline__ float4 sum_exchange(const WorkerShared& shared, int p
     return sum;
 }
 
-// The row tile's result: to the workspace if other workers share the unit, else to the output.
-template <int kRowWarps, typename T, int kHeadDim>
-__device__ __forceinline__ void finish_rows(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine) {
+// Of rows that a warp has all keys of. `half`: which of the lane's two.
+template <typename Kind>
+__device__ __forceinline__ void finish_row(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int half,
+                                           int packed, float sum) {
+    const RowTile& tile = worker.tile();
+    const int first = worker.lane % 4 * 2;
+    if (worker.job().shares) {
+        const Partial& part = worker.job().part;
+        const int row = max(0, tile.first_row - tile.work.body_rows) * tile.group + packed;
+        float* output = part.output + int64_t{row} * Kind::kHeadDim + first;
+#pragma unroll
+        for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
+            *reinterpret_cast<float2*>(output + column * 8) = {mine.output[column][half * 2],
+                                                               mine.output[column][half * 2 + 1]};
+        }
+        if (first == 0) {
+            part.base[row] = mine.base[half];
+            part.sum[row] = sum;
+        }
+        return;
+    }
+    typename Kind::Model* output = output_row(worker, tile, packed) + first;
+    const float factor = sum > 0 ? value_scale(worker, tile.kv_head) / sum : 0;
+#pragma unroll
+    for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
+        *reinterpret_cast<uint32_t*>(output + column * 8) = Numbers<typename Kind::Model>::pack(
+            mine.output[column][half * 2] * factor, mine.output[column][half * 2 + 1] * factor);
+    }
+    if (first == 0) {
+        put_lse(worker, tile, packed, mine.base[half] + log2f(sum));
+    }
+}
+
+// Of rows whose keys went over several warps.
+template <int kRowWarps, typename Kind>
+__device__ __forceinline__ void finish_shared_rows(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine) {
     const RowTile& tile = worker.tile();
     const int packed_rows = tile.packed_rows(),
               first_packed = max(0, tile.first_row - tile.work.body_rows) * tile.group;
     float factor[2];
     share_sums<kRowWarps>(worker, mine, factor);
 #pragma unroll
-    for (int first = 0; first < kHeadDim; first += kExchange) {
+    for (int first = 0; first < Kind::kHeadDim; first += kExchange) {
 #pragma unroll
         for (int index = 0; index < kExchange / 4; ++index) {
             const int column = index / 2, half = index % 2;
@@ -147,68 +202,34 @@ __device__ __forceinline__ void finish_rows(const Worker<T, kHeadDim>& worker, c
                 &worker.shared.exchange[worker.warp][worker.lane / 4 + half * 8][column * 8 + worker.lane % 4 * 2]) = {
                 output[half * 2] * factor[half], output[half * 2 + 1] * factor[half]};
         }
-        consumer_sync();
-        for (int index = worker.thread; index < packed_rows * (kExchange / 4); index += kConsumers) {
+        consumer_sync(worker);
+        for (int index = worker.thread; index < packed_rows * (kExchange / 4); index += Kind::kConsumers) {
             const int packed = index / (kExchange / 4), column = index % (kExchange / 4) * 4;
             Sum sum = row_total<kRowWarps>(worker.shared, packed);
             sum.output = sum_exchange<kRowWarps>(worker.shared, packed, column);
             if (worker.job().shares) {
-                put_partial(worker.job().part, first_packed + packed, kHeadDim, first + column, sum);
+                put_partial(worker.job().part, first_packed + packed, Kind::kHeadDim, first + column, sum);
             } else {
                 put_output(worker, tile, packed, first + column, sum);
             }
         }
-        consumer_sync();
+        consumer_sync(worker);
     }
 }
 
-__device__ __forceinline__ bool has_tiles(const WorkerStart& start, const WorkerStart& next) {
-    return start.active != next.active || start.unit != next.unit || start.tile != next.tile;
-}
-
-// Counts this worker's part as done; true in the worker that is last. `unit`: a start within the unit.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ bool arrive(const Worker<T, kHeadDim>& worker, WorkerStart* starts,
-                                       const WorkerStart& unit) {
-    consumer_sync();
-    if (worker.thread == 0) {
-        const uint32_t last = unit.num_parts - 1;
-        __threadfence();
-        worker.shared.last_to_arrive = atomicInc(&starts[unit.first_worker].arrived, last) == last;
-        __threadfence();
-    }
-    consumer_sync();
-    return worker.shared.last_to_arrive != 0;
-}
-
-// Puts the parts of a unit together. `tile`: all rows of the unit.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void merge_parts(const Worker<T, kHeadDim>& worker, const RowTile& tile,
-                                            const WorkerStart* starts, const WorkerStart& unit) {
-    for (int index = worker.thread; index < tile.packed_rows() * (kHeadDim / 4); index += kConsumers) {
-        const int packed = index / (kHeadDim / 4), column = index % (kHeadDim / 4) * 4;
-        Sum sum;
-        for (int other = unit.first_worker; other <= unit.last_worker; ++other) {
-            if (has_tiles(starts[other], starts[other + 1])) {
-                const Partial part = partial(worker, other, other == unit.first_worker);
-                const float4 output =
-                    __ldcg(reinterpret_cast<const float4*>(part.output + int64_t{packed} * kHeadDim + column));
-                sum.add(__ldcg(part.max + packed), __ldcg(part.sum + packed), output);
+// The row tile's result: to the workspace if other workers share the unit, else to the output.
+template <int kRowWarps, typename Kind>
+__device__ __forceinline__ void finish_rows(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine) {
+    if constexpr (WarpShare<kRowWarps>::kKeyWarps > 1) {
+        finish_shared_rows<kRowWarps>(worker, mine);
+    } else {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int packed = WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8;
+            const float sum = sum_of_row(mine.sum[half]);
+            if (packed < worker.tile().packed_rows()) {
+                finish_row(worker, mine, half, packed, sum);
             }
-        }
-        put_output(worker, tile, packed, column, sum);
-    }
-}
-
-// Adds what each part's first tile gave to the diagonals of the part before. `target`: of the whole unit.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void merge_halos(const Worker<T, kHeadDim>& worker, const ScoreTarget& target,
-                                            const WorkerStart* starts, const WorkerStart& unit) {
-    for (int other = unit.first_worker + 1; other <= unit.last_worker; ++other) {
-        if (has_tiles(starts[other], starts[other + 1]) && worker.thread < kReach) {
-            const int position = starts[other].tile * kTileTokens - kReach + worker.thread;
-            put_score(worker.params, target, 1, position, __ldcg(partial(worker, other, false).halo + worker.thread),
-                      true);
         }
     }
 }

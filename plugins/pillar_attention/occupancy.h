@@ -3,16 +3,15 @@
 
 #include <cstdint>
 
-#include "common/status.h"
+#include "pillar_plan/params.h"
 
 namespace sparsespec {
 
 struct Occupancy {
+    Way way;
     int32_t num_workers;  // thread blocks, as many as fit at once
-    int32_t num_stages;   // KV tiles in flight and at work, each
+    int32_t num_stages;   // of keys or values, in flight and at work
+    bool starts_early;    // whether a launch can start beside the one before
 };
-
-// For the current device.
-Status attention_occupancy(int32_t head_dim, Occupancy* occupancy);
 
 }  // namespace sparsespec

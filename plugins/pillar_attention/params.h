@@ -33,7 +33,8 @@ struct PillarAttentionParams {
     float rms_norm_eps;
     ScorePlanes score_planes;
     ScoreNormalizer score_normalizer;
-    Dtype dtype;        // of qkv, kv_pool, output and the norms: kFloat16 or kBfloat16
+    Dtype dtype;        // of qkv, output and the norms: kFloat16 or kBfloat16
+    Dtype kv_dtype;     // of kv_pool: dtype or kFloat8E4m3
     Dtype score_dtype;  // of scores: kFloat32 or kFloat16
 
     int32_t max_pages;
@@ -44,10 +45,12 @@ struct PillarAttentionParams {
     int32_t max_positions;
 
     StepLengths step;
+    int32_t num_rows;
     const void* qkv;             // [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]
     const void* q_norm;          // [head_dim], or null for no QK-norm
     const void* k_norm;          // [head_dim], or null
     void* kv_pool;               // [num_pages, 2, num_kv_heads, page_size, head_dim]
+    const float* kv_scale;       // [2, num_kv_heads]: keys, values; null for a pool of the model's type
     float* draft_lse;            // [max_batch_size, max_draft_len, num_heads]
     const int32_t* pillars;      // [max_batch_size, num_kv_heads, max_budget]
     const int32_t* score_index;  // [max_batch_size], or null without scores

@@ -38,10 +38,15 @@ public:
 
     explicit PillarAttention(FieldReader& fields)
         : constants_(read_constants(fields)),
+          pool_type_(fields.choice<ElementType>("kv_cache_dtype",
+                                                {{"auto", ElementType::kModel}, {"fp8", ElementType::kFp8}})),
           has_qk_norm_(fields.flag("qk_norm", false)),
           aliased_io_(fields.flag("aliased_io", true)) {
         if (constants_.score_planes != ScorePlanes::kNone) {
             declare_scores();
+        }
+        if (pool_type_ == ElementType::kFp8) {
+            kv_scale_ = signature_.input("kv_scale", ElementType::kFloat32, {2, num_kv_heads_});
         }
         if (has_qk_norm_) {
             q_norm_ = signature_.input("q_norm", ElementType::kModel, {head_dim_});
@@ -73,6 +78,7 @@ private:
 
     void fill_sizes(const Call& call, PillarAttentionParams& params) const {
         params.dtype = call.dtype(qkv_);
+        params.kv_dtype = call.dtype(kv_pool_.input);
         params.score_dtype = call.dtype(scores_.input);
         params.max_pages = call.size(max_pages_);
         params.max_budget = call.size(max_budget_);
@@ -80,6 +86,7 @@ private:
         params.max_draft_len = call.size(max_draft_len_);
         params.num_planes = call.size(planes_);
         params.max_positions = call.size(max_positions_);
+        params.num_rows = call.size(num_rows_);
     }
 
     void fill_tensors(const Call& call, PillarAttentionParams& params) const {
@@ -88,6 +95,7 @@ private:
         params.q_norm = call.read<void>(q_norm_);
         params.k_norm = call.read<void>(k_norm_);
         params.kv_pool = call.update<void>(kv_pool_);
+        params.kv_scale = call.read<float>(kv_scale_);
         params.draft_lse = call.update<float>(draft_lse_);
         params.pillars = call.read<int32_t>(pillars_);
         params.score_index = call.read<int32_t>(score_index_);
@@ -102,6 +110,7 @@ private:
     }
 
     const PillarAttentionParams constants_;
+    const ElementType pool_type_;
     const bool has_qk_norm_;
     const bool aliased_io_;
     const int64_t num_heads_ = constants_.num_heads;
@@ -123,7 +132,7 @@ private:
     // In the order of the plugin's inputs, and of the outputs that update them.
     const Input qkv_ =
         signature_.input("qkv", ElementType::kModel, {num_rows_, (num_heads_ + 2 * num_kv_heads_) * head_dim_});
-    const InOut kv_pool_ = signature_.in_out("kv_pool", ElementType::kModel,
+    const InOut kv_pool_ = signature_.in_out("kv_pool", pool_type_,
                                              {signature_.symbol("num_pages"), 2, num_kv_heads_, page_size_, head_dim_});
     const InOut draft_lse_ =
         signature_.in_out("draft_lse", ElementType::kFloat32, {batch_, max_draft_len_, num_heads_});
@@ -138,6 +147,7 @@ private:
     // Not in every instance.
     Input score_index_;
     InOut scores_;
+    Input kv_scale_;
     Input q_norm_;
     Input k_norm_;
 };

@@ -24,6 +24,26 @@ __device__ __forceinline__ void copy_async_arrive(uint64_t* barrier) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(shared_address(barrier)) : "memory");
 }
 
+// The copies that this thread has started since the group before are a group.
+__device__ __forceinline__ void copy_async_commit() {
+    asm volatile("cp.async.commit_group;\n" ::: "memory");
+}
+
+// Until at most the last `count` of this thread's groups have not landed; `kMost`: what `count` may be.
+template <int kMost>
+__device__ __forceinline__ void copy_async_wait(int count) {
+    if (count >= kMost) {
+        asm volatile("cp.async.wait_group %0;\n" ::"n"(kMost) : "memory");
+    } else if constexpr (kMost > 0) {
+        copy_async_wait<kMost - 1>(count);
+    }
+}
+
+// Loads an address into the L1 cache, for others.
+__device__ __forceinline__ void touch(const void* global) {
+    asm volatile("{ .reg .b32 unused; ld.global.ca.b32 unused, [%0]; }\n" ::"l"(global));
+}
+
 __device__ __forceinline__ void barrier_init(uint64_t* barrier, int arrivals) {
     asm volatile("mbarrier.init.shared.b64 [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
@@ -31,6 +51,32 @@ __device__ __forceinline__ void barrier_init(uint64_t* barrier, int arrivals) {
 __device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
     asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }\n" ::"r"(shared_address(barrier))
                  : "memory");
+}
+
+// Whether the barrier's phase of this parity is complete.
+__device__ __forceinline__ bool barrier_is_complete(uint64_t* barrier, int parity) {
+    uint32_t done;
+    asm volatile(
+        "{ .reg .pred done;\n"
+        "mbarrier.test_wait.parity.shared.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done; }\n"
+        : "=r"(done)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+    return done != 0;
+}
+
+// Whether the barrier's phase of this parity is complete by now.
+__device__ __forceinline__ bool barrier_test(uint64_t* barrier, int parity) {
+    uint32_t done;
+    asm volatile(
+        "{ .reg .pred done;\n"
+        "mbarrier.test_wait.parity.shared.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done; }\n"
+        : "=r"(done)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+    return done != 0;
 }
 
 // Waits until the barrier's phase of this parity is complete.
@@ -51,6 +97,36 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, int parity) {
     }
 }
 
+// Lets the launch that waits for this one start, where it was launched to do so.
+__device__ __forceinline__ void start_dependents() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n");
+#endif
+}
+
+// Waits for the launch before, where it has let this one start, and sees what it wrote.
+__device__ __forceinline__ void wait_for_launch_before() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
+// What this thread wrote to shared memory, or others copied there and it has waited for, is seen by wgmma.
+__device__ __forceinline__ void products_see_copies() {
+    asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
+// Moves registers from one warpgroup to another: from here on each thread of this one has `kCount` at most.
+template <int kCount>
+__device__ __forceinline__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kCount));
+}
+
+template <int kCount>
+__device__ __forceinline__ void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kCount));
+}
+
 // Four 8x8 matrices of 16-bit numbers; lane i gives the address of row i % 8 of matrix i / 8.
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
@@ -64,11 +140,41 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint3
                  : "r"(address));
 }
 
+// The transpose of an 8x8 matrix of 16-bit numbers, of which each lane holds two neighbours of row lane / 4.
+__device__ __forceinline__ uint32_t transposed(uint32_t matrix) {
+    uint32_t result;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(result) : "r"(matrix));
+    return result;
+}
+
 // 2^x to 22 bits; 0 for -inf and below -126.
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
     return y;
+}
+
+// Four numbers of FP8 (e4m3) in fp16, which holds them exactly.
+__device__ __forceinline__ uint2 fp8_to_half(uint32_t four) {
+    uint2 result;
+#if __CUDA_ARCH__ >= 890
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2;\n"
+        "cvt.rn.f16x2.e4m3x2 %0, low;\n"
+        "cvt.rn.f16x2.e4m3x2 %1, high; }\n"
+        : "=r"(result.x), "=r"(result.y)
+        : "r"(four));
+#else
+    // Each in the upper byte of a half: there exponents count from 8 further down. Only NaN comes to more than 448.
+    uint32_t* const pairs[2] = {&result.x, &result.y};
+#    pragma unroll
+    for (int index = 0; index < 2; ++index) {
+        const uint32_t bytes = __byte_perm(four, 0, index == 0 ? 0x1404 : 0x3424);
+        const uint32_t halves = (bytes & 0x80008000) | (bytes & 0x7f007f00) >> 1;
+        const __half2 pair = __hmul2(reinterpret_cast<const __half2&>(halves), __float2half2_rn(256.0f));
+        *pairs[index] = reinterpret_cast<const uint32_t&>(pair) | __hgt2_mask(__habs2(pair), __float2half2_rn(448.0f));
+    }
+#endif
+    return result;
 }
 
 template <typename T>

@@ -22,6 +22,8 @@ from sparsespec.plugins.pillar_attention.inputs import (
     StepInputs,
 )
 
+_FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
+
 
 def pillar_attention(params: PillarAttentionParams, inputs: AttentionInputs[Tensor]) -> Tensor:
     """Attention of every row of a step; appends the rows' K and V to the pool and writes the scores of scored rows.
@@ -35,9 +37,9 @@ def pillar_attention(params: PillarAttentionParams, inputs: AttentionInputs[Tens
     for group in _slot_groups(step):
         q, k, v = _rotated_qkv(params, qkv[group.rows], inputs.qk_norm, step.rope_table[group.positions])
         pages = step.page_table[group.slots]
-        _append(params, layer.kv_pool, pages, group.positions, k, v)
+        _append(params, layer, pages, group.positions, k, v)
         read = _draft_reads(group, layer, step) if group.phase == Phase.DRAFT else _everything(group)
-        keys, values = _gather(params, layer.kv_pool, pages, read.positions)
+        keys, values = _gather(params, layer, pages, read.positions)
         logits = _logits(q, keys, read.allowed)
         output[group.rows] = _attended(logits.softmax(dim=-1), values).to(qkv.dtype)
         if group.phase == Phase.DRAFT:
@@ -104,6 +106,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (exact * torch.rsqrt(exact.square().mean(dim=-1, keepdim=True) + eps)).to(x.dtype) * weight
 
 
+def to_fp8(x: Tensor, scale: Tensor) -> Tensor:
+    """x / scale in fp32, as float8_e4m3fn, cut off at its largest number."""
+    return (x.float() / scale).clamp_(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn)
+
+
 def _rotated_qkv(
     params: PillarAttentionParams, qkv: Tensor, qk_norm: QkNorm[Tensor] | None, rope: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,11 +131,12 @@ def _rotate(x: Tensor, rope: Tensor) -> Tensor:
 
 
 def _append(
-    params: PillarAttentionParams, kv_pool: Tensor, pages: Tensor, positions: Tensor, k: Tensor, v: Tensor
+    params: PillarAttentionParams, layer: LayerInputs[Tensor], pages: Tensor, positions: Tensor, k: Tensor, v: Tensor
 ) -> None:
     page, offset = pages.gather(1, positions // params.page_size).long(), positions % params.page_size
-    kv_pool[page, 0, :, offset] = k
-    kv_pool[page, 1, :, offset] = v
+    for index, x in enumerate((k, v)):
+        stored = x if layer.kv_scale is None else to_fp8(x, layer.kv_scale[index, :, None])
+        layer.kv_pool[page, index, :, offset] = stored
 
 
 def _everything(group: SlotGroup) -> Reads:
@@ -174,12 +182,21 @@ def _distinct(positions: Tensor) -> tuple[Tensor, Tensor]:
     return ranked, (ranked >= 0) & (ranked != before)
 
 
-def _gather(params: PillarAttentionParams, kv_pool: Tensor, pages: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [S, num_kv_heads, m, head_dim] at positions [S, num_kv_heads or 1, m]; pages: [S, max_pages]."""
+def _gather(
+    params: PillarAttentionParams, layer: LayerInputs[Tensor], pages: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Keys and values [S, num_kv_heads, m, head_dim] at positions [S, num_kv_heads or 1, m]; pages: [S, max_pages].
+
+    Those of an FP8 pool in fp64, which holds stored * scale exactly.
+    """
     pages = pages[:, None].expand(-1, positions.shape[1], -1)
     page, offset = pages.gather(2, positions // params.page_size).long(), positions % params.page_size
     head = torch.arange(params.num_kv_heads, device=positions.device)[:, None]
-    return kv_pool[page, 0, head, offset], kv_pool[page, 1, head, offset]
+    keys, values = (layer.kv_pool[page, index, head, offset] for index in range(2))
+    if layer.kv_scale is None:
+        return keys, values
+    scale = layer.kv_scale.double()[:, :, None, None]
+    return keys.double() * scale[0], values.double() * scale[1]
 
 
 def _logits(q: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:

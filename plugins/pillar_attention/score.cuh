@@ -1,11 +1,10 @@
 // Scores: what scored rows give to each token, summed over the heads of the group and over the rows while the tile's
-// probabilities are at hand, so that no key is read twice. The normaliser has to be known by then: ScoreNormalizer says
-// where it comes from.
+// weights are at hand, so that no key is read twice. The normaliser has to be known by then: ScoreNormalizer says where
+// it comes from.
 //
-// Means are summed in registers. For diagonals the rows of probabilities lie in shared memory shifted by their place
-// among the scored rows, so that a diagonal is a column, and the matrix units sum the columns. Shifts are even, for
-// aligned stores: rows at odd places are shifted one less, summed apart, and their sums taken from one column further
-// on.
+// The matrix units sum: a warp's 16 packed rows of weights, transposed, times a matrix that has in row r, for each
+// packed row of the r-th scored row, the factor that makes probabilities of its weights. These sums, one for each
+// scored row and token, go to shared memory, where the scorer makes means and diagonals of them.
 #pragma once
 
 #include "pillar_attention/ptx.cuh"
@@ -13,17 +12,29 @@
 
 namespace sparsespec {
 
-// Probabilities are kept in fp16 times 2^14: 11 bits down to 4e-9, where fp16 alone would end at 6e-5.
-constexpr float kWeightExponent = 14;
-constexpr float kWeightOne = 16384;
+// Factors are in fp16 times 2^10, so that they too are precise where they are small.
+constexpr float kFactorExponent = 10;
+constexpr float kSumOne = 16384.0f * 1024.0f;  // what a probability of 1 comes to in `sums`
+constexpr uint32_t kNotScored = 0xff;
 
-__device__ __forceinline__ ScoreTarget score_target(const PillarAttentionParams& params, const RowTile& tile) {
+// A warp's 16 packed rows as they are scored.
+struct ScoredRows {
+    float lse[2];         // of the lane's rows, in log2, to normalise by; infinite where not scored
+    uint32_t rows;        // a byte for packed rows 2 (lane % 4), the next, and those 8 on: which row of the warp's sums
+    uint32_t first;       // the warp's first row of `sums`
+    uint32_t count;       // of the warp's rows of `sums`
+    uint32_t factors[4];  // the matrix, as mma.sync wants it
+    bool cuts;            // whether a row's probability may exceed 1
+};
+
+// `index`: the slot's place in `scores`.
+__device__ __forceinline__ ScoreTarget score_target(const PillarAttentionParams& params, const RowTile& tile,
+                                                    int64_t index) {
     const SlotWork& work = tile.work;
-    const int64_t index = params.score_index[work.slot];
     const int64_t plane_stride = int64_t{params.num_kv_heads} * params.max_positions;
     return {index * params.num_planes * plane_stride + int64_t{tile.kv_head} * params.max_positions, plane_stride,
             work.first_position + work.num_rows - 1,
-            1.0f / (kWeightOne * tile.group * (params.score_planes == ScorePlanes::kRows ? 1 : work.score_rows)),
+            1.0f / (kSumOne * tile.group * (params.score_planes == ScorePlanes::kRows ? 1 : work.score_rows)),
             tile.first_row > work.body_rows && params.score_planes != ScorePlanes::kRows};
 }
 
@@ -44,8 +55,8 @@ __device__ __forceinline__ void put_score(const PillarAttentionParams& params, c
 }
 
 // The log-sum-exp, in log2, that a packed row of the tile is scored by.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ float score_lse(const Worker<T, kHeadDim>& worker, int packed) {
+template <typename Kind>
+__device__ __forceinline__ float score_lse(const Worker<Kind>& worker, int packed) {
     const PillarAttentionParams& params = worker.params;
     const RowTile& tile = worker.tile();
     if (!worker.job().pass.attends) {
@@ -57,173 +68,133 @@ __device__ __forceinline__ float score_lse(const Worker<T, kHeadDim>& worker, in
     return params.draft_lse[at + tile.query_head(packed)] * kLog2E;
 }
 
-// Before the first tile of a job that scores. Each row of `weights` is written in the same columns for every tile: the
-// others stay 0.
-template <int kRowWarps, typename T, int kHeadDim>
-__device__ __forceinline__ void open_scores(const Worker<T, kHeadDim>& worker, WarpRows<kHeadDim>& mine) {
+// Rows of the tile that the packed rows [first, first + 16) belong to.
+struct RowRange {
+    int first;
+    int end;
+};
+
+// Those of them that are scored.
+__device__ __forceinline__ RowRange scored_rows(const RowTile& tile, int first_packed) {
+    const int last_packed = min(first_packed + 16, tile.packed_rows()) - 1;
+    const int first = max(first_packed / tile.group, -tile.scored_row(0));
+    return {first, last_packed < first_packed ? first : max(first, last_packed / tile.group + 1)};
+}
+
+// Which row of the warp's sums a packed row counts to.
+__device__ __forceinline__ uint32_t sums_row(const RowTile& tile, const RowRange& rows, int packed) {
+    const int row = packed / tile.group;
+    return packed < tile.packed_rows() && row >= rows.first ? row - rows.first : kNotScored;
+}
+
+// The matrix of factors for new bases. One that makes more than 1 of a weight is left to cut_weights.
+__device__ __forceinline__ void set_factors(ScoredRows& scored, const float (&base)[2], int lane) {
+    float exponent[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        exponent[half] = finite_base(base[half]) + kWeightExponent - scored.lse[half];
+    }
+    scored.cuts = __any_sync(0xffffffffu, fmaxf(exponent[0], exponent[1]) > 0);
+    uint32_t pairs[2];  // packed rows 2 (lane % 4) and the next; those 8 on
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float factor =
+            scored.cuts ? 1 << static_cast<int>(kFactorExponent) : exp2_fast(exponent[half] + kFactorExponent);
+        const float low = __shfl_sync(0xffffffffu, factor, lane % 4 * 8);
+        const float high = __shfl_sync(0xffffffffu, factor, lane % 4 * 8 + 4);
+        pairs[half] = Numbers<__half>::pack(low, high);
+    }
+#pragma unroll
+    for (int index = 0; index < 4; ++index) {
+        const uint32_t row = lane / 4 + index % 2 * 8, rows = scored.rows >> index / 2 * 16;
+        const uint32_t low = (rows & 0xff) == row ? 0xffffu : 0, high = (rows >> 8 & 0xff) == row ? 0xffff0000u : 0;
+        scored.factors[index] = pairs[index / 2] & (low | high);
+    }
+}
+
+// Before the first tile of a job that scores.
+template <int kRowWarps, typename Kind>
+__device__ __forceinline__ void open_scores(const Worker<Kind>& worker, ScoredRows& scored) {
     const RowTile& tile = worker.tile();
-    const bool shifts = worker.params.score_planes == ScorePlanes::kDiagonal;
+    const int first_packed = WarpShare<kRowWarps>::first_row(worker.warp);
+    const RowRange rows = scored_rows(tile, first_packed);
+    scored.first = 0;
+    for (int before = 0; before < first_packed; before += 16) {
+        const RowRange others = scored_rows(tile, before);
+        scored.first += others.end - others.first;
+    }
+    // no more than there is room for, whatever the device's lengths promise
+    scored.first = min(scored.first, max_score_sums(Kind::kWay));
+    scored.count = min(rows.end - rows.first, max_score_sums(Kind::kWay) - scored.first);
+    scored.cuts = false;
+    scored.rows = 0;
+#pragma unroll
+    for (int index = 0; index < 4; ++index) {
+        const int packed = first_packed + worker.lane % 4 * 2 + index % 2 + index / 2 * 8;
+        scored.rows |= sums_row(tile, rows, packed) << index * 8;
+        scored.factors[index] = 0;
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const int packed = WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8;
-        const int scored = packed < tile.packed_rows() ? tile.scored_row(packed / tile.group) : -1;
-        mine.lse[half] = scored < 0 ? INFINITY : score_lse(worker, packed);
-        mine.shift[half] = scored > 0 && shifts ? scored & ~1 : 0;
+        const int packed = first_packed + worker.lane / 4 + half * 8;
+        scored.lse[half] = sums_row(tile, rows, packed) == kNotScored ? INFINITY : score_lse(worker, packed);
     }
-    uint32_t* weights = reinterpret_cast<uint32_t*>(worker.shared.weights);
-    for (int index = worker.thread; index < kTileRows * kWeightStride / 2; index += kConsumers) {
-        weights[index] = 0;
+    if (!worker.job().pass.attends) {
+        const float known[2] = {scored.lse[0] - kWeightExponent, scored.lse[1] - kWeightExponent};
+        set_factors(scored, known, worker.lane);
     }
-    const int packed = worker.thread / 2, odd = worker.thread % 2;
-    const bool selected = packed < tile.packed_rows() && (tile.scored_row(packed / tile.group) & 1) == odd;
-    worker.shared.selector[odd][packed] = selected ? 0x3c00 : 0;  // 1 in fp16
-    consumer_sync();
 }
 
-// The sum over the warp's 16 rows of two neighbouring tokens, in lanes 0 to 3.
-__device__ __forceinline__ float2 sum_lanes(float2 sum) {
-#pragma unroll
-    for (int step = 4; step < 32; step *= 2) {
-        sum.x += __shfl_xor_sync(0xffffffffu, sum.x, step);
-        sum.y += __shfl_xor_sync(0xffffffffu, sum.y, step);
-    }
-    return sum;
-}
+// A tile's weights in fp16, for the sums: of a lane's two rows, two neighbouring tokens each.
+template <int kColumns>
+struct ScoreWeights {
+    uint32_t pairs[kColumns][2];
+};
 
-// weights: 2^(logit - base) of the warp's rows. A key that the draft did not read can exceed its log-sum-exp: at
-// most 1.
-template <int kRowWarps, typename T, int kHeadDim, int kColumns>
-__device__ __forceinline__ void store_weights(const Worker<T, kHeadDim>& worker, const WarpRows<kHeadDim>& mine,
-                                              const float (&factor)[2], const float (&weights)[kColumns][4]) {
-    const int row = WarpShare<kRowWarps>::first_row(worker.warp), key = WarpShare<kRowWarps>::first_key(worker.warp);
-    const int lane_key = key + worker.lane % 4 * 2;
-    const bool means = worker.params.score_planes != ScorePlanes::kRows;
-    uint16_t* rows[2];
+// Of weights 2^(logit - base). A key that the draft did not read can exceed its log-sum-exp: where one does,
+// probabilities are made here, and cut off at 1.
+template <int kColumns>
+__device__ __forceinline__ void take_weights(const ScoredRows& scored, const float (&base)[2],
+                                             const float (&weights)[kColumns][4], ScoreWeights<kColumns>& taken) {
+    float factor[2] = {1, 1}, most = INFINITY;
+    if (scored.cuts) {
+        most = 1 << static_cast<int>(kWeightExponent);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        rows[half] = worker.shared.weights[row + worker.lane / 4 + half * 8] + kReach + lane_key - mine.shift[half];
+        for (int half = 0; half < 2; ++half) {
+            factor[half] = exp2_fast(fminf(finite_base(base[half]) + kWeightExponent - scored.lse[half], 100.0f));
+        }
     }
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
-        float2 sum{0, 0};
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const float low = fminf(weights[column][half * 2] * factor[half], kWeightOne);
-            const float high = fminf(weights[column][half * 2 + 1] * factor[half], kWeightOne);
-            *reinterpret_cast<uint32_t*>(rows[half] + column * 8) = Numbers<__half>::pack(low, high);
-            sum.x += low;
-            sum.y += high;
-        }
-        if (means) {
-            sum = sum_lanes(sum);
-            if (worker.lane < 4) {
-                *reinterpret_cast<float2*>(&worker.shared.means[row / 16][lane_key + column * 8]) = sum;
+            float low = weights[column][half * 2], high = weights[column][half * 2 + 1];
+            if (scored.cuts) {
+                low = fminf(low * factor[half], most);
+                high = fminf(high * factor[half], most);
             }
+            taken.pairs[column][half] = Numbers<__half>::pack(low, high);
         }
     }
 }
 
-// Sums sixteen columns of `weights` over the rows at even and at odd places.
-__device__ __forceinline__ void sum_columns(WorkerShared& shared, int num_rows, int first, int lane) {
-    float sums[2][4] = {};
-    for (int row = 0; row < num_rows; row += 16) {
-        uint32_t b[4], a[4] = {};
-        load_matrices_transposed(b, shared_address(&shared.weights[row + lane % 16][first + lane / 16 * 8]));
-        if (lane < 8) {
-            const uint16_t* ones = shared.selector[lane / 4] + row + lane % 4 * 2;
-            a[0] = *reinterpret_cast<const uint32_t*>(ones);
-            a[2] = *reinterpret_cast<const uint32_t*>(ones + 8);
+// The tile's sums over the packed rows of each scored row, to shared memory.
+template <int kRowWarps, typename Shared, int kColumns>
+__device__ __forceinline__ void sum_weights(Shared& shared, const ScoredRows& scored,
+                                            const ScoreWeights<kColumns>& taken, int buffer, int warp, int lane) {
+    const int key = WarpShare<kRowWarps>::first_key(warp) + lane % 4 * 2;
+    float* sums = &shared.sums[buffer][scored.first + lane / 4][key];
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+        float c[4] = {};
+        Numbers<__half>::multiply_add(c, scored.factors, transposed(taken.pairs[column][0]),
+                                      transposed(taken.pairs[column][1]));
+        if (lane / 4 < scored.count) {
+            *reinterpret_cast<float2*>(sums + column * 8) = {c[0], c[1]};
         }
-        Numbers<__half>::multiply_add(sums[0], a, b[0], b[1]);
-        Numbers<__half>::multiply_add(sums[1], a, b[2], b[3]);
-    }
-    if (lane < 8) {
-        float* columns = shared.columns[lane / 4] + first + lane % 4 * 2;
-        *reinterpret_cast<float2*>(columns) = {sums[0][0], sums[0][1]};
-        *reinterpret_cast<float2*>(columns + 8) = {sums[1][0], sums[1][1]};
-    }
-}
-
-// A plane for each scored row: sums over the group alone.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void put_rows(const Worker<T, kHeadDim>& worker, int kv_tile) {
-    const RowTile& tile = worker.tile();
-    for (int row = worker.warp; row < tile.num_rows; row += kWarps) {
-        float2 sum{0, 0};
-        for (int head = 0; head < tile.group; ++head) {
-            const float2 pair = Numbers<__half>::unpack(*reinterpret_cast<const uint32_t*>(
-                &worker.shared.weights[row * tile.group + head][kReach + worker.lane * 2]));
-            sum = {sum.x + pair.x, sum.y + pair.y};
+        if (lane / 4 + 8 < scored.count) {
+            *reinterpret_cast<float2*>(sums + 8 * kScoreStride + column * 8) = {c[2], c[3]};
         }
-        const int plane = tile.scored_row(row);  // the device's score_rows may promise more planes than there are
-        if (plane >= 0 && plane < worker.params.num_planes) {
-            const int position = kv_tile * kTileTokens + worker.lane * 2;
-            put_score(worker.params, worker.job().target, plane, position, sum.x, false);
-            put_score(worker.params, worker.job().target, plane, position + 1, sum.y, false);
-        }
-    }
-}
-
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void put_mean(const Worker<T, kHeadDim>& worker, int kv_tile) {
-    float sum = 0;
-    for (int part = 0; part * 16 < worker.tile().packed_rows(); ++part) {
-        sum += worker.shared.means[part][worker.thread];
-    }
-    const ScoreTarget& target = worker.job().target;
-    put_score(worker.params, target, 0, kv_tile * kTileTokens + worker.thread, sum, target.adds);
-}
-
-// Writes the diagonals that no later tile adds to, and keeps the others.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void put_diagonal(const Worker<T, kHeadDim>& worker, int kv_tile) {
-    const int index = worker.thread;
-    const Job& job = worker.job();
-    WorkerShared& shared = worker.shared;
-    float sum = shared.columns[0][index] + (index + 1 < kWeightColumns ? shared.columns[1][index + 1] : 0);
-    if (index >= kTileTokens) {
-        shared.carry[(kv_tile + 1) % 2][index - kTileTokens] = sum;
-        return;
-    }
-    const bool starts = kv_tile == job.range.begin;
-    if (index < kReach && starts && kv_tile > 0) {
-        job.part.halo[index] = sum + (job.target.adds ? job.part.halo[index] : 0);
-        return;
-    }
-    sum += index < kReach && !starts ? shared.carry[kv_tile % 2][index] : 0;
-    put_score(worker.params, job.target, 1, kv_tile * kTileTokens - kReach + index, sum, job.target.adds);
-}
-
-// The scores of a tile whose weights are stored.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void score_tile(const Worker<T, kHeadDim>& worker, int kv_tile) {
-    consumer_sync();
-    const ScorePlanes planes = worker.params.score_planes;
-    if (planes == ScorePlanes::kRows) {
-        put_rows(worker, kv_tile);
-    } else if (planes == ScorePlanes::kDiagonal) {
-        // From the last warp on, which has no rows of its own where they are few.
-        for (int part = kWarps - 1 - worker.warp; part < kWeightColumns / 16; part += kWarps) {
-            sum_columns(worker.shared, worker.tile().packed_rows(), part * 16, worker.lane);
-        }
-    }
-    if (planes != ScorePlanes::kRows && worker.thread < kTileTokens) {
-        put_mean(worker, kv_tile);
-    }
-    consumer_sync();
-    if (planes == ScorePlanes::kDiagonal && worker.thread < kWeightColumns) {
-        put_diagonal(worker, kv_tile);
-    }
-}
-
-// After the range's last tile: the diagonals that are still open. Another worker's halo may add to them later.
-template <typename T, int kHeadDim>
-__device__ __forceinline__ void put_carry(const Worker<T, kHeadDim>& worker) {
-    const int end = worker.job().range.end;
-    if (worker.params.score_planes == ScorePlanes::kDiagonal && worker.thread < kReach) {
-        const ScoreTarget& target = worker.job().target;
-        const float sum = worker.shared.carry[end % 2][worker.thread];
-        put_score(worker.params, target, 1, end * kTileTokens - kReach + worker.thread, sum, target.adds);
     }
 }
 

@@ -5,23 +5,28 @@
 
 namespace sparsespec {
 
+// Weights of a tile are 2^(logit - base) with a base so far below the largest logit: in fp16, as scores take them, they
+// keep 11 bits down to 4e-9 of the largest, where they would end at 6e-5.
+constexpr float kWeightExponent = 14;
+
 // A warp's 16 packed rows: queries, and what their softmax has come to over the warp's keys. In log2; lane l holds
 // parts of rows l / 4 and l / 4 + 8.
 template <int kHeadDim>
 struct WarpRows {
     uint32_t q[kHeadDim / 16][4];
     float output[kHeadDim / 8][4];
-    float max[2];
-    float sum[2];  // of this lane's keys only, until the end
-    float lse[2];  // that scores are normalised by; infinite for rows that are not scored
-    int shift[2];  // of the rows in `weights`
+    float base[2];  // kWeightExponent below the largest logit so far
+    float sum[2];   // of this lane's keys only, until the end
+    float scale;    // of products of query and key, to logits
     int last_key[2];
+    int read_by_all;  // keys that even the tile's first row reads
 };
 
-// Rows of the tile go over kRowWarps warps, keys over the others: few rows leave warps free to split the keys.
+// Rows of the tile go over kRowWarps warps, keys over the others: few rows leave warps free to split the keys. Not so
+// with wgmma, whose products all four warps share.
 template <int kRowWarps>
 struct WarpShare {
-    static constexpr int kKeyWarps = kWarps / kRowWarps;
+    static constexpr int kKeyWarps = kRowWarps < 4 ? 4 / kRowWarps : 1;
     static constexpr int kKeys = kTileTokens / kKeyWarps;
 
     __device__ static int first_row(int warp) { return warp / kKeyWarps * 16; }
@@ -36,9 +41,9 @@ __device__ __forceinline__ constexpr float log2_scale() {
     return kHeadDim == 64 ? kLog2E / 8 : kHeadDim == 96 ? kLog2E / 9.797958971132712f : kLog2E / 11.313708498984761f;
 }
 
-template <int kHeadDim>
-__device__ __forceinline__ float softmax_base(const WarpRows<kHeadDim>& mine, int half) {
-    return mine.max[half] == -INFINITY ? 0 : mine.max[half];
+// The base that weights can be taken from: also where a row has read no key yet.
+__device__ __forceinline__ float finite_base(float base) {
+    return base == -INFINITY ? 0 : base;
 }
 
 }  // namespace sparsespec

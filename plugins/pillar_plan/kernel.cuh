@@ -1,4 +1,5 @@
-// One thread block plans a step: prefix sums of the slots' costs, then one thread per worker finds where it starts.
+// A thread block for each way plans a step: prefix sums of the slots' costs, then one thread per worker finds where it
+// starts.
 #pragma once
 
 #include "common/block_scan.cuh"
@@ -9,7 +10,8 @@ namespace sparsespec {
 constexpr int kPlanThreads = kMaxPlannedBatch;
 
 // The slots at work in ascending order, and where the cost of each begins.
-__device__ inline StepCost gather_slots(const PillarPlanParams& params, int32_t* active, int64_t* cost_start) {
+__device__ inline StepCost gather_slots(const PillarPlanParams& params, int tile_rows, int32_t* active,
+                                        int64_t* cost_start) {
     __shared__ int64_t cost_sums[32];
     __shared__ int active_sums[32];
     __shared__ StepCost total;
@@ -17,7 +19,7 @@ __device__ inline StepCost gather_slots(const PillarPlanParams& params, int32_t*
     int64_t cost = 0;
     if (slot < params.step.max_batch_size) {
         const int group = params.num_heads / params.num_kv_heads;
-        cost = SlotUnits(slot_work(params.step, slot), params.num_kv_heads, group).cost();
+        cost = SlotUnits(slot_work(params.step, slot), params.num_kv_heads, group, tile_rows).cost();
     }
     const int64_t cost_end = block_inclusive_sum(cost, cost_sums);
     const int active_end = block_inclusive_sum(cost > 0 ? 1 : 0, active_sums);
@@ -32,35 +34,44 @@ __device__ inline StepCost gather_slots(const PillarPlanParams& params, int32_t*
     return total;
 }
 
-__global__ void __launch_bounds__(kPlanThreads)
-pillar_plan_kernel(PillarPlanParams params, int num_workers) {
-    extern __shared__ int64_t cost_start[];  // [max_batch_size]
-    __shared__ WorkerStart starts[kMaxWorkers + 1];
-    int32_t* active = active_slots(params.plan);
-    WorkerStart* planned = worker_starts(params.plan);
-    const StepCost step = gather_slots(params, active, cost_start);
-    for (int worker = threadIdx.x; worker <= num_workers; worker += kPlanThreads) {
+// All workers' starts but for who shares a unit with whom.
+__device__ inline void find_starts(const PillarPlanParams& params, const WorkList& list, const WorkerShape& shape,
+                                   WorkerStart* starts) {
+    for (int worker = threadIdx.x; worker <= shape.num_workers; worker += kPlanThreads) {
         WorkerStart start{};
-        start.active = step.num_active;
-        if (worker < num_workers && step.cost > 0) {
-            start = find_start(params, {active, cost_start, step}, worker, num_workers);
+        start.active = list.step.num_active;
+        if (worker < shape.num_workers && list.step.cost > 0) {
+            start = find_start(params, list, worker, shape);
         }
         starts[worker] = start;
     }
     __syncthreads();
-    for (int worker = threadIdx.x; worker <= num_workers; worker += kPlanThreads) {
+}
+
+__global__ void __launch_bounds__(kPlanThreads)
+pillar_plan_kernel(PillarPlanParams params, WorkerShape narrow, WorkerShape wide) {
+    extern __shared__ int64_t cost_start[];  // [max_batch_size], then as many slots at work
+    __shared__ WorkerStart starts[kMaxWorkers + 1];
+    const Way way = static_cast<Way>(blockIdx.x);
+    const WorkerShape shape = way == Way::kNarrow ? narrow : wide;
+    int32_t* active = reinterpret_cast<int32_t*>(cost_start + params.step.max_batch_size);
+    PlannedWorker* planned = planned_workers(params.plan, way);
+    const StepCost step = gather_slots(params, shape.tile_rows, active, cost_start);
+    find_starts(params, {active, cost_start, step}, shape, starts);
+    for (int worker = threadIdx.x; worker <= shape.num_workers; worker += kPlanThreads) {
         WorkerStart start = starts[worker];
         if (start.tile > 0) {
-            find_parts(starts, num_workers, worker, &start);
+            find_parts(starts, shape.num_workers, worker, &start);
         }
-        planned[worker] = start;
+        start.slot = start.active < step.num_active ? active[start.active] : 0;
+        planned[worker] = {start, slot_lengths(params.step, start.slot), 0};
     }
     // Slots not at work and workers not there: so that no part of the plan is left unwritten.
-    for (int index = step.num_active + threadIdx.x; index < params.step.max_batch_size; index += kPlanThreads) {
-        active[index] = -1;
+    for (int worker = shape.num_workers + 1 + threadIdx.x; worker <= kMaxWorkers; worker += kPlanThreads) {
+        planned[worker] = PlannedWorker{};
     }
-    for (int worker = num_workers + 1 + threadIdx.x; worker <= kMaxWorkers; worker += kPlanThreads) {
-        planned[worker] = WorkerStart{};
+    if (way == Way::kNarrow && threadIdx.x < params.step.max_batch_size) {
+        active_slots(params.plan)[threadIdx.x] = threadIdx.x < step.num_active ? active[threadIdx.x] : -1;
     }
 }
 

@@ -11,12 +11,15 @@ Status launch_pillar_plan(const PillarPlanParams& params, cudaStream_t stream) {
         return invalid_argument("expected a batch of 1 to " + std::to_string(kMaxPlannedBatch) + " slots, got " +
                                 std::to_string(batch));
     }
-    int32_t num_workers = 0;
-    Status status = attention_workers(params.head_dim, &num_workers);
-    if (!status.ok()) {
-        return status;
+    WorkerShape shapes[kWays];
+    for (const Way way : {Way::kNarrow, Way::kWide}) {
+        Status status = attention_shape(params.head_dim, way, &shapes[static_cast<int>(way)]);
+        if (!status.ok()) {
+            return status;
+        }
     }
-    pillar_plan_kernel<<<1, kPlanThreads, batch * sizeof(int64_t), stream>>>(params, num_workers);
+    const size_t bytes = batch * (sizeof(int64_t) + sizeof(int32_t));
+    pillar_plan_kernel<<<kWays, kPlanThreads, bytes, stream>>>(params, shapes[0], shapes[1]);
     return cuda_status(cudaGetLastError(), "PillarPlan");
 }
 

@@ -42,7 +42,21 @@ constexpr int32_t kMaxPlannedBatch = 1024;
 // was built on one runs on another.
 constexpr int32_t kMaxWorkers = 512;
 
-// Where a worker starts. The same eight int32 in the plan.
+// A slot's numbers in StepLengths, in their order there.
+struct SlotLengths {
+    int32_t row_start;
+    int32_t row_end;
+    int32_t phase;
+    int32_t draft_index;
+    int32_t score_rows;
+    int32_t kv_len;
+    int32_t recent_start;
+    int32_t num_staying;
+    int32_t num_moving;
+    int32_t num_lookups;
+};
+
+// Where a worker starts.
 struct alignas(16) WorkerStart {
     int32_t active;        // place in the plan's list of slots at work; their number where no work is left
     int32_t unit;          // which of the slot's units, see slot_work.cuh
@@ -50,27 +64,52 @@ struct alignas(16) WorkerStart {
     int32_t first_worker;  // of the unit, if tile > 0
     int32_t last_worker;   // of the unit, if tile > 0
     int32_t num_parts;     // workers that have tiles of the unit, if tile > 0
-    int32_t reserved;
-    uint32_t arrived;  // of the unit that starts in this worker and goes on: parts finished. 0 between launches
+    int32_t slot;          // the one at work at place `active`
+    uint32_t arrived;      // of the unit that starts in this worker and goes on: parts finished. 0 between launches
 };
 
-// A plan is kMaxWorkers + 1 starts, then the slots at work in ascending order; in int32.
-constexpr int64_t kPlanHead = (kMaxWorkers + 1) * int64_t{sizeof(WorkerStart) / sizeof(int32_t)};
+// A worker in the plan, and the lengths of the slot that it starts in: a warp reads them at once.
+struct alignas(128) PlannedWorker {
+    WorkerStart start;
+    SlotLengths lengths;
+    uint32_t group_arrived;  // as start.arrived, of the workers that put a unit's parts together with this one first
+};
+
+// How PillarAttention divides a device, and rows.
+struct WorkerShape {
+    int32_t num_workers;  // thread blocks, as many as fit at once
+    int32_t tile_rows;    // query rows times heads of a GQA group that share a KV tile
+};
+
+// There are two ways to work: many workers with small row tiles; and few with large ones, for prompts and large groups,
+// whose rows would else read the same keys again and again. A step is planned for both, since only the launch of the
+// attention knows how many rows there are.
+enum class Way : int32_t { kNarrow, kWide };
+constexpr int32_t kWays = 2;
+
+// Wide workers are one on a multiprocessor.
+constexpr int32_t most_workers(Way way) {
+    return way == Way::kNarrow ? kMaxWorkers : kMaxWorkers / 2;
+}
+
+// A plan is kMaxWorkers + 1 workers for each way, then the slots at work in ascending order; in int32.
+constexpr int64_t kPlannedNumbers = sizeof(PlannedWorker) / sizeof(int32_t);
+constexpr int64_t kPlanHead = kWays * (kMaxWorkers + 1) * kPlannedNumbers;
 
 constexpr int64_t plan_size(int64_t max_batch_size) {
     return kPlanHead + max_batch_size;
 }
 
-__host__ __device__ inline WorkerStart* worker_starts(int32_t* plan) {
-    return reinterpret_cast<WorkerStart*>(plan);
+__host__ __device__ inline PlannedWorker* planned_workers(int32_t* plan, Way way) {
+    return reinterpret_cast<PlannedWorker*>(plan) + static_cast<int>(way) * (kMaxWorkers + 1);
 }
 
 __host__ __device__ inline int32_t* active_slots(int32_t* plan) {
     return plan + kPlanHead;
 }
 
-// Workers that PillarAttention runs on the current device: as many as fit at once. Both launches ask this.
-Status attention_workers(int32_t head_dim, int32_t* num_workers);
+// How PillarAttention works on the current device, either way. Both launches ask this.
+Status attention_shape(int32_t head_dim, Way way, WorkerShape* shape);
 
 Status launch_pillar_plan(const PillarPlanParams& params, cudaStream_t stream);
 

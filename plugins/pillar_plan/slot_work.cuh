@@ -10,15 +10,15 @@ namespace sparsespec {
 
 // KV tokens that a worker takes at a time.
 constexpr int kTileTokens = 64;
-// Query rows times heads of a GQA group that share a KV tile.
-constexpr int kTileRows = 64;
-// Time that a unit takes besides its tiles, in tiles: reading lengths, rotating queries, writing the output.
-constexpr int kUnitOverhead = 6;
-// Time of a verified tile that is scored on the way, in tiles that are not.
-constexpr int kScoredTile = 2;
-// Units that cost no more stay whole, where a worker has two of them or more: to put parts together costs about
-// kUnitOverhead, and an uneven share half a unit.
-constexpr int kSmallUnit = 3 * kUnitOverhead;
+
+// What things cost, in a sixteenth of the time of a tile: a tile; one whose scores are made on the way; and what a unit
+// takes besides its tiles.
+constexpr int kTileCost = 16;
+constexpr int kScoredTileCost = 18;
+constexpr int kUnitOverhead = 24;
+// Units that cost no more stay whole, where a worker has two of them or more: to put parts together costs more than an
+// uneven share does.
+constexpr int kSmallUnit = 16 * kTileCost;
 
 // The rows of a slot are its body, then its block. A unit is one KV head and either the whole block, whose row tiles
 // one worker passes over one after another so that it alone writes the block's scores; or one row tile of the body.
@@ -36,34 +36,43 @@ struct SlotWork {
     bool verifies;
 };
 
-__host__ __device__ inline SlotWork slot_work(const StepLengths& step, int slot) {
+__host__ __device__ inline SlotWork slot_work(const SlotLengths& lengths, int slot) {
     SlotWork work{};
     work.slot = slot;
-    work.row_start = step.row_start[slot];
-    const int phase = step.phase[slot];
-    const bool idle = phase == static_cast<int>(Phase::kIdle);
-    const int num_rows = step.row_start[slot + 1] - work.row_start;
+    work.row_start = lengths.row_start;
+    const bool idle = lengths.phase == static_cast<int>(Phase::kIdle);
+    const int num_rows = lengths.row_end - lengths.row_start;
     work.num_rows = idle || num_rows < 0 ? 0 : num_rows;
-    work.drafts = phase == static_cast<int>(Phase::kDraft);
-    work.verifies = phase == static_cast<int>(Phase::kVerify);
-    const int score_rows = step.score_rows[slot] < work.num_rows ? step.score_rows[slot] : work.num_rows;
+    work.drafts = lengths.phase == static_cast<int>(Phase::kDraft);
+    work.verifies = lengths.phase == static_cast<int>(Phase::kVerify);
+    const int score_rows = lengths.score_rows < work.num_rows ? lengths.score_rows : work.num_rows;
     work.score_rows = work.drafts ? 0 : score_rows;
     work.block_rows = work.drafts || work.verifies ? work.num_rows : work.score_rows;
     work.body_rows = work.num_rows - work.block_rows;
-    work.first_position = step.kv_len[slot] + step.draft_index[slot];
+    work.first_position = lengths.kv_len + lengths.draft_index;
     work.num_keys = work.first_position + work.num_rows;
     if (work.drafts) {
-        const int chosen = step.num_staying[slot] + step.num_moving[slot] + step.num_lookups[slot];
-        const int list_len = chosen + work.num_keys - step.recent_start[slot];
+        const int chosen = lengths.num_staying + lengths.num_moving + lengths.num_lookups;
+        const int list_len = chosen + work.num_keys - lengths.recent_start;
         work.list_len = list_len > 0 ? list_len : 0;
         work.num_keys = work.list_len;
     }
     return work;
 }
 
+__host__ __device__ inline SlotLengths slot_lengths(const StepLengths& step, int slot) {
+    return {step.row_start[slot],  step.row_start[slot + 1], step.phase[slot],        step.draft_index[slot],
+            step.score_rows[slot], step.kv_len[slot],        step.recent_start[slot], step.num_staying[slot],
+            step.num_moving[slot], step.num_lookups[slot]};
+}
+
+__host__ __device__ inline SlotWork slot_work(const StepLengths& step, int slot) {
+    return slot_work(slot_lengths(step, slot), slot);
+}
+
 // Whole rows of the slot that fit a row tile.
-__host__ __device__ inline int rows_per_tile(int group) {
-    return kTileRows / group;
+__host__ __device__ inline int rows_per_tile(int tile_rows, int group) {
+    return tile_rows / group;
 }
 
 __host__ __device__ inline int ceil_div(int a, int b) {
@@ -71,30 +80,40 @@ __host__ __device__ inline int ceil_div(int a, int b) {
 }
 
 // A slot's units: first a block unit for each KV head, if there is a block; then, KV head by KV head, its body's row
-// tiles.
+// tiles. Of these each reads a little more than the one before.
 struct SlotUnits {
     int num_kv_heads;
     int block_tiles;  // row tiles of the block
     int body_tiles;
-    int kv_tiles;
-    int block_tile_cost;  // of one KV tile, for all row tiles of the block
+    int kv_tiles;          // of the block, or of the last row tile
+    int block_tile_cost;   // of one KV tile, for all row tiles of the block
+    int first_body_cost;   // of the body's first row tile
+    int body_cost_growth;  // from one row tile to the next
 
-    __host__ __device__ SlotUnits(const SlotWork& work, int num_kv_heads, int group)
+    __host__ __device__ SlotUnits(const SlotWork& work, int num_kv_heads, int group, int tile_rows)
         : num_kv_heads(num_kv_heads),
-          block_tiles(ceil_div(work.block_rows, rows_per_tile(group))),
-          body_tiles(ceil_div(work.body_rows, rows_per_tile(group))),
+          block_tiles(ceil_div(work.block_rows, rows_per_tile(tile_rows, group))),
+          body_tiles(ceil_div(work.body_rows, rows_per_tile(tile_rows, group))),
           kv_tiles(ceil_div(work.num_keys, kTileTokens)),
-          block_tile_cost(block_tiles * (work.verifies && work.score_rows > 0 ? kScoredTile : 1)) {}
+          block_tile_cost(block_tiles * (work.verifies && work.score_rows > 0 ? kScoredTileCost : kTileCost)),
+          first_body_cost(kUnitOverhead +
+                          (work.first_position + rows_per_tile(tile_rows, group)) / (kTileTokens / kTileCost)),
+          body_cost_growth(rows_per_tile(tile_rows, group) / (kTileTokens / kTileCost)) {}
 
     __host__ __device__ int num_block_units() const { return block_tiles > 0 ? num_kv_heads : 0; }
     __host__ __device__ int num_units() const { return num_block_units() + num_kv_heads * body_tiles; }
     __host__ __device__ bool is_block(int unit) const { return unit < num_block_units(); }
     // Of one of a unit's KV tiles.
-    __host__ __device__ int64_t tile_cost(int unit) const { return is_block(unit) ? block_tile_cost : 1; }
+    __host__ __device__ int64_t tile_cost(int unit) const { return is_block(unit) ? block_tile_cost : kTileCost; }
     __host__ __device__ int64_t block_cost() const { return kUnitOverhead + int64_t{kv_tiles} * block_tile_cost; }
-    __host__ __device__ int64_t body_cost() const { return kUnitOverhead + int64_t{kv_tiles}; }
+    // Of the body's row tile.
+    __host__ __device__ int64_t body_cost(int tile) const { return first_body_cost + int64_t{tile} * body_cost_growth; }
+    // Of the body's first `tiles` row tiles of one KV head.
+    __host__ __device__ int64_t body_cost_before(int tiles) const {
+        return int64_t{tiles} * first_body_cost + int64_t{tiles} * (tiles - 1) / 2 * body_cost_growth;
+    }
     __host__ __device__ int64_t cost() const {
-        return num_block_units() * block_cost() + int64_t{num_kv_heads} * body_tiles * body_cost();
+        return num_block_units() * block_cost() + num_kv_heads * body_cost_before(body_tiles);
     }
 };
 

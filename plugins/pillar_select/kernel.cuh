@@ -1,207 +1,289 @@
-// Top-k by radix: passes of histograms, two for fp16 and three for fp32, find the k-th largest score exactly; one more
-// writes the positions of what is above it, and of its equals from the left, in ascending order. One thread block per
-// layer, scored slot, KV head and plane.
+// Top-k by bisection: a thread block holds a row of scores in registers and counts those above one level after another,
+// until as many are as are wanted. Then it marks them in a bitmap, and writes their positions in ascending order. One
+// thread block per layer, scored slot, KV head and plane.
 #pragma once
-
-#include <cuda_fp16.h>
 
 #include "common/block_scan.cuh"
 #include "pillar_select/params.h"
+#include "pillar_select/scores.cuh"
 
 namespace sparsespec {
 
-constexpr int kSelectThreads = 256;
-constexpr int kSelectWarps = kSelectThreads / 32;
-constexpr int kDigitBits = 11;
-constexpr int kBins = 1 << kDigitBits;
-// Scores that a lane takes at a time; their loads overlap.
-constexpr int kUnroll = 8;
-constexpr int kChunk = kSelectThreads * kUnroll;
-
-// A score's bits in an order that unsigned numbers have. NaN ranks highest, as in torch; the zeros are equal.
-__device__ inline uint32_t sort_key(float score) {
-    if (isnan(score)) {
-        return 0xffffffffu;
-    }
-    const uint32_t bits = __float_as_uint(score == 0 ? 0.0f : score);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-__device__ inline float as_float(float score) {
-    return score;
-}
-__device__ inline float as_float(__half score) {
-    return __half2float(score);
-}
-
-// Digits that tell all scores apart, and the bits they cover: fp16 numbers are the same in fp32 with 13 zeros at the
-// end.
+// What a thread holds of a row, in 64 or 32 registers, and how many threads there are on a multiprocessor at least.
 template <typename T>
-constexpr int kDigits = sizeof(T) == 2 ? 2 : 3;
+constexpr int kHeldGroups = sizeof(T) == 2 ? 16 : 4;
 template <typename T>
-constexpr uint32_t kKeyMask = sizeof(T) == 2 ? ~0u << (32 - 2 * kDigitBits) : ~0u;
+constexpr int kResidentThreads = sizeof(T) == 2 ? 640 : 768;
 
-// The candidates of one list of pillars: positions 0 to count - 1, scored by scores[position - shift], or 0 before.
-template <typename T>
-struct Candidates {
-    const T* scores;
-    int count;
-    int shift;
-
-    __device__ uint32_t key(int position) const {
-        return sort_key(position < shift ? 0.0f : as_float(scores[position - shift])) & kKeyMask<T>;
-    }
+// The rows that a launch serves, by the positions to choose from, and how it reads them.
+struct SelectTier {
+    int more_than;
+    int at_most;
+    int num_spare;    // groups of a row that have room in dynamic shared memory
+    bool by_vectors;  // see ScoreRow
 };
 
+template <typename T, int kThreads>
 struct SelectShared {
-    int bins[kBins];
-    int warp_sums[32];
-    int above[kSelectWarps];
-    int equal[kSelectWarps];
-    int digit;
-    int rank;
+    static constexpr int kWords = kThreads * kHeldGroups<T> * kGroup / 32;
+
+    // Whether the scores of kHeldGroups * kThreads groups are above a cut's two levels: a bit each, a byte for a group.
+    uint32_t above_high[kWords];
+    uint32_t above_low[kWords];
+    WarpSums<kThreads> warps[2];
 };
 
-// Calls use(key, present) for the lane's positions first + warp * 32 * kUnroll + place * 32 + lane, place by place;
-// present: below count.
-template <typename T, typename Use>
-__device__ void for_chunk(const Candidates<T>& candidates, int first, Use use) {
-    const int start = first + threadIdx.x / 32 * 32 * kUnroll + threadIdx.x % 32;
-    uint32_t keys[kUnroll];
-#pragma unroll
-    for (int place = 0; place < kUnroll; ++place) {
-        const int position = start + place * 32;
-        keys[place] = position < candidates.count ? candidates.key(position) : 0;
-    }
-#pragma unroll
-    for (int place = 0; place < kUnroll; ++place) {
-        use(keys[place], start + place * 32 < candidates.count);
-    }
-}
-
-// The digit in which the rank-th largest of the counted keys falls, and its rank among those of that digit.
-__device__ inline void find_digit(SelectShared& shared, int rank) {
-    constexpr int kPerThread = kBins / kSelectThreads;
-    const int top = kBins - static_cast<int>(threadIdx.x) * kPerThread;  // bins below it, from the highest digits down
-    int count = 0;
-    for (int bin = top - kPerThread; bin < top; ++bin) {
-        count += shared.bins[bin];
-    }
-    int before = block_inclusive_sum(count, shared.warp_sums) - count;
-    if (before < rank && rank <= before + count) {
-        int bin = top - 1;
-        while (before + shared.bins[bin] < rank) {
-            before += shared.bins[bin--];
-        }
-        shared.digit = bin;
-        shared.rank = rank - before;
-    }
-    __syncthreads();
-}
-
-// The key of the rank-th largest candidate, and how many of its equals are to be taken.
-struct Threshold {
-    uint32_t key;
+// What is taken: the scores above the level `high`, num_above of them, and the first num_equal of those that are above
+// `low` but not above `high`, which are all equal.
+struct Cut {
+    int low;
+    int high;
+    int num_above;
     int num_equal;
+
+    // How many of a stretch that has so many of both.
+    __device__ __forceinline__ int taken(int above, int equal) const { return above + min(equal, num_equal); }
 };
 
-template <typename T>
-__device__ Threshold find_threshold(SelectShared& shared, const Candidates<T>& candidates, int rank) {
-    uint32_t prefix = 0, known = 0;
-    for (int digit = 0; digit < kDigits<T>; ++digit) {
-        const int shift = max(0, 32 - (digit + 1) * kDigitBits);  // the last digit repeats a bit that is known
-        for (int bin = threadIdx.x; bin < kBins; bin += kSelectThreads) {
-            shared.bins[bin] = 0;
-        }
-        __syncthreads();
-        for (int first = 0; first < candidates.count; first += kChunk) {
-            for_chunk(candidates, first, [&](uint32_t key, bool present) {
-                if (present && (key & known) == prefix) {
-                    atomicAdd(&shared.bins[key >> shift & (kBins - 1) & ~(known >> shift)], 1);
-                }
-            });
-        }
-        __syncthreads();
-        find_digit(shared, rank);
-        prefix |= static_cast<uint32_t>(shared.digit) << shift;
-        known |= static_cast<uint32_t>(kBins - 1) << shift;
-        rank = shared.rank;
-        __syncthreads();
-    }
-    return {prefix, rank};
-}
+// The list to write: `wanted` positions, of `zeros` positions that score 0 and, after them, those of the row's scores.
+struct SelectList {
+    int wanted;
+    int zeros;
+    int32_t* positions;
+};
 
-// Writes the positions taken, ascending: keys above the threshold, and the first num_equal that equal it.
-template <typename T>
-__device__ void write_positions(SelectShared& shared, const Candidates<T>& candidates, Threshold threshold,
-                                int32_t* list) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t lanes_before = (1u << lane) - 1;
-    int above_before = 0, equal_before = 0;
-    for (int first = 0; first < candidates.count; first += kChunk) {
-        uint32_t above[kUnroll], equal[kUnroll];
-        int num_above = 0, num_equal = 0, place = 0;
-        for_chunk(candidates, first, [&](uint32_t key, bool present) {
-            above[place] = __ballot_sync(0xffffffffu, present && key > threshold.key);
-            equal[place] = __ballot_sync(0xffffffffu, present && key == threshold.key);
-            num_above += __popc(above[place]);
-            num_equal += __popc(equal[place]);
-            ++place;
-        });
-        if (lane == 0) {
-            shared.above[warp] = num_above;
-            shared.equal[warp] = num_equal;
-        }
-        __syncthreads();
-        int above_here = above_before, equal_here = equal_before;
-        for (int other = 0; other < kSelectWarps; ++other) {
-            above_here += other < warp ? shared.above[other] : 0;
-            equal_here += other < warp ? shared.equal[other] : 0;
-            above_before += shared.above[other];
-            equal_before += shared.equal[other];
+// A thread block and its row. The first kHeld groups are in registers. With kOthers there are more: num_spare in shared
+// memory, and the rest is read again in every pass.
+template <typename T, int kThreads, int kGroups, bool kOthers>
+struct RowSelect {
+    static constexpr int kHeld = kThreads * kGroups;
+    static constexpr int kWords = kGroups * kGroup / 32;  // of a thread in each bitmap
+    static_assert(kHeld * kGroup <= 0xffff, "two counts of a chunk are summed as halves of one word");
+
+    const ScoreRow<T>& row;
+    const SelectList& list;
+    SelectShared<T, kThreads>& shared;
+    uint4* spare;  // [vectors of a group, num_spare]; a group is written and read by one thread
+    int num_spare;
+    Group<T> held[kGroups];
+    uint32_t num_passes;
+
+    __device__ __forceinline__ void load() {
+        if (row.by_vectors) {
+            load_held<true>();
+        } else {
+            load_held<false>();
         }
 #pragma unroll
-        for (int index = 0; index < kUnroll; ++index) {
-            const int equals = equal_here + __popc(equal[index] & lanes_before);
-            const int place_in_list =
-                above_here + __popc(above[index] & lanes_before) + min(equals, threshold.num_equal);
-            const bool is_equal = equal[index] >> lane & 1;
-            if ((above[index] >> lane & 1) || (is_equal && equals < threshold.num_equal)) {
-                list[place_in_list] = first + (warp * kUnroll + index) * 32 + lane;
+        for (int place = 0; place < kGroups; ++place) {
+            row.hide_absent(held[place], place * kThreads + threadIdx.x);
+        }
+        if constexpr (kOthers) {
+            for (int index = kHeld + threadIdx.x; index < spare_end(); index += kThreads) {
+                const Group<T> group = row.load_whole(index);
+#pragma unroll
+                for (int vector = 0; vector < Group<T>::kVectors; ++vector) {
+                    spare_vector(index, vector) = group.vector(vector);
+                }
             }
-            above_here += __popc(above[index]);
-            equal_here += __popc(equal[index]);
+        }
+    }
+
+    // Scores are probabilities, so the first search is from 0 to 1. A cut at its ends may lie beyond them.
+    __device__ __forceinline__ Cut find_cut() {
+        int low = -2, high = kOneLevel<T> + 2;
+        while (true) {
+            const Cut cut = bisect(low, high);
+            if (low == -kNanLevel<T> || (cut.low > low && cut.high < high)) {
+                return cut;
+            }
+            low = -kNanLevel<T>;
+            high = kNanLevel<T>;
+        }
+    }
+
+    // Writes the positions taken, ascending, chunk by chunk of kHeld groups.
+    __device__ __forceinline__ void write(const Cut& cut) {
+        int above = cut.high < 0 ? list.zeros : 0;
+        int equal = (cut.low < 0 ? list.zeros : 0) - above;
+#pragma unroll 1
+        for (int position = threadIdx.x; position < cut.taken(above, equal); position += kThreads) {
+            list.positions[position] = position;
+        }
+        mark_held(shared.above_high, cut.high);
+        if (cut.num_equal > 0) {
+            mark_held(shared.above_low, cut.low);
         }
         __syncthreads();
+        uint32_t counts = write_chunk(cut, 0, above, equal);
+        for (int first = kHeld; kOthers && first < row.num_groups(); first += kHeld) {
+            above += static_cast<int>(counts & 0xffffu);
+            equal += static_cast<int>(counts >> 16);
+            mark_others(shared.above_high, cut.high, first);
+            mark_others(shared.above_low, cut.low, first);
+            __syncthreads();
+            counts = write_chunk(cut, first * kGroup, above, equal);
+        }
+    }
+
+private:
+    // Loads overlap: no score is looked at before all are on their way.
+    template <bool kByVectors>
+    __device__ __forceinline__ void load_held() {
+#pragma unroll
+        for (int place = 0; place < kGroups; ++place) {
+            const int index = place * kThreads + threadIdx.x;
+            if (index < row.num_groups()) {
+                held[place] = kByVectors ? row.load_vectors(index) : row.load_singly(index);
+            }
+        }
+    }
+
+    // Halves what is between two levels until as many scores as wanted are above one, or no level is between.
+    __device__ __forceinline__ Cut bisect(int low, int high) {
+        int num_above = 0;
+        while (static_cast<uint32_t>(high) - static_cast<uint32_t>(low) > 1) {
+            const int level = (low & high) + ((low ^ high) >> 1);  // half-way, without overflow
+            const uint32_t mine = count(packed_level<T>(level));
+            const int zeros = level < 0 ? list.zeros : 0;
+            const int above = zeros + static_cast<int>(block_sum(mine, shared.warps[num_passes++ % 2]));
+            low = above >= list.wanted ? level : low;
+            high = above <= list.wanted ? level : high;
+            num_above = above <= list.wanted ? above : num_above;
+        }
+        return {low, high, num_above, list.wanted - num_above};
+    }
+
+    // How many of the thread's scores are above the number.
+    __device__ __forceinline__ uint32_t count(uint32_t number) const {
+        uint32_t above = count_above(held, number);
+        if constexpr (kOthers) {
+            int index = kHeld + threadIdx.x;
+#pragma unroll 2
+            for (const int end = spare_end(); index < end; index += kThreads) {
+                const Group<T> groups[] = {load_spare(index)};
+                above += count_above(groups, number);
+            }
+#pragma unroll 1
+            for (; index < row.num_groups(); index += kThreads) {
+                const Group<T> groups[] = {row.load_whole(index)};
+                above += count_above(groups, number);
+            }
+        }
+        return above;
+    }
+
+    __device__ __forceinline__ int spare_end() const { return min(row.num_groups(), kHeld + num_spare); }
+
+    __device__ __forceinline__ uint4& spare_vector(int index, int vector) const {
+        return spare[vector * num_spare + index - kHeld];
+    }
+
+    __device__ __forceinline__ Group<T> load_spare(int index) const {
+        Group<T> group;
+#pragma unroll
+        for (int vector = 0; vector < Group<T>::kVectors; ++vector) {
+            group.set_vector(vector, spare_vector(index, vector));
+        }
+        return group;
+    }
+
+    // Fills a bitmap for the first chunk. Bits of scores that do not exist may be anything.
+    __device__ __forceinline__ void mark_held(uint32_t* bitmap, int level) {
+        auto* bytes = reinterpret_cast<uint8_t*>(bitmap);
+#pragma unroll
+        for (int place = 0; place < kGroups; ++place) {
+            bytes[place * kThreads + threadIdx.x] = bits_above(held[place], packed_level<T>(level));
+        }
+    }
+
+    // The same for the chunk that begins with group `first`.
+    __device__ __forceinline__ void mark_others(uint32_t* bitmap, int level, int first) {
+        auto* bytes = reinterpret_cast<uint8_t*>(bitmap);
+        for (int place = threadIdx.x; place < min(kHeld, row.num_groups() - first); place += kThreads) {
+            const int index = first + place;
+            const Group<T> group = index < spare_end() ? load_spare(index) : row.load_whole(index);
+            bytes[place] = bits_above(group, packed_level<T>(level));
+        }
+    }
+
+    // Writes the positions of the chunk that begins with score `first` behind those of so many scores before it.
+    // Returns its own two counts, one in each half.
+    __device__ __forceinline__ uint32_t write_chunk(const Cut& cut, int first, int above_before, int equal_before) {
+        const int first_word = threadIdx.x * kWords;
+        uint32_t above[kWords], equal[kWords], counts = 0;
+#pragma unroll
+        for (int word = 0; word < kWords; ++word) {
+            const int index = first_word + word;
+            const uint32_t real = low_bits(row.num_scores - first - index * 32);
+            above[word] = cut.high == kNanLevel<T> ? 0u : shared.above_high[index] & real;
+            equal[word] = cut.num_equal == 0 ? 0u : shared.above_low[index] & real & ~above[word];
+            counts += __popc(above[word]) + (__popc(equal[word]) << 16);
+        }
+        const BlockSums sums = block_scan(counts, shared.warps[0]);
+        equal_before += static_cast<int>(sums.before >> 16);
+        int place = cut.taken(above_before + static_cast<int>(sums.before & 0xffffu), equal_before);
+        int equal_left = cut.num_equal - equal_before;
+#pragma unroll
+        for (int word = 0; word < kWords; ++word) {
+            const int position = list.zeros + first + (first_word + word) * 32;
+#pragma unroll 1
+            for (uint32_t bits = above[word] | first_of(equal[word], equal_left); bits != 0; bits &= bits - 1) {
+                list.positions[place++] = position + __ffs(static_cast<int>(bits)) - 1;
+            }
+            equal_left -= __popc(equal[word]);
+        }
+        return sums.total;
+    }
+};
+
+// With as few groups to a thread as the row allows: no more registers are counted than it fills.
+template <typename T, int kThreads, int kGroups>
+__device__ __forceinline__ void select_row(const ScoreRow<T>& row, const SelectList& list,
+                                           SelectShared<T, kThreads>& shared, int num_spare) {
+    extern __shared__ uint4 spare[];
+    if constexpr (kGroups > 4) {
+        if (row.num_groups() <= kThreads * kGroups / 2) {
+            select_row<T, kThreads, kGroups / 2>(row, list, shared, num_spare);
+            return;
+        }
+    }
+    if (kGroups < kHeldGroups<T> || row.num_groups() <= kThreads * kGroups) {
+        RowSelect<T, kThreads, kGroups, false> select{row, list, shared, spare, num_spare, {}, 0};
+        select.load();
+        select.write(select.find_cut());
+    } else {
+        RowSelect<T, kThreads, kGroups, true> select{row, list, shared, spare, num_spare, {}, 0};
+        select.load();
+        select.write(select.find_cut());
     }
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kSelectThreads)
-pillar_select_kernel(const __grid_constant__ PillarSelectParams params) {
-    __shared__ SelectShared shared;
+template <typename T, int kThreads>
+__global__ void __launch_bounds__(kThreads, kResidentThreads<T> / kThreads)
+pillar_select_kernel(const __grid_constant__ PillarSelectParams params, const SelectTier tier) {
+    __shared__ SelectShared<T, kThreads> shared;
     const int layer = blockIdx.z, scored = blockIdx.y;
     const int plane = blockIdx.x / params.num_kv_heads, kv_head = blockIdx.x % params.num_kv_heads;
     const int slot = params.scored_slot[scored];
     if (slot < 0 || slot >= params.max_batch_size) {
         return;
     }
+    const int count = min(params.recent_start[slot], params.max_positions);
     const int num_staying = params.num_staying[slot];
-    const int64_t row =
-        ((int64_t{layer} * params.max_scored + scored) * params.num_planes + plane) * params.num_kv_heads + kv_head;
-    const Candidates<T> candidates{static_cast<const T*>(params.scores) + row * params.max_positions,
-                                   min(params.recent_start[slot], params.max_positions),
-                                   plane > 0 ? params.moving_shift[scored] : 0};
-    int32_t* list = params.pillars + ((int64_t{layer} * params.max_batch_size + slot) * params.num_kv_heads + kv_head) *
-                                         params.max_budget;
-    const int wanted =
-        plane > 0 ? min(params.num_moving[slot], params.max_budget - num_staying) : min(num_staying, params.max_budget);
-    const int count = min(wanted, candidates.count);
-    if (count <= 0) {
+    const int first = plane > 0 ? num_staying : 0;
+    const int wanted = min(min(plane > 0 ? params.num_moving[slot] : num_staying, params.max_budget - first), count);
+    if (wanted <= 0 || count <= tier.more_than || count > tier.at_most) {
         return;
     }
-    write_positions(shared, candidates, find_threshold(shared, candidates, count),
-                    list + (plane > 0 ? num_staying : 0));
+    const int zeros = plane > 0 ? min(params.moving_shift[scored], count) : 0;
+    const int64_t of_row =
+        ((int64_t{layer} * params.max_scored + scored) * params.num_planes + plane) * params.num_kv_heads + kv_head;
+    const int64_t of_list = (int64_t{layer} * params.max_batch_size + slot) * params.num_kv_heads + kv_head;
+    const ScoreRow<T> row{static_cast<const T*>(params.scores) + of_row * params.max_positions, count - zeros,
+                          tier.by_vectors};
+    const SelectList list{wanted, zeros, params.pillars + of_list * params.max_budget + first};
+    select_row<T, kThreads, kHeldGroups<T>>(row, list, shared, tier.num_spare);
 }
 
 }  // namespace sparsespec

@@ -41,6 +41,7 @@ def _best(scores: Tensor, recent_start: Tensor, count: Tensor) -> Tensor:
     index = torch.arange(int(recent_start.max()), device=scores.device)
     unseen = index >= recent_start[:, None, None]
     known = scores[..., : len(index)].masked_fill(unseen, -torch.inf)
+    known = known.masked_fill(known.isnan(), torch.nan)  # on a GPU torch ranks negative NaN lowest
     ranked = known.sort(dim=-1, descending=True, stable=True).indices[..., : int(count.max())]
     beyond = index[: ranked.shape[-1]] >= count[:, None, None]
     return ranked.masked_fill(beyond, len(index)).sort(dim=-1).values.int()

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparsespec.builder.ops import Fp8Weight
+from sparsespec.plugins.pillar_attention.reference import to_fp8
 
-_MAX = torch.finfo(torch.float8_e4m3fn).max
 # Of both sides of a weight: what cuBLAS takes.
 _MULTIPLE = 16
 _LEAST_CAPABILITY = (8, 9)
@@ -22,11 +22,6 @@ def linear_fp8(x: Tensor, weight: Fp8Weight[Tensor], bias: Tensor | None) -> Ten
     product = _gpu_product if has_gpu_product(x, weight.weight) else exact_product
     result = product(rounded, weight, x.dtype)
     return result if bias is None else result + bias
-
-
-def to_fp8(x: Tensor, scale: Tensor) -> Tensor:
-    """x / scale as float8_e4m3fn, cut off at its largest number."""
-    return (x.float() / scale).clamp_(-_MAX, _MAX).to(torch.float8_e4m3fn)
 
 
 def exact_product(rounded: Tensor, weight: Fp8Weight[Tensor], dtype: torch.dtype) -> Tensor:

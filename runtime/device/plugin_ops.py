@@ -41,7 +41,8 @@ class PluginAttention:
         self._library = library
         self._select = library.create("PillarSelect", {})
         self._plans: dict[PillarAttentionParams, Plugin] = {}
-        self._attentions: dict[tuple[PillarAttentionParams, bool], Plugin] = {}  # with QK-norm or without
+        # With QK-norm or without; for a KV pool of FP8 or of the model's type.
+        self._attentions: dict[tuple[PillarAttentionParams, bool, bool], Plugin] = {}
 
     def try_on(self, device: torch.device, params: PillarAttentionParams) -> None:
         """Plan a step without work. PluginError where the library has no program for this CUDA device."""
@@ -62,7 +63,7 @@ class PluginAttention:
         """See AttentionOps."""
         if len(inputs.qkv) == 0:  # all requests wait for their places in the stagger
             return inputs.qkv.new_empty(0, params.num_heads * params.head_dim)
-        kind = (params, inputs.qk_norm is not None)
+        kind = (params, inputs.qk_norm is not None, inputs.layer.kv_scale is not None)
         if kind not in self._attentions:
             self._attentions[kind] = self._library.create("PillarAttention", attention_fields(*kind))
         return self._attentions[kind].run(attention_inputs(params, inputs))[0]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsespec.builder.build_config import ADDRESS_ALIGNMENT, BuildConfig
+from sparsespec.builder.engine_dir import TORCH_DTYPES
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.runtime.request import RequestSpec
 from sparsespec.runtime.sampling_params import MAX_STOP_TOKEN_IDS
@@ -81,6 +82,11 @@ def exact_dtype(build: BuildConfig) -> torch.dtype:
 def score_dtype(build: BuildConfig) -> torch.dtype:
     """In which scores are kept: 16-bit engines have float16 ones, whose bytes PillarSelect has to read."""
     return torch.float16 if build.element_size == 2 else exact_dtype(build)
+
+
+def kv_dtype(build: BuildConfig) -> torch.dtype:
+    """In which keys and values are kept."""
+    return torch.float8_e4m3fn if build.kv_cache_dtype == "fp8" else TORCH_DTYPES[build.dtype]
 
 
 @dataclass(frozen=True)

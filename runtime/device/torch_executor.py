@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsespec.builder.decoder import Decoder, attention_params
-from sparsespec.builder.engine_dir import TORCH_DTYPES, EngineConfig
+from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import InputError
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs, num_score_planes
 from sparsespec.runtime.config import SpeculationConfig
@@ -21,6 +21,7 @@ from sparsespec.runtime.device.sampling import RowSampling, draw, probabilities
 from sparsespec.runtime.device.slot_state import (
     SlotLimits,
     exact_dtype,
+    kv_dtype,
     make_slot_state,
     score_dtype,
 )
@@ -182,11 +183,11 @@ def make_memory(
     try:
         state = make_slot_state(model, build, slots, device)
         if kv_pool is None:
-            kv_pool = torch.zeros(pool, dtype=TORCH_DTYPES[build.dtype], device=device)
+            kv_pool = torch.zeros(pool, dtype=kv_dtype(build), device=device)
         scores = torch.zeros(scores_shape, dtype=score_dtype(build), device=device)
         rope = rope_table(model, positions, exact_dtype(build)).to(device)
     except RuntimeError as error:  # torch's word for no memory, on either device
-        size = config.num_pages * build.page_size * model.kv_bytes_per_token(build.element_size)
+        size = config.num_pages * build.page_size * model.kv_bytes_per_token(build.kv_element_size)
         raise InputError(
             f"no memory on {device} for {config.max_batch_size} slots and a KV cache of {size / 1e9:.1f} GB; lower "
             f"max_batch_size or max_tokens_in_paged_kv_cache ({error})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class TensorRTSession:
         """Bind everything; see EngineRunner for errors."""
         device, io = memory.device, engines.verify.io
         layers = _scored_layers(io, memory)
-        self._buffers = _make_buffers(io, memory)
+        self._buffers = _make_buffers(io, memory, weights["embedding"].dtype)
         bindings = Bindings(
             tensors={**weights, **_state_tensors(memory), **_layer_tensors(layers), **self._buffers.by_name()},
             activations=allocate_activations(engines, device),
@@ -61,7 +61,7 @@ def _drafts_alone(batch: StepBatch) -> bool:
     return all(row.phase == Phase.DRAFT for row in batch.step.rows)
 
 
-def _make_buffers(io: EngineIo, memory: StepMemory) -> StepBuffers:
+def _make_buffers(io: EngineIo, memory: StepMemory, dtype: torch.dtype) -> StepBuffers:
     slots, draft_len = memory.state.draft_probs.shape[:2]
     most = io.profiles[-1].most
     vocab_size = memory.state.draft_probs.shape[2]
@@ -71,7 +71,7 @@ def _make_buffers(io: EngineIo, memory: StepMemory) -> StepBuffers:
         slots=slots,
         vocab_size=vocab_size,
     )
-    return make_buffers(sizes, memory.kv_pool.dtype, memory.device)
+    return make_buffers(sizes, dtype, memory.device)
 
 
 def _scored_layers(io: EngineIo, memory: StepMemory) -> tuple[LayerInputs[Tensor], ...]:
@@ -81,7 +81,7 @@ def _scored_layers(io: EngineIo, memory: StepMemory) -> tuple[LayerInputs[Tensor
         return memory.layers
     shape = wanted[0].at(Sizes(1, 1, 1, 1, 1, 1, max_scored=1, num_planes=1))
     unused = torch.zeros(shape, dtype=memory.scores.dtype, device=memory.device)
-    return tuple(LayerInputs(each.kv_pool, each.draft_lse, each.pillars, unused) for each in memory.layers)
+    return tuple(replace(each, scores=unused) for each in memory.layers)
 
 
 def _state_tensors(memory: StepMemory) -> Mapping[str, Tensor]:
@@ -90,10 +90,12 @@ def _state_tensors(memory: StepMemory) -> Mapping[str, Tensor]:
 
 
 def _layer_tensors(layers: tuple[LayerInputs[Tensor], ...]) -> Mapping[str, Tensor]:
+    """All but kv_scale, which is among the weights."""
     return {
         layer_tensor(index, field.name): getattr(layer, field.name)
         for index, layer in enumerate(layers)
         for field in fields(LayerInputs)
+        if field.name != "kv_scale"
     }
 
 

@@ -48,7 +48,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"architecture": "QWenForCausalLM", "qwen_type": "qwen"}, "qwen_type: .*found 'qwen'"),
     ({"architecture": "Qwen2ForCausalLM", "qwen_type": "qwen2_vl"}, "qwen_type: expected 'qwen2' .*found 'qwen2_vl'"),
     ({"quantization": {"quant_algo": "FP8"}}, "quantization: quant_algo: only 'none' is supported, found 'FP8'"),
-    ({"quantization": {"kv_cache_quant_algo": "INT8"}}, "kv_cache_quant_algo: only 'none' is supported, found 'INT8'"),
+    ({"quantization": {"kv_cache_quant_algo": "INT8"}}, "kv_cache_quant_algo: only 'FP8' is supported, found 'INT8'"),
     ({"moe": {"num_experts": 8}}, "moe: num_experts: only 0 is supported, found 8"),
     ({"moe_num_experts": 8}, "moe_num_experts: only 0 is supported, found 8"),
     ({"hidden_act": "gelu"}, "hidden_act: only 'silu' is supported, found 'gelu'"),

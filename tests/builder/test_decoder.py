@@ -109,7 +109,7 @@ def step_inputs() -> StepInputs[Handle]:
 
 
 def layer_inputs(layer: int) -> LayerInputs[Handle]:
-    return LayerInputs(*(Handle(f"{layer}.{name}", ()) for name in LayerInputs.__dataclass_fields__))
+    return LayerInputs(*(Handle(f"{layer}.{name}", ()) for name in ("kv_pool", "draft_lse", "pillars", "scores")))
 
 
 def record(model: ModelConfig) -> tuple[list[str], Handle]:

@@ -26,8 +26,9 @@ from sparsespec.builder.fuse import fused_weights
 from sparsespec.builder.fused_weights import fused_specs
 from sparsespec.builder.model_config import Family
 from sparsespec.builder.ops import Fp8Weight
+from sparsespec.plugins.pillar_attention.reference import to_fp8
 from sparsespec.runtime.config import SpeculationConfig
-from sparsespec.runtime.device.fp8 import exact_product, linear_fp8, to_fp8
+from sparsespec.runtime.device.fp8 import exact_product, linear_fp8
 from sparsespec.runtime.llm import LLM
 from tiny_llm import DraftCounts, first_answers, greedy, random_prompts
 from tiny_modelopt import GROUPS, write_tiny_modelopt

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from plugin_cases import PILLAR_ATTENTION
-from sparsespec.builder.build_config import MAX_LOOKUPS, BuildConfig
+from sparsespec.builder.build_config import MAX_LOOKUPS, BuildConfig, KvCacheDType
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.memory_plan import (
@@ -113,11 +113,14 @@ def use_of(speculation: SpeculationConfig, config: ExecutorConfig) -> PlannedUse
     )
 
 
+@pytest.mark.parametrize("cache", ["auto", "fp8"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("config", [ExecutorConfig(1, 5), ExecutorConfig(3, 15)], ids=["one", "three"])
 @pytest.mark.parametrize("speculation", SPECULATION)
-def test_the_plan_is_what_is_allocated(dtype: str, config: ExecutorConfig, speculation: SpeculationConfig) -> None:
-    build = replace(TINY_BUILD, dtype=dtype)
+def test_the_plan_is_what_is_allocated(
+    dtype: str, cache: str, config: ExecutorConfig, speculation: SpeculationConfig
+) -> None:
+    build = replace(TINY_BUILD, dtype=dtype, kv_cache_dtype=cache)
     memory = make_memory(EngineConfig(TINY, build), make_drafter(speculation), config, torch.device("cpu"))
     assert allocated(memory) == planned(memory_plan(TINY, build, use_of(speculation, config)))
 
@@ -145,18 +148,21 @@ def test_the_plan_of_a_real_model_is_what_would_be_allocated() -> None:
     ],
     ids=["plain", "tied", "fp8"],
 )
-def test_weights(model: ModelConfig) -> None:
-    weights = random_weights(model, torch.bfloat16, seed=0)
-    plan = memory_plan(model, replace(TINY_BUILD, dtype="bfloat16"), TINY_USE)
+@pytest.mark.parametrize("cache", ["auto", "fp8"])
+def test_weights(model: ModelConfig, cache: KvCacheDType) -> None:
+    weights = random_weights(model, torch.bfloat16, 0, cache)
+    plan = memory_plan(model, replace(TINY_BUILD, dtype="bfloat16", kv_cache_dtype=cache), TINY_USE)
     assert plan.bytes_of("weights") == sum(size(weight) for weight in weights.values())
     given = memory_plan(model, TINY_BUILD, replace(TINY_USE, weight_bytes=77))
     assert given.bytes_of("weights") == 77
 
 
+@pytest.mark.parametrize("cache", ["auto", "fp8"])
 @pytest.mark.parametrize("model", [QWEN3_8B, replace(QWEN3_8B, quantization="fp8")], ids=["bf16", "fp8"])
-def test_the_plan_is_what_the_engines_bind(model: ModelConfig) -> None:
-    io = engine_io(model, QWEN3_BUILD, TensorRTConfig(), "verify")
-    plan = memory_plan(model, QWEN3_BUILD, QWEN3_USE)
+def test_the_plan_is_what_the_engines_bind(model: ModelConfig, cache: KvCacheDType) -> None:
+    build = replace(QWEN3_BUILD, kv_cache_dtype=cache)
+    io = engine_io(model, build, TensorRTConfig(), "verify")
+    plan = memory_plan(model, build, QWEN3_USE)
     most = replace(io.profiles[-1].most, max_lookups=QWEN3_USE.max_lookups)
     layers = [tensor for layer in io.layers for tensor in layer]
     for name, item in (("kv_pool", "kv_cache"), ("draft_lse",) * 2, ("pillars",) * 2, ("scores",) * 2):
@@ -392,6 +398,20 @@ def test_qwen3_8b_on_one_gpu() -> None:
     expected = [largest_batch(QWEN3_8B, QWEN3_BUILD, QWEN3_USE, H200.num_bytes, each) for each in (2048, 8192, 32_768)]
     assert [int(line.split()[2].replace(",", "")) for line in batches] == expected
     assert expected == sorted(expected, reverse=True)
+
+
+def test_an_fp8_cache_takes_half() -> None:
+    build = replace(QWEN3_BUILD, kv_cache_dtype="fp8")
+    plan, plain = memory_plan(QWEN3_8B, build, QWEN3_USE), memory_plan(QWEN3_8B, QWEN3_BUILD, QWEN3_USE)
+    assert plan.kv_bytes_per_token == 73_728
+    assert plan.bytes_of("kv_cache") == plain.bytes_of("kv_cache") / 2
+    assert plan.bytes_of("weights") == plain.bytes_of("weights") + 36 * 2 * 8 * 4  # a scale for each head
+    others = [item for item in plan.items if item.name not in ("kv_cache", "weights")]
+    assert others == [item for item in plain.items if item.name not in ("kv_cache", "weights")]
+    assert any("73,728 bytes per token in fp8" in line for line in printed(plan, None))
+    use = replace(QWEN3_USE, tensorrt=False)  # which counts elements, not bytes
+    batches = [largest_batch(QWEN3_8B, each, use, H200.num_bytes, 8192) for each in (QWEN3_BUILD, build)]
+    assert batches[1] > 1.8 * batches[0]
 
 
 def test_a_plan_without_a_device() -> None:

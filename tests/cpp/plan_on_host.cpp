@@ -31,18 +31,19 @@ StepLengths step_lengths(int32_t batch, const int32_t* lengths) {
 extern "C" {
 
 // units: [batch, 2] units, KV tiles of each.
-void describe_slots(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_t* units) {
+void describe_slots(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_t tile_rows, int32_t* units) {
     const StepLengths step = step_lengths(batch, lengths);
     for (int slot = 0; slot < batch; ++slot) {
-        const SlotUnits described(slot_work(step, slot), heads[1], heads[0] / heads[1]);
+        const SlotUnits described(slot_work(step, slot), heads[1], heads[0] / heads[1], tile_rows);
         units[slot * 2] = described.num_units();
         units[slot * 2 + 1] = described.kv_tiles;
     }
 }
 
 // starts: [num_workers + 1] WorkerStart, active_slots: [batch]; returns the number of slots at work.
-int32_t plan(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_t num_workers, WorkerStart* starts,
-             int32_t* active_slots) {
+int32_t plan(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_t tile_rows, int32_t num_workers,
+             WorkerStart* starts, int32_t* active_slots) {
+    const WorkerShape shape{num_workers, tile_rows};
     PillarPlanParams params{};
     params.num_heads = heads[0];
     params.num_kv_heads = heads[1];
@@ -50,7 +51,7 @@ int32_t plan(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_
     std::vector<int64_t> cost_start;
     StepCost step{0, 0};
     for (int slot = 0; slot < batch; ++slot) {
-        const int64_t cost = SlotUnits(slot_work(params.step, slot), heads[1], heads[0] / heads[1]).cost();
+        const int64_t cost = SlotUnits(slot_work(params.step, slot), heads[1], heads[0] / heads[1], tile_rows).cost();
         if (cost > 0) {
             active_slots[step.num_active++] = slot;
             cost_start.push_back(step.cost);
@@ -61,7 +62,7 @@ int32_t plan(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_
         starts[worker] = {};
         starts[worker].active = step.num_active;
         if (worker < num_workers && step.cost > 0) {
-            starts[worker] = find_start(params, {active_slots, cost_start.data(), step}, worker, num_workers);
+            starts[worker] = find_start(params, {active_slots, cost_start.data(), step}, worker, shape);
         }
     }
     const std::vector<WorkerStart> found(starts, starts + num_workers + 1);

@@ -29,6 +29,7 @@ TENSORRT_FLAGS: Mapping[str, tuple[str, ...]] = {
     "--backend": ("auto", "tensorrt", "torch"),
     "--gpu_memory_gb": ("1", "1e-300", "0.001", "1e6", "1e7"),
     "--dtype": ("auto", "bfloat16", "float16", "float32"),
+    "--kv_cache_dtype": ("auto", "fp8"),
     "--max_batch_size": ("1", "100", "4096", "10000"),
     "--page_size": ("8", "16", "32", "64"),
     "--score_planes": ("none", "mean", "diagonal", "rows"),

@@ -61,7 +61,7 @@ def test_a_shard(tmp_path: Path) -> None:
 
 
 def test_a_rank(tmp_path: Path) -> None:
-    directory = write_tiny_trtllm(tmp_path / "trtllm", tiny_hf_model(MODEL), tp_size=2)
+    directory = write_tiny_trtllm(tmp_path / "trtllm", tiny_hf_model(MODEL), tp_size=2, fp8_cache=True)
     edit_config(directory, eos_token_id=0)  # or every input would read the tokenizer
     _try_file("safetensors of a rank", directory / "rank1.safetensors", lambda: read_all(directory))
 
@@ -80,7 +80,7 @@ def test_scales_of_modelopt(tmp_path: Path) -> None:
     directory = write_tiny_modelopt(tmp_path / "fp8", tiny_hf_model(MODEL))
     path = directory / "model.safetensors"
     intact = load_file(path)
-    names = [name for name in intact if name.endswith((".weight_scale", ".input_scale"))]
+    names = [name for name in intact if name.endswith("_scale")]
 
     def attempt(random: Random) -> None:
         odd = {name: _odd_scale(intact[name].shape, random) for name in random.sample(names, random.choice((1, 2, 5)))}
@@ -111,9 +111,9 @@ def _odd_scale(shape: torch.Size, random: Random) -> torch.Tensor:
 
 def _try_engine(target: str, directory: Path, model: ModelConfig) -> None:
     """What is loaded has the names, shapes and types that config.json asks for."""
-    engine = write_tiny_engine(directory, model, BuildConfig(dtype="float32"), seed=0)
+    engine = write_tiny_engine(directory, model, BuildConfig(dtype="float32", kv_cache_dtype="fp8"), seed=0)
     config = read_engine_config(engine)
-    specs = fused_specs(model, "float32")
+    specs = fused_specs(model, "float32", "fp8")
     expected = {name: (spec.shape, getattr(torch, spec.dtype)) for name, spec in specs.items()}
 
     def check() -> None:

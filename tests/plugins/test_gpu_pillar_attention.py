@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -51,17 +52,19 @@ def params_of(
     )
 
 
+@pytest.mark.parametrize("kv_fp8", [False, True], ids=["16 bits", "fp8 pool"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("head_dim", [64, 96, 128])
 @pytest.mark.parametrize("page_size", [16, 32, 64])
 def test_all_phases_mixed(
-    kernels: PluginAttention, record_property: Record, dtype: torch.dtype, head_dim: int, page_size: int
+    kernels: PluginAttention, record_property: Record, dtype: torch.dtype, head_dim: int, page_size: int, kv_fp8: bool
 ) -> None:
     for group in range(1, 17):
         params = params_of(group, head_dim, page_size)
         for seed in range(3):
             number = ((group * 3 + seed) * 64 + page_size) * 128 + head_dim
             kind = CaseKind(params, dtype, number, qk_norm=seed == 1, huge_key=seed == 2, rope_scale=1 + 0.07 * seed)
+            kind = replace(kind, kv_fp8=kv_fp8)
             check(kernels, kind, random_slots(number, 24, 900), record_property)
 
 
@@ -78,6 +81,7 @@ def _any_kind(rng: random.Random) -> CaseKind:
         qk_norm=rng.random() < 0.3,
         huge_key=rng.random() < 0.3,
         rope_scale=rng.choice((1.0, 1.14)),
+        kv_fp8=rng.random() < 0.3,
     )
 
 
@@ -159,8 +163,9 @@ SMALL = (
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_small_step(kernels: PluginAttention, record_property: Record, head_dim: int) -> None:
     """What `make test-sanitizer` looks at."""
-    for dtype in (torch.bfloat16, torch.float16):
-        check(kernels, CaseKind(params_of(4, head_dim, 16), dtype, head_dim, qk_norm=True), SMALL, record_property)
+    for dtype, kv_fp8 in product((torch.bfloat16, torch.float16), (False, True)):
+        kind = CaseKind(params_of(4, head_dim, 16), dtype, head_dim, qk_norm=True, kv_fp8=kv_fp8)
+        check(kernels, kind, SMALL, record_property)
 
 
 def test_many_slots(kernels: PluginAttention, record_property: Record) -> None:
@@ -219,14 +224,18 @@ def _widened(case: AttentionInputs[Tensor], width: int) -> AttentionInputs[Tenso
 def copy_whole(case: AttentionInputs[Tensor]) -> AttentionInputs[Tensor]:
     """The same with memory of its own."""
     step = StepInputs(**{name: tensor.clone() for name, tensor in vars(case.step).items()})
-    layer = LayerInputs(**{name: tensor.clone() for name, tensor in vars(case.layer).items()})
+    layer = LayerInputs(**{name: tensor.clone() for name, tensor in _tensors(case.layer).items()})
     return replace(case, qkv=case.qkv.clone(), layer=layer, step=step)
+
+
+def _tensors(part: LayerInputs[Tensor] | StepInputs[Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in vars(part).items() if tensor is not None}
 
 
 def _overwrite(target: AttentionInputs[Tensor], source: AttentionInputs[Tensor]) -> None:
     target.qkv.copy_(source.qkv)
     for part, other in ((target.layer, source.layer), (target.step, source.step)):
-        for name, tensor in vars(other).items():
+        for name, tensor in _tensors(other).items():
             getattr(part, name).copy_(tensor)
 
 

@@ -100,6 +100,7 @@ def slots(draw: st.DrawFn) -> NaiveSlot:
     qk_norm=st.booleans(),
     score_planes=st.sampled_from(["none", "mean", "diagonal", "rows"]),
     score_normalizer=st.sampled_from(["draft", "exact"]),
+    fp8_cache=st.booleans(),
 )
 def test_ragged_mixed_steps(
     device: str,
@@ -110,8 +111,10 @@ def test_ragged_mixed_steps(
     qk_norm: bool,
     score_planes: ScorePlanes,
     score_normalizer: ScoreNormalizer,
+    fp8_cache: bool,
 ) -> None:
-    step = random_step(params_of(shape, score_planes, score_normalizer), tuple(parts), dtype, seed, qk_norm)
+    dtype = torch.float64 if fp8_cache else dtype
+    step = random_step(params_of(shape, score_planes, score_normalizer), tuple(parts), dtype, seed, qk_norm, fp8_cache)
     check_attention(pillar_attention, step, dtype, device, seed)
 
 
@@ -144,6 +147,14 @@ def test_every_kind_of_slot_in_one_step(
 ) -> None:
     step = random_step(params_of(shape), MIXED, dtype, seed=1, qk_norm=qk_norm)
     check_attention(pillar_attention, step, dtype, device, seed=2)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("qk_norm", [False, True], ids=["plain", "qk_norm"])
+def test_every_kind_of_slot_over_an_fp8_cache(shape: tuple[int, int, int, int], device: str, qk_norm: bool) -> None:
+    step = random_step(params_of(shape), MIXED, torch.float64, seed=1, qk_norm=qk_norm, fp8_cache=True)
+    check_attention(pillar_attention, step, torch.float64, device, seed=2)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -15,12 +15,13 @@ from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention import reference
 from sparsespec.plugins.pillar_attention.inputs import (
     AttentionInputs,
+    LayerInputs,
     PillarAttentionParams,
     QkNorm,
     ScorePlanes,
     StepInputs,
 )
-from sparsespec.plugins.pillar_attention.reference import pillar_attention
+from sparsespec.plugins.pillar_attention.reference import pillar_attention, to_fp8
 
 Mutate = Callable[[pytest.MonkeyPatch], Attention]
 
@@ -79,15 +80,15 @@ def restore_drafted_keys(params: PillarAttentionParams, inputs: AttentionInputs[
     return output
 
 
-append, everything = reference._append, reference._everything
+append, gather, everything = reference._append, reference._gather, reference._everything
 rotate, rms_norm, score_planes = reference._rotate, reference.rms_norm, reference.score_planes
 write_draft_lse = reference._write_draft_lse
 
 
 def append_only_the_newest(
-    params: PillarAttentionParams, kv_pool: Tensor, pages: Tensor, positions: Tensor, k: Tensor, v: Tensor
+    params: PillarAttentionParams, layer: LayerInputs[Tensor], pages: Tensor, positions: Tensor, k: Tensor, v: Tensor
 ) -> None:
-    append(params, kv_pool, pages, positions[:, -1:], k[:, -1:], v[:, -1:])
+    append(params, layer, pages, positions[:, -1:], k[:, -1:], v[:, -1:])
 
 
 def sees_to(group: reference.SlotGroup, shift: int) -> reference.Reads:
@@ -207,6 +208,61 @@ NORM_FAULTS: dict[str, Mutate] = {
     "one norm over all heads": with_part("rms_norm", norm_over_all_heads),
     "another eps": with_part("rms_norm", lambda x, weight, eps: rms_norm(x, weight, eps / 3)),
 }
+
+
+def with_kv_scale(change: Callable[[Tensor], Tensor]) -> Mutate:
+    """An implementation that misreads the scales of an FP8 cache."""
+
+    def misread(inputs: AttentionInputs[Tensor]) -> AttentionInputs[Tensor]:
+        assert inputs.layer.kv_scale is not None
+        return replace(inputs, layer=replace(inputs.layer, kv_scale=change(inputs.layer.kv_scale)))
+
+    return with_inputs(misread)
+
+
+def attend_to_own_rows_unrounded(monkeypatch: pytest.MonkeyPatch) -> Attention:
+    """The pool is right, but the step's own rows are read as they came."""
+    appended: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def remember(
+        params: PillarAttentionParams, layer: LayerInputs[Tensor], pages: Tensor, positions: Tensor, *own: Tensor
+    ) -> None:
+        append(params, layer, pages, positions, *own)
+        appended[:] = [(positions, *own)]
+
+    def read(
+        params: PillarAttentionParams, layer: LayerInputs[Tensor], pages: Tensor, positions: Tensor
+    ) -> tuple[Tensor, ...]:
+        rows, *own = appended[0]
+        row = (positions - rows[:, None, :1]).expand(-1, params.num_kv_heads, -1)
+        is_own = ((row >= 0) & (row < rows.shape[1]))[..., None]
+        index = row.clamp(0, rows.shape[1] - 1)[..., None].expand(-1, -1, -1, params.head_dim)
+        found = gather(params, layer, pages, positions)
+        return tuple(
+            torch.where(is_own, mine.transpose(1, 2).gather(2, index), x) for mine, x in zip(own, found, strict=True)
+        )
+
+    monkeypatch.setattr(reference, "_append", remember)
+    monkeypatch.setattr(reference, "_gather", read)
+    return pillar_attention
+
+
+CACHE_FAULTS: dict[str, Mutate] = {
+    "scales of values for keys": with_kv_scale(lambda scale: scale.flip(0)),
+    "scales of another head": with_kv_scale(lambda scale: scale.roll(1, dims=1)),
+    "multiplied instead of divided": with_part("to_fp8", lambda x, scale: to_fp8(x, 1 / scale)),
+    "cut off, not rounded": with_part("to_fp8", lambda x, scale: to_fp8(x * (1 - 2**-4), scale)),
+    "own rows not rounded": attend_to_own_rows_unrounded,
+}
+
+
+@pytest.mark.parametrize("name", CACHE_FAULTS)
+def test_the_checks_catch_over_an_fp8_cache(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = random_step(PARAMS, BLOCKS, torch.float64, seed=7, fp8_cache=True)
+    check_attention(pillar_attention, step, torch.float64, "cpu", seed=8)
+    mutant = CACHE_FAULTS[name](monkeypatch)
+    with pytest.raises(AssertionError):
+        check_attention(mutant, step, torch.float64, "cpu", seed=8)
 
 
 @pytest.mark.parametrize("name", [*FAULTS, *NORM_FAULTS])

@@ -20,7 +20,8 @@ from sparsespec.plugins.phase import Phase
 Ints = NDArray[np.int32]
 # Columns of a WorkerStart.
 ACTIVE, UNIT, TILE, FIRST, LAST, PARTS = range(6)
-UNIT_OVERHEAD = 6  # tiles: kUnitOverhead of slot_work.cuh
+UNIT_OVERHEAD = 1.5  # tiles: kUnitOverhead of slot_work.cuh
+TILE_ROWS = (64, 128)  # of both ways to work
 SOURCE = Path(__file__).parents[1] / "cpp" / "plan_on_host.cpp"
 
 
@@ -86,13 +87,13 @@ class Batch:
     rows: tuple[int, ...]
     columns: tuple[tuple[int, ...], ...]  # phase, draft_index, score_rows, kv_len, recent_start, then three counts
 
-    def plan(self, division: ctypes.CDLL, num_workers: int) -> Plan:
+    def plan(self, division: ctypes.CDLL, num_workers: int, tile_rows: int = 64) -> Plan:
         batch = len(self.rows)
         lengths = np.concatenate([np.cumsum([0, *self.rows]), *map(np.array, self.columns)]).astype(np.int32)
         heads = np.array([self.num_heads, self.num_kv_heads], dtype=np.int32)
         starts, active = np.zeros((num_workers + 1, 8), np.int32), np.zeros(batch, np.int32)
         units = np.zeros((batch, 2), np.int32)
-        step = (_pointer(heads), batch, _pointer(lengths))
+        step = (_pointer(heads), batch, _pointer(lengths), tile_rows)
         division.describe_slots(*step, _pointer(units))
         count = division.plan(*step, num_workers, _pointer(starts), _pointer(active))
         return Plan(starts, active[:count], units)
@@ -126,11 +127,12 @@ def _random_slot(rng: random.Random, longest: int) -> tuple[int, ...]:
     return rows, phase, 0, rng.choice((0, min(rows, 17))), kv_len, 0, 0, 0, 0
 
 
+@pytest.mark.parametrize("tile_rows", TILE_ROWS)
 @pytest.mark.parametrize("num_workers", [1, 3, 108, 264, 512])
-def test_every_tile_is_one_workers(division: ctypes.CDLL, num_workers: int) -> None:
+def test_every_tile_is_one_workers(division: ctypes.CDLL, num_workers: int, tile_rows: int) -> None:
     rng = random.Random(num_workers)
     for _ in range(60):
-        plan = random_batch(rng).plan(division, num_workers)
+        plan = random_batch(rng).plan(division, num_workers, tile_rows)
         covered: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for worker in range(num_workers):
             for slot, unit, first, end in plan.ranges(worker):
@@ -159,6 +161,20 @@ def test_those_who_share_a_unit_know_of_each_other(division: ctypes.CDLL, num_wo
         assert found == {unit for unit, workers in parts.items() if len(workers) > 1}
         num_shared += len(found)
     assert num_shared > 0
+
+
+@pytest.mark.parametrize("tile_rows", TILE_ROWS)
+def test_prompts_shorter_than_their_row_tile(division: ctypes.CDLL, tile_rows: int) -> None:
+    """Their last row tile is weighed as if it were full: nobody starts beyond its last KV tile for that."""
+    rng = random.Random(tile_rows)
+    for _ in range(200):
+        count = rng.randint(1, 6)
+        lengths = tuple(rng.randint(0, 200) for _ in range(count))
+        columns = ((Phase.PREFILL,) * count, (0,) * count, (0,) * count, lengths, *((0,) * count for _ in range(4)))
+        plan = Batch(4, 1, tuple(rng.randint(1, 40) for _ in range(count)), columns).plan(division, 264, tile_rows)
+        tiles = plan.starts[:-1, TILE]
+        slots = [int(plan.active_slots[active]) for active in plan.starts[:-1, ACTIVE] if active < count]
+        assert all(tile < plan.units[slot, 1] for tile, slot in zip(tiles, slots, strict=False))
 
 
 def test_equal_requests_are_divided_evenly(division: ctypes.CDLL) -> None:

@@ -140,7 +140,7 @@ VECTORISED = [
     (case, place)
     for case in CASES
     for place, tensor in enumerate((*case.inputs, *case.outputs))
-    if tensor.types == plugin_cases.MODEL or tensor.name in ("plan", "rope_table")
+    if tensor.types in (plugin_cases.MODEL, plugin_cases.FP8) or tensor.name in ("plan", "rope_table")
 ]
 
 

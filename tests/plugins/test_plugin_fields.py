@@ -34,7 +34,14 @@ def test_field_names() -> None:
     norm = {"rms_norm_eps": float32, "qk_norm": int32, "aliased_io": int32}
     expected = {
         "PillarPlan": heads,
-        "PillarAttention": {**heads, "page_size": int32, **norm, "score_planes": text, "score_normalizer": text},
+        "PillarAttention": {
+            **heads,
+            "page_size": int32,
+            "kv_cache_dtype": text,
+            **norm,
+            "score_planes": text,
+            "score_normalizer": text,
+        },
         "PillarSelect": {},
     }
     for name, fields in expected.items():
@@ -66,6 +73,7 @@ def with_field(case: PluginCase, field: PluginField) -> PluginCase:
 
 ALL_ATTENTION_FIELDS = (
     *PILLAR_ATTENTION.fields,
+    plugin_field("kv_cache_dtype", "fp8"),
     plugin_field("rms_norm_eps", 1e-5),
     plugin_field("qk_norm", 1),
     plugin_field("aliased_io", 0),
@@ -114,6 +122,7 @@ def test_field_of_wrong_type_or_length(field: PluginField, message: str) -> None
         ("rms_norm_eps", float("inf"), "finite"),
         ("qk_norm", 2, "expected 0 or 1, got 2"),
         ("aliased_io", -1, "expected 0 or 1, got -1"),
+        ("kv_cache_dtype", "fp16", 'expected one of auto, fp8, got "fp16"'),
         ("score_planes", "plane", 'expected one of none, mean, diagonal, rows, got "plane"'),
         ("score_planes", "row", 'got "row"'),
         ("score_normalizer", "soft", 'expected one of draft, exact, got "soft"'),
@@ -134,6 +143,7 @@ def test_texts_may_end_with_nul(text: bytes) -> None:
 def test_defaults_are_serialised() -> None:
     fields = PILLAR_ATTENTION.create().fields()
     for name, value in (
+        ("kv_cache_dtype", "auto"),
         ("rms_norm_eps", 1e-6),
         ("qk_norm", 0),
         ("aliased_io", 1),

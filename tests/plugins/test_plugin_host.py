@@ -25,7 +25,12 @@ from sparsespec.plugins.plugin_handle import (
 )
 from sparsespec.plugins.plugin_host import Plugin, PluginError, PluginLibrary, plugin_field
 
-TORCH_TYPES = {DataType.INT32: torch.int32, DataType.FLOAT32: torch.float32, DataType.FLOAT16: torch.float16}
+TORCH_TYPES = {
+    DataType.INT32: torch.int32,
+    DataType.FLOAT32: torch.float32,
+    DataType.FLOAT16: torch.float16,
+    DataType.FP8: torch.float8_e4m3fn,
+}
 
 
 @pytest.fixture(autouse=True)

@@ -271,9 +271,9 @@ def test_mutation_acceptance_off(monkeypatch: pytest.MonkeyPatch, plain: list[tu
 def test_mutation_verify_rewrite_skipped(monkeypatch: pytest.MonkeyPatch, plain: list[tuple[int, ...]]) -> None:
     append, rows = reference._append, 4 + 1
 
-    def keep_drafted(params, kv_pool, pages, positions, k, v) -> None:  # type: ignore[no-untyped-def]
+    def keep_drafted(params, layer, pages, positions, k, v) -> None:  # type: ignore[no-untyped-def]
         first = rows - 1 if positions.shape[1] == rows else 0
-        append(params, kv_pool, pages, positions[:, first:], k[:, first:], v[:, first:])
+        append(params, layer, pages, positions[:, first:], k[:, first:], v[:, first:])
 
     monkeypatch.setattr(reference, "_append", keep_drafted)
     assert _tokens_differ(plain)

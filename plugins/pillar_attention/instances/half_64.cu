@@ -2,6 +2,7 @@
 
 namespace sparsespec {
 
-template Status launch_instance<__half, 64>(const PillarAttentionParams&, const Occupancy&, cudaStream_t);
+using Kind = KernelKind<__half, 64, false>;
+template Status launch_instance<Kind>(const PillarAttentionParams&, const Occupancy&, cudaStream_t);
 
 }  // namespace sparsespec

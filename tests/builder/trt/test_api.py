@@ -72,6 +72,7 @@ def test_plugins_read_the_fields_that_they_were_given(testimony: Testimony) -> N
         "num_kv_heads": 2,
         "head_dim": 64,
         "page_size": 16,
+        "kv_cache_dtype": ["a", 4],
         "rms_norm_eps": 0.25,
         "qk_norm": 0,
         "score_planes": ["m", len("mean")],

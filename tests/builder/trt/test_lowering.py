@@ -143,6 +143,7 @@ def test_fields_of_the_plugins() -> None:
             {
                 **plan,
                 "page_size": 4,
+                "kv_cache_dtype": "auto",
                 "rms_norm_eps": pytest.approx(0.03),
                 "qk_norm": 1,
                 "score_planes": "diagonal",

@@ -130,7 +130,13 @@ def test_the_creator_reads_fields(planes: ScorePlanes) -> None:
     fields.append(trt.PluginField("score_planes", np.frombuffer(planes.encode(), np.int8), kinds.CHAR))
     creator = trt.get_plugin_registry().get_creator("PillarAttention", "1", "")
     made = creator.create_plugin("", trt.PluginFieldCollection(fields), TensorRTPhase.BUILD)
-    defaults = {"rms_norm_eps": 1e-6, "qk_norm": 0, "aliased_io": 1, "score_normalizer": "draft"}
+    defaults = {
+        "kv_cache_dtype": "auto",
+        "rms_norm_eps": 1e-6,
+        "qk_norm": 0,
+        "aliased_io": 1,
+        "score_normalizer": "draft",
+    }
     assert dict(made.fields) == {**numbers, "score_planes": planes, **defaults}
     for wrong in (fields[1:], [*fields, fields[0]], [*fields, trt.PluginField("x", fields[0].data, kinds.INT32)]):
         assert creator.create_plugin("", trt.PluginFieldCollection(wrong), TensorRTPhase.BUILD) is None

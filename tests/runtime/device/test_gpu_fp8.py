@@ -12,7 +12,8 @@ from executor_driver import Driver, relative_error
 from sparsespec.builder.build_config import DType
 from sparsespec.builder.engine_dir import TORCH_DTYPES
 from sparsespec.builder.ops import Fp8Weight
-from sparsespec.runtime.device.fp8 import exact_product, has_gpu_product, linear_fp8, to_fp8
+from sparsespec.plugins.pillar_attention.reference import to_fp8
+from sparsespec.runtime.device.fp8 import exact_product, has_gpu_product, linear_fp8
 from tiny_llm import random_prompts
 from tiny_models import fp8_of, random_weights, row_scales, tiny_model_config
 

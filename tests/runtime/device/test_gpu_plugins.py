@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bf16_equality import measure
-from sparsespec.builder.build_config import DType
+from sparsespec.builder.build_config import DType, KvCacheDType
 from sparsespec.builder.model_config import Family, Quantization
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.step_batch import StepBatch
@@ -41,11 +41,15 @@ RULES = ways_to_draft(SPECULATION) | {"k of 16": replace(SPECULATION, k=16)}
 
 
 def on_gpu(
-    dtype: DType, family: Family = "llama", device: str = "cuda", quantization: Quantization | None = None
+    dtype: DType,
+    family: Family = "llama",
+    device: str = "cuda",
+    quantization: Quantization | None = None,
+    kv_cache_dtype: KvCacheDType = "auto",
 ) -> LoadedEngine:
     """Three query heads for each of two KV heads of 64."""
     model = tiny_model_config(family=family, num_heads=6, num_kv_heads=2, head_dim=64, quantization=quantization)
-    engine = tiny_engine(0, replace(BUILD, dtype=dtype, page_size=16), model)
+    engine = tiny_engine(0, replace(BUILD, dtype=dtype, page_size=16, kv_cache_dtype=kv_cache_dtype), model)
     weights = {name: weight.to(device) for name, weight in engine.weights.items()}
     return LoadedEngine(engine.config, weights, engine.codec)
 
@@ -94,6 +98,22 @@ def test_fp8_weights(family: Family, record_property: Record) -> None:
     found = measure(engine, outputs, PLUGINS)
     print(found)
     record_property("tiny models in FP8: eps in logits", found.eps)
+    assert found.num_beyond == 0
+    assert found.eps < 1
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_fp8_kv_cache(family: Family, record_property: Record) -> None:
+    """As with FP8 weights: a key may move to the next number, in plain decoding too."""
+    engine = on_gpu("bfloat16", family, kv_cache_dtype="fp8")
+    outputs = LLM(engine, SPECULATION, PLUGINS).generate(PROMPTS, greedy(96))
+    counts = DraftCounts.of(outputs)
+    assert counts.longest_context > BUDGET
+    assert counts.accepted > 0
+    assert counts.rejected > 0
+    found = measure(engine, outputs, PLUGINS)
+    print(found)
+    record_property("tiny models over an FP8 KV cache: eps in logits", found.eps)
     assert found.num_beyond == 0
     assert found.eps < 1
 

@@ -12,7 +12,7 @@ import torch
 from built_plugins import built
 from fake_plugins import FakeLibrary
 from plugin_cases import plugin_library
-from sparsespec.builder.build_config import BuildConfig
+from sparsespec.builder.build_config import BuildConfig, KvCacheDType
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import InputError
 from sparsespec.plugins.library import PLUGIN_DIR_VARIABLE, PLUGIN_HOST, PLUGIN_LIBRARY, plugin_library_path
@@ -42,11 +42,13 @@ def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_every_input_is_in_its_place(family: str, rule: str, library: FakeLibrary) -> None:
+@pytest.mark.parametrize(
+    ("family", "cache"), [("llama", "auto"), ("qwen3", "auto"), ("llama", "fp8"), ("qwen3", "fp8")]
+)
+def test_every_input_is_in_its_place(family: str, cache: KvCacheDType, rule: str, library: FakeLibrary) -> None:
     """Token for token and draft for draft what the references give, requests that join and wait included."""
     model = tiny_model_config(family=family)  # type: ignore[arg-type]
-    engine = tiny_engine(3, replace(BUILD, dtype="bfloat16"), model)
+    engine = tiny_engine(3, replace(BUILD, dtype="bfloat16", kv_cache_dtype=cache), model)
     outputs = LLM(engine, RULES[rule]).generate(PROMPTS, greedy(40))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_executor, "choose_attention", choose_attention)
@@ -58,12 +60,13 @@ def test_every_input_is_in_its_place(family: str, rule: str, library: FakeLibrar
     assert (library.runs.count("PillarSelect") > 0) == (RULES[rule].drafter == "pillar")
 
 
+@pytest.mark.parametrize("cache", ["auto", "fp8"])
 @pytest.mark.parametrize("normalizer", ["draft", "exact"])
-def test_fields(normalizer: str, library: FakeLibrary) -> None:
+def test_fields(normalizer: str, cache: KvCacheDType, library: FakeLibrary) -> None:
     """Each plugin is made once."""
     model = replace(tiny_model_config(family="qwen3"), rms_norm_eps=3e-5)
     speculation = replace(SPECULATION, score_normalizer=normalizer)  # type: ignore[arg-type]
-    LLM(tiny_engine(3, BUILD, model), speculation).generate(PROMPTS, greedy(20))
+    LLM(tiny_engine(3, replace(BUILD, kv_cache_dtype=cache), model), speculation).generate(PROMPTS, greedy(20))
     assert library.created == [
         ("PillarSelect", {}),
         ("PillarPlan", {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}),
@@ -74,6 +77,7 @@ def test_fields(normalizer: str, library: FakeLibrary) -> None:
                 "num_kv_heads": 2,
                 "head_dim": 16,
                 "page_size": 8,
+                "kv_cache_dtype": cache,
                 "rms_norm_eps": 3e-5,
                 "qk_norm": 1,
                 "score_planes": "diagonal",

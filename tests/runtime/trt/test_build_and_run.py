@@ -194,6 +194,17 @@ def test_fp8_needs_scales_as_inputs(
             find(replace(MODEL, quantization="fp8"))
 
 
+def test_an_fp8_kv_cache_needs_a_gpu_with_fp8(trt: BuildingTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any TensorRT: no layer but plugins takes its scales."""
+    trt.__version__ = "10.3.0"
+    build = replace(BUILD, kv_cache_dtype="fp8")
+    monkeypatch.setattr(availability, "find_gpu", lambda _device: Gpu("NVIDIA L40S", (8, 9)))
+    assert find_usable(MODEL, build, "auto", None).gpu.name == "NVIDIA L40S"
+    monkeypatch.setattr(availability, "find_gpu", lambda _device: Gpu("NVIDIA A100", (8, 0)))
+    with pytest.raises(UnusableError, match=r"an FP8 KV cache needs a GPU of compute capability 8\.9 or more, found 8"):
+        find_usable(MODEL, build, "auto", None)
+
+
 def test_blackwell_needs_a_newer_tensorrt(trt: BuildingTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(availability, "find_gpu", lambda _device: Gpu("NVIDIA B200", (10, 0)))
     trt.__version__ = "10.7.0"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fake_tensorrt import BUILT, FakeTensorRT, Faults, fake_engines
+from sparsespec.builder.build_config import KvCacheDType
 from sparsespec.builder.errors import BackendError, EngineError, InputError
 from sparsespec.builder.model_config import Family
 from sparsespec.builder.trt.engine_io import UPDATED, row_bucket
@@ -47,9 +48,11 @@ class Case:
     family: Family = "llama"
     speculation: SpeculationConfig = SPECULATION
     config: RuntimeConfig = CONFIG
+    kv_cache_dtype: KvCacheDType = "auto"
 
     def torch_engine(self) -> LoadedEngine:
-        return tiny_engine(build=replace(BUILD, dtype="float32"), model=tiny_model_config(family=self.family))
+        build = replace(BUILD, dtype="float32", kv_cache_dtype=self.kv_cache_dtype)
+        return tiny_engine(build=build, model=tiny_model_config(family=self.family))
 
     def tensorrt(self, faults: Faults | None = None) -> FakeTensorRT:
         """Engines that leave the scores which the drafter needs."""
@@ -100,6 +103,14 @@ def test_every_way_to_draft(tmp_path: Path, way: str) -> None:
     case = Case(speculation=ways_to_draft(SPECULATION)[way])
     _, outputs = same_tokens(case, tmp_path, greedy(32))
     assert DraftCounts.of(outputs).rejected > 0
+
+
+def test_an_fp8_kv_cache(tmp_path: Path) -> None:
+    """Logits keep the type of the model."""
+    case = Case(kv_cache_dtype="fp8")
+    _, outputs = same_tokens(case, tmp_path, greedy(32))
+    assert DraftCounts.of(outputs).rejected > 0
+    assert first_answers(outputs) != first_answers(case.decode(Case().torch_engine(), greedy(32)))
 
 
 def test_plain_decoding_runs_on_engines_built_for_scores(tmp_path: Path) -> None:
