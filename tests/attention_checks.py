@@ -23,9 +23,9 @@ OUTPUT_TOLERANCE = {torch.float16: (2.5e-3, 2**-10), torch.bfloat16: (2e-2, 2**-
 RELATIVE_TOLERANCE = {torch.float16: 6e-4, torch.bfloat16: 5e-3}
 # Queries and keys are rotated to the same bits; QK-norm sums squares in another order, which may round one differently.
 LSE_TOLERANCE = {False: 2e-5, True: 1e-2}
-# Over an FP8 pool the kernels round queries to fp16, with the scale folded in. Each of a logit's products
-# moves by up to 2^-11, and, as errors have either sign, their sum over root(head_dim) by no more. Four times that to be
-# sure, and 12 times as much where one key is so much longer.
+# Over an FP8 pool the kernels multiply in fp16, scales apart: exact for keys, and for queries but tiny or huge ones of
+# bfloat16. Room for queries rounded to 11 bits: each of a logit's products moves by up to 2^-11, and, as errors have
+# either sign, their sum over root(head_dim) by no more. Four times that, and 12 times as much for one long key.
 QUERY_TOLERANCE = {False: 4 * 2**-11, True: 12 * 4 * 2**-11}
 # Scores add 11-bit probabilities; those stored in fp16 are rounded, at worst to its smallest number.
 SCORE_TOLERANCE = {torch.float32: (2e-3, 1e-8), torch.float16: (3e-3, 1e-7)}

@@ -124,7 +124,7 @@ struct Converter {
     __device__ __forceinline__ bool is_found() const {
         uint64_t* found = &worker.shared.pipeline.keys_full[started.tile.place];
         if (pending > 0) {
-            return __all_sync(0xffffffffu, barrier_test(found, started.tile.parity));
+            return __all_sync(0xffffffffu, barrier_is_complete(found, started.tile.parity));
         }
         barrier_wait(found, started.tile.parity);
         __syncwarp();

@@ -49,23 +49,54 @@ __device__ __forceinline__ void start_copies(const Worker<Kind>& worker, const T
     }
 }
 
-// Fills the next stage, with the tile's keys or its values.
+// Whether the copy engine copies whole pages. To narrow workers it gains nothing, and drafts beside it wait longer for
+// their lists and pages.
 template <typename Kind>
-__device__ __forceinline__ void fill_stage(const Worker<Kind>& worker, const TileKeys& keys, int64_t offset,
+constexpr bool kCopiesBoxes = kHasWgmma && Kind::kWay == Way::kWide;
+
+// The same for a tile of whole pages: a box for each page and block of columns. The copy engine does it, and leaves the
+// ways of all other loads free.
+template <typename Kind>
+__device__ __forceinline__ void start_page_copies(const Worker<Kind>& worker, const TileKeys& keys, int row_offset,
+                                                  int stage) {
+    using Layout = TileLayout<Kind::kHeadDim>;
+    constexpr int kBlocks = Kind::kHeadDim * 2 / Layout::kRowBytes;
+    uint64_t* full = &worker.shared.pipeline.full[stage];
+    const int page_size = worker.params.page_size, page = worker.lane / kBlocks, block = worker.lane % kBlocks;
+    if (worker.lane == 0) {
+        barrier_arrive_for_bytes(full, stage_bytes(Kind::kHeadDim));
+        barrier_arrive_many(full, kCopyArrivals - 1);
+    }
+    __syncwarp();
+    if (page * page_size < kTileTokens) {
+        const int first = page * page_size;
+        copy_box(shared_address(worker.stage(stage)) + block * Layout::kBlockBytes + first * Layout::kRowBytes,
+                 worker.page_map, block * Layout::kRowBytes / 2, static_cast<int>(keys.row[first]) + row_offset, full);
+    }
+}
+
+// Fills the next stage, with the tile's keys or its values, which lie `row_offset` rows further on.
+template <typename Kind>
+__device__ __forceinline__ void fill_stage(const Worker<Kind>& worker, const TileKeys& keys, int row_offset,
                                            RingCursor& stages) {
     Pipeline& pipeline = worker.shared.pipeline;
     barrier_wait(&pipeline.empty[stages.place], stages.parity ^ 1);
-    __syncwarp();
-    if (keys.unmasked == ~uint64_t{0}) {
-        start_copies<false>(worker, keys, offset, stages.place);
-    } else {
-        start_copies<true>(worker, keys, offset, stages.place);
-    }
     if (worker.lane == 0) {
         pipeline.unmasked[stages.place] = keys.unmasked;
     }
-    copy_async_arrive(&pipeline.full[stages.place]);
-    warp_arrive(&pipeline.full[stages.place], worker.lane);
+    __syncwarp();
+    if (kCopiesBoxes<Kind> && keys.whole_pages) {
+        start_page_copies(worker, keys, row_offset, stages.place);
+    } else {
+        const int64_t offset = int64_t{row_offset} * CopyLanes<Kind::kHeadDim>::kRowBytes;
+        if (keys.unmasked == ~uint64_t{0}) {
+            start_copies<false>(worker, keys, offset, stages.place);
+        } else {
+            start_copies<true>(worker, keys, offset, stages.place);
+        }
+        copy_async_arrive(&pipeline.full[stages.place]);
+        warp_arrive(&pipeline.full[stages.place], worker.lane);
+    }
     stages.advance(worker.num_stages);
 }
 
@@ -73,8 +104,7 @@ __device__ __forceinline__ void fill_stage(const Worker<Kind>& worker, const Til
 template <typename Kind>
 __device__ __forceinline__ void run_copier(const Worker<Kind>& worker) {
     Pipeline& pipeline = worker.shared.pipeline;
-    const int64_t value_offset =
-        int64_t{worker.params.num_kv_heads} * worker.params.page_size * CopyLanes<Kind::kHeadDim>::kRowBytes;
+    const int to_values = worker.params.num_kv_heads * worker.params.page_size;
     RingCursor found, stages;
     bool has_waited = false;  // for the step's own tokens
     while (true) {
@@ -89,7 +119,7 @@ __device__ __forceinline__ void run_copier(const Worker<Kind>& worker) {
         }
 #pragma unroll 1
         for (int half = 0; half < (keys.values ? 2 : 1); ++half) {
-            fill_stage(worker, keys, half * value_offset, stages);
+            fill_stage(worker, keys, half * to_values, stages);
         }
         warp_arrive(&pipeline.keys_empty[found.place], worker.lane);
         found.advance(kMaxTilesAhead);

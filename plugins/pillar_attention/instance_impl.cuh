@@ -4,6 +4,7 @@
 #include "common/cuda_status.h"
 #include "pillar_attention/instance.cuh"
 #include "pillar_attention/kernel.cuh"
+#include "pillar_attention/page_map.h"
 
 namespace sparsespec {
 
@@ -14,7 +15,8 @@ void launch_append(const PillarAttentionParams& params, cudaStream_t stream) {
 }
 
 template <typename Kind>
-cudaError_t launch_attention(const PillarAttentionParams& params, const Occupancy& occupancy, cudaStream_t stream) {
+cudaError_t launch_attention(const PillarAttentionParams& params, const Occupancy& occupancy,
+                             const CUtensorMap& page_map, cudaStream_t stream) {
     const auto kernel = pillar_attention_kernel<Kind>;
     const int bytes = shared_bytes(Kind::kWay, Kind::kHeadDim, occupancy.num_stages);
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
@@ -31,7 +33,7 @@ cudaError_t launch_attention(const PillarAttentionParams& params, const Occupanc
     config.stream = stream;
     config.attrs = &early;
     config.numAttrs = occupancy.starts_early ? 1 : 0;
-    return cudaLaunchKernelEx(&config, kernel, params, static_cast<int>(occupancy.num_stages));
+    return cudaLaunchKernelEx(&config, kernel, params, page_map, static_cast<int>(occupancy.num_stages));
 }
 
 template <typename Kind>
@@ -39,10 +41,16 @@ Status launch_instance(const PillarAttentionParams& params, const Occupancy& occ
     if (params.num_rows < 1) {
         return {};
     }
+    CUtensorMap page_map{};
+    if (occupancy.copies_boxes && !Kind::kFp8) {
+        if (Status status = map_pages(params, TileLayout<Kind::kHeadDim>::kRowBytes, &page_map); !status.ok()) {
+            return status;
+        }
+    }
     launch_append<Kind>(params, stream);
     const cudaError_t error = occupancy.way == Way::kNarrow
-                                  ? launch_attention<Kind>(params, occupancy, stream)
-                                  : launch_attention<typename Kind::Wide>(params, occupancy, stream);
+                                  ? launch_attention<Kind>(params, occupancy, page_map, stream)
+                                  : launch_attention<typename Kind::Wide>(params, occupancy, page_map, stream);
     return cuda_status(error == cudaSuccess ? cudaGetLastError() : error, "PillarAttention");
 }
 

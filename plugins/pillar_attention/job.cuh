@@ -121,6 +121,7 @@ struct alignas(16) TileKeys {
     uint64_t unmasked;          // a bit for each key that any row may read
     bool values;                // whether there is a use for them
     bool new_keys;              // whether there are tokens of the step's own
+    bool whole_pages;           // whether the tile is of whole pages, each from its first token on
     bool ends;                  // there is no tile, and no more to come
 };
 

@@ -1,6 +1,8 @@
 // The worker's roles: the guide tells the others what to do.
 #pragma once
 
+#include <cuda.h>
+
 #include "pillar_attention/append.cuh"
 #include "pillar_attention/consume.cuh"
 #include "pillar_attention/convert.cuh"
@@ -52,7 +54,8 @@ __device__ __forceinline__ void run_producer(const Worker<Kind>& worker) {
 
 template <typename Kind>
 __global__ void __launch_bounds__(worker_threads(Kind::kWay), workers_per_processor(Kind::kWay))
-pillar_attention_kernel(const __grid_constant__ PillarAttentionParams params, int num_stages) {
+pillar_attention_kernel(const __grid_constant__ PillarAttentionParams params,
+                        const __grid_constant__ CUtensorMap page_map, int num_stages) {
     extern __shared__ __align__(1024) unsigned char memory[];
     WorkerShared<Kind::kWay>& shared =
         *reinterpret_cast<WorkerShared<Kind::kWay>*>(memory + num_stages * stage_bytes(Kind::kHeadDim));
@@ -67,6 +70,7 @@ pillar_attention_kernel(const __grid_constant__ PillarAttentionParams params, in
                               thread,
                               thread / 32,
                               thread % 32,
+                              &page_map,
                               0};
     if (thread == 0) {
         open_pipeline(shared.pipeline, num_stages, Kind::kFp8 ? 1 : kCopyArrivals, Kind::kWarps);

@@ -89,7 +89,8 @@ Status fill_device(int32_t head_dim, Way way, const Device& device, Occupancy* o
             const int bytes = shared_bytes(way, head_dim, stages);
             if (bytes <= device.memory_per_block &&
                 workers * (bytes + device.reserved_memory) <= device.memory_per_processor) {
-                *occupancy = {way, min(device.processors * workers, most_workers(way)), stages, device.major >= 9};
+                *occupancy = {way, min(device.processors * workers, most_workers(way)), stages, device.major >= 9,
+                              device.major == 9};
                 return {};
             }
         }

@@ -46,6 +46,7 @@ struct PillarAttentionParams {
 
     StepLengths step;
     int32_t num_rows;
+    int32_t num_pages;
     const void* qkv;             // [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]
     const void* q_norm;          // [head_dim], or null for no QK-norm
     const void* k_norm;          // [head_dim], or null

@@ -87,6 +87,7 @@ private:
         params.num_planes = call.size(planes_);
         params.max_positions = call.size(max_positions_);
         params.num_rows = call.size(num_rows_);
+        params.num_pages = call.size(num_pages_);
     }
 
     void fill_tensors(const Call& call, PillarAttentionParams& params) const {
@@ -119,6 +120,7 @@ private:
     const int64_t page_size_ = constants_.page_size;
 
     const Symbol num_rows_ = signature_.symbol("num_rows");
+    const Symbol num_pages_ = signature_.symbol("num_pages");
     const Symbol batch_ = planned_batch(signature_);
     const Symbol max_draft_len_ = signature_.symbol("max_draft_len", 1);
     const Symbol max_budget_ = signature_.symbol("max_budget");
@@ -132,8 +134,8 @@ private:
     // In the order of the plugin's inputs, and of the outputs that update them.
     const Input qkv_ =
         signature_.input("qkv", ElementType::kModel, {num_rows_, (num_heads_ + 2 * num_kv_heads_) * head_dim_});
-    const InOut kv_pool_ = signature_.in_out("kv_pool", pool_type_,
-                                             {signature_.symbol("num_pages"), 2, num_kv_heads_, page_size_, head_dim_});
+    const InOut kv_pool_ =
+        signature_.in_out("kv_pool", pool_type_, {num_pages_, 2, num_kv_heads_, page_size_, head_dim_});
     const InOut draft_lse_ =
         signature_.in_out("draft_lse", ElementType::kFloat32, {batch_, max_draft_len_, num_heads_});
     const Input pillars_ = signature_.input("pillars", ElementType::kInt32, {batch_, num_kv_heads_, max_budget_});

@@ -53,21 +53,32 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
                  : "memory");
 }
 
-// Whether the barrier's phase of this parity is complete.
-__device__ __forceinline__ bool barrier_is_complete(uint64_t* barrier, int parity) {
-    uint32_t done;
-    asm volatile(
-        "{ .reg .pred done;\n"
-        "mbarrier.test_wait.parity.shared.b64 done, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, done; }\n"
-        : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(parity)
-        : "memory");
-    return done != 0;
+// `count` arrivals at once.
+__device__ __forceinline__ void barrier_arrive_many(uint64_t* barrier, int count) {
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0], %1; }\n" ::"r"(shared_address(barrier)),
+                 "r"(count)
+                 : "memory");
 }
 
-// Whether the barrier's phase of this parity is complete by now.
-__device__ __forceinline__ bool barrier_test(uint64_t* barrier, int parity) {
+// One arrival, and so many bytes that box copies are to bring.
+__device__ __forceinline__ void barrier_arrive_for_bytes(uint64_t* barrier, int bytes) {
+    asm volatile(
+        "{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }\n" ::"r"(shared_address(barrier)),
+        "r"(bytes)
+        : "memory");
+}
+
+// Copies a box of a matrix that a tensor map describes to shared memory; its bytes count for the barrier.
+__device__ __forceinline__ void copy_box(uint32_t shared, const void* map, int column, int row, uint64_t* barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];\n" ::
+            "r"(shared),
+        "l"(map), "r"(column), "r"(row), "r"(shared_address(barrier))
+        : "memory");
+}
+
+// Whether the barrier's phase of this parity is complete.
+__device__ __forceinline__ bool barrier_is_complete(uint64_t* barrier, int parity) {
     uint32_t done;
     asm volatile(
         "{ .reg .pred done;\n"

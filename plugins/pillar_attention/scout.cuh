@@ -157,6 +157,7 @@ struct Scout {
             found.unmasked = uint64_t{unmasked[1]} << 32 | unmasked[0];
             found.values = job.pass.attends;
             found.new_keys = (tile + 1) * kTileTokens > job.tile.first_new;
+            found.whole_pages = !job.tile.work.drafts && found.unmasked == ~uint64_t{0};
             found.ends = false;
         }
         warp_arrive(&pipeline.keys_full[keys.place], worker.lane);

@@ -34,7 +34,8 @@ struct Worker {
     int thread;
     int warp;
     int lane;
-    int job_slot;  // of the job that the role is at
+    const void* page_map;  // the pool as rows of head_dim numbers, in boxes of a page by a block of columns
+    int job_slot;          // of the job that the role is at
 
     __device__ __forceinline__ const Job& job() const { return shared.jobs[job_slot]; }
     __device__ __forceinline__ const RowTile& tile() const { return job().tile; }

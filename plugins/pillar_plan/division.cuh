@@ -86,7 +86,7 @@ __host__ __device__ inline bool same_unit(const WorkerStart& a, const WorkerStar
     return a.active == b.active && a.unit == b.unit;
 }
 
-// Who shares the unit that starts[worker] lies within, tile > 0. Workers without a tile of their own do not count.
+// Who shares the unit that starts[worker] lies within, tile > 0; among them may be workers without a tile of their own.
 __host__ __device__ inline void find_parts(const WorkerStart* starts, int num_workers, int worker, WorkerStart* start) {
     int first = worker, last = worker;
     while (same_unit(starts[first - 1], *start) && starts[first - 1].tile > 0) {
@@ -95,13 +95,8 @@ __host__ __device__ inline void find_parts(const WorkerStart* starts, int num_wo
     while (last < num_workers && same_unit(starts[last + 1], *start)) {
         ++last;
     }
-    int num_parts = 2;
-    for (int other = first + 1; other <= last; ++other) {
-        num_parts += starts[other].tile != starts[other - 1].tile;
-    }
     start->first_worker = first - 1;
     start->last_worker = last;
-    start->num_parts = num_parts;
 }
 
 }  // namespace sparsespec

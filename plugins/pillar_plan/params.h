@@ -63,7 +63,6 @@ struct alignas(16) WorkerStart {
     int32_t tile;          // first tile of that unit; above 0 where an earlier worker started it
     int32_t first_worker;  // of the unit, if tile > 0
     int32_t last_worker;   // of the unit, if tile > 0
-    int32_t num_parts;     // workers that have tiles of the unit, if tile > 0
     int32_t slot;          // the one at work at place `active`
     uint32_t arrived;      // of the unit that starts in this worker and goes on: parts finished. 0 between launches
 };
