@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from kernel_cases import kv_bytes
 from kernel_steps import PreparedStep, draft_tokens, pool_rows
 from kernel_timing import Work, captured, timed_in_turn
 
-READ_FLOATS = 2**30
+READ_WORDS = 2**30
 LANES, LANE_WORDS = 32, 4  # 16 bytes a lane
 
 
@@ -24,6 +25,65 @@ class Ceilings:
 
     read: float
     copy: float  # bytes read and bytes written
+
+
+@dataclass(frozen=True)
+class StreamShape:
+    """One way to read or copy all of a tensor, block by block. Which is the fastest depends on the GPU."""
+
+    loads: int  # of 16 bytes that each lane starts before it uses one, registers permitting
+    warps: int  # of a program
+    cache: str = ""  # modifier of loads, and of a copy's stores
+    evict: str = ""  # their eviction policy, without a modifier
+    resident: int | None = None  # programs of a multiprocessor, which go on to other blocks; None: one for each block
+
+    @property
+    def width(self) -> int:
+        """Words that a program loads at once."""
+        return self.warps * LANES * LANE_WORDS
+
+    def blocks(self, words: Tensor) -> int:
+        """That hold all words."""
+        count, rest = divmod(words.numel(), self.loads * self.width)
+        if rest:
+            raise ValueError(f"expected whole blocks of {self.loads * self.width} words, found {words.numel()} words")
+        return count
+
+    def programs(self, words: Tensor) -> int:
+        """As many as run at once, if they go on."""
+        if self.resident is None:
+            return self.blocks(words)
+        multiprocessors = torch.cuda.get_device_properties(words.device).multi_processor_count
+        return min(self.blocks(words), self.resident * multiprocessors)
+
+
+READS = (
+    StreamShape(4, 4),
+    StreamShape(4, 4, cache=".cg"),
+    StreamShape(4, 4, evict="evict_first"),
+    StreamShape(4, 8, evict="evict_first"),
+    StreamShape(8, 8),
+    StreamShape(8, 8, evict="evict_first"),
+    StreamShape(16, 1, evict="evict_first"),
+    StreamShape(4, 8, resident=8),
+    StreamShape(4, 8, evict="evict_first", resident=8),
+    StreamShape(4, 16, evict="evict_first", resident=4),
+    StreamShape(8, 16, evict="evict_first", resident=4),
+)
+
+COPIES = (
+    StreamShape(4, 4),
+    StreamShape(4, 4, evict="evict_first"),
+    StreamShape(8, 4),
+    StreamShape(8, 4, cache=".cg"),
+    StreamShape(8, 4, evict="evict_first"),
+    StreamShape(8, 8, evict="evict_first"),
+    StreamShape(16, 4, evict="evict_first"),
+    StreamShape(4, 8, evict="evict_first", resident=8),
+    StreamShape(4, 16, evict="evict_first", resident=4),
+    StreamShape(8, 8, resident=4),
+    StreamShape(8, 8, evict="evict_first", resident=4),
+)
 
 
 @dataclass(frozen=True)
@@ -51,17 +111,50 @@ GATHERS = (
 
 def device_ceilings() -> Ceilings:
     """By kernels that do little else. Takes 6 GB while it runs."""
-    source = torch.randn(READ_FLOATS, device="cuda")
-    half, other = source[: READ_FLOATS // 2], torch.empty(READ_FLOATS // 2, device="cuda")
-    works: list[Work] = [lambda: torch.amax(source.view(1024, -1), dim=1), lambda: other.copy_(half)]
-    read, copy = timed_in_turn([captured(work) for work in works])
-    size = source.numel() * source.element_size()
-    return Ceilings(size / read / 1e6, size / copy / 1e6)
+    return measured_ceilings(torch.randn(READ_WORDS, device="cuda").view(torch.int32))
+
+
+def measured_ceilings(words: Tensor) -> Ceilings:
+    """The fastest read of these words [n] int32, and the fastest copy of half of them."""
+    reads, copies = read_works(words), copy_works(words[: len(words) // 2])
+    times = timed_in_turn([captured(work) for work in (*reads, *copies)])
+    read, copy = min(times[: len(reads)]), min(times[len(reads) :])
+    return Ceilings(words.nbytes / read / 1e6, words.nbytes / copy / 1e6)
+
+
+def read_works(words: Tensor) -> list[Work]:
+    """Torch's, and each of READS if Triton is there."""
+    ours = [partial(read, words, shape) for shape in READS] if _has_triton() else []
+    return [partial(torch.amax, words.view(torch.float32).view(1024, -1), dim=1), *ours]
+
+
+def copy_works(words: Tensor) -> list[Work]:
+    """To memory that they share: torch's, and each of COPIES if Triton is there."""
+    target = torch.empty_like(words)
+    ours = [partial(copy, words, target, shape) for shape in COPIES] if _has_triton() else []
+    return [partial(target.copy_, words), *ours]
+
+
+def read(words: Tensor, shape: StreamShape) -> Tensor:
+    """Sums, one for each program, of words [n] int32."""
+    programs = shape.programs(words)
+    sums = words.new_empty(programs)
+    _kernel("read_sum")[(programs,)](words, sums, *_arguments(words, shape), num_warps=shape.warps)
+    return sums
+
+
+def copy(words: Tensor, target: Tensor, shape: StreamShape) -> None:
+    """Both [n] int32."""
+    _kernel("copy_words")[(shape.programs(words),)](words, target, *_arguments(words, shape), num_warps=shape.warps)
+
+
+def _arguments(words: Tensor, shape: StreamShape) -> tuple[int, int, int, str, str]:
+    return shape.blocks(words), shape.loads, shape.width, shape.cache, shape.evict
 
 
 def gather_works(prepared: PreparedStep) -> list[Work]:
     """A step of gathers for each of GATHERS: what the layers' drafts read and nothing else. None without Triton."""
-    if find_spec("triton") is None:
+    if not _has_triton():
         return []
     layers = prepared.layers[: prepared.workload.geometry.num_pools]
     words = [layer.kv_pool.view(torch.int32) for layer in layers]
@@ -75,7 +168,7 @@ def gather(words: Tensor, rows: Tensor, shape: GatherShape) -> Tensor:
     padded = 1 << (width - 1).bit_length()
     block = shape.block(padded)
     sums = rows.new_empty(-(-len(rows) // block))
-    kernel = import_module("gather_kernel").gather_sum
+    kernel = _kernel("gather_sum")
     kernel[(len(sums),)](words, rows, sums, len(rows), width, padded, block, shape.cache, num_warps=shape.warps)
     return sums
 
@@ -88,3 +181,12 @@ def gather_gigabytes_per_s(prepared: PreparedStep, ms: float) -> float:
 def _gather_all(pools: list[tuple[Tensor, Tensor]], shape: GatherShape, num_layers: int) -> None:
     for index in range(num_layers):
         gather(*pools[index % len(pools)], shape)
+
+
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _kernel(name: str) -> Any:
+    """Imported late, since it needs Triton."""
+    return getattr(import_module("memory_kernels"), name)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from kernel_cases import DraftList, Geometry, Workload
-from kernel_ceilings import GATHERS, GatherShape, gather
 from kernel_groups import drafts, in_fp8, mixed, verify
 from kernel_ops import PoolStore, fp8_error, num_timed_layers, our_step, quantized
 from kernel_steps import KvPools, prepare
@@ -66,20 +65,3 @@ def test_fp8_pools_hold_the_same_numbers_to_three_bits() -> None:
 @pytest.mark.parametrize("workload", [drafts(SMALL), verify(SMALL)], ids=["draft", "verify"])
 def test_error_of_fp8(workload: Workload) -> None:
     assert 0.005 < fp8_error(OPS, in_fp8(workload), PoolStore()) < 0.1
-
-
-def test_a_program_gathers_what_its_lanes_load() -> None:
-    assert GatherShape(8, 4).block(64) == 64
-    assert GatherShape(16, 1).block(16) == 128
-    assert all(shape.block(padded) & (shape.block(padded) - 1) == 0 for shape in GATHERS for padded in (16, 32, 64))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("width", [16, 32, 48, 64])
-@pytest.mark.parametrize("shape", GATHERS, ids=str)
-def test_gathers_read_their_rows(width: int, shape: GatherShape) -> None:
-    pytest.importorskip("triton")
-    words = torch.randint(-1000, 1000, (500, width), dtype=torch.int32, device="cuda")
-    words[0] = 0  # rows beyond the last one count as this
-    rows = torch.randint(1, 500, (777,), dtype=torch.int32, device="cuda")
-    assert int(gather(words, rows, shape).sum()) == int(words[rows.long()].sum())
