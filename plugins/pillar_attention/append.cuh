@@ -91,6 +91,7 @@ __device__ __forceinline__ void append_token(const PillarAttentionParams& params
 template <typename Kind>
 __global__ void __launch_bounds__(kAppendThreads)
 append_kernel(const __grid_constant__ PillarAttentionParams params) {
+    wait_for_launch_before();
     start_dependents();
     const int warp = static_cast<int>(blockIdx.x * kAppendThreads + threadIdx.x) / 32, lane = threadIdx.x % 32;
     const int groups = ceil_div(params.num_kv_heads, kAppendHeads);

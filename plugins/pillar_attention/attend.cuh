@@ -3,56 +3,11 @@
 
 #include <type_traits>
 
-#include "pillar_attention/rotate.cuh"
+#include "pillar_attention/query.cuh"
 #include "pillar_attention/score.cuh"
 #include "pillar_attention/wgmma.cuh"
 
 namespace sparsespec {
-
-// Two numbers of a rotated query, rounded to the model's type, as the matrix products take them.
-template <typename Kind>
-__device__ __forceinline__ uint32_t pack_query(float low, float high) {
-    if constexpr (!std::is_same_v<typename Kind::Product, typename Kind::Model>) {
-        low = rounded<typename Kind::Model>(low);
-        high = rounded<typename Kind::Model>(high);
-    }
-    return Numbers<typename Kind::Product>::pack(low, high);
-}
-
-// One packed row's query as a lane of the matrix units holds it, rotated: numbers 16 i + 8 j + 2 (lane % 4) and the
-// next one of [i][j]. The numbers that rotate together, half a head apart, are in the same lane. Four lanes share a
-// row.
-template <typename Kind>
-__device__ __forceinline__ void load_query(const Worker<Kind>& worker, int packed,
-                                           uint32_t (&q)[Kind::kHeadDim / 16][2]) {
-    constexpr int kSteps = Kind::kHeadDim / 16;
-    const PillarAttentionParams& params = worker.params;
-    const RowTile& tile = worker.tile();
-    const int lane_first = worker.lane % 4 * 2;
-    const typename Kind::Model* query =
-        worker.qkv_row(tile.qkv_row(packed)) + tile.query_head(packed) * Kind::kHeadDim + lane_first;
-    const float* rope = params.rope_table + int64_t{tile.position(packed)} * Kind::kHeadDim + lane_first;
-    float2 x[kSteps][2];
-#pragma unroll
-    for (int index = 0; index < 2 * kSteps; ++index) {
-        x[index / 2][index % 2] =
-            Numbers<typename Kind::Model>::unpack(*reinterpret_cast<const uint32_t*>(query + index * 8));
-    }
-    if (params.q_norm != nullptr) {
-        normalize_query<typename Kind::Model, Kind::kHeadDim>(
-            x, static_cast<const typename Kind::Model*>(params.q_norm) + lane_first, params.rms_norm_eps);
-    }
-#pragma unroll
-    for (int index = 0; index < kSteps; ++index) {
-        const float2 cosine = *reinterpret_cast<const float2*>(rope + index * 8);
-        const float2 sine = *reinterpret_cast<const float2*>(rope + Kind::kHeadDim / 2 + index * 8);
-        const float2 low = x[index / 2][index % 2], high = x[(index + kSteps) / 2][(index + kSteps) % 2];
-        q[index / 2][index % 2] =
-            pack_query<Kind>(turned(low.x, high.x, cosine.x, -sine.x), turned(low.y, high.y, cosine.y, -sine.y));
-        q[(index + kSteps) / 2][(index + kSteps) % 2] =
-            pack_query<Kind>(turned(high.x, low.x, cosine.x, sine.x), turned(high.y, low.y, cosine.y, sine.y));
-    }
-}
 
 // Scales a product of query and key to a logit in log2.
 template <typename Kind>
@@ -67,7 +22,7 @@ __device__ __forceinline__ float logit_scale(const Worker<Kind>& worker) {
 template <int kRowWarps, typename Kind>
 __device__ __forceinline__ void load_rows(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine) {
     const RowTile& tile = worker.tile();
-    mine.scale = logit_scale(worker);
+    const float scale = logit_scale(worker);
     mine.read_by_all = tile.last_key(0) + 1;
 #pragma unroll
     for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
@@ -78,7 +33,7 @@ __device__ __forceinline__ void load_rows(const Worker<Kind>& worker, WarpRows<K
         const int row = WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8;
         const int packed = min(row, tile.packed_rows() - 1);  // rows beyond repeat the last and are dropped in the end
         uint32_t q[Kind::kHeadDim / 16][2];
-        load_query(worker, packed, q);
+        mine.scale[half] = scale * load_query(worker, packed, q);
 #pragma unroll
         for (int step = 0; step < Kind::kHeadDim / 16; ++step) {
             mine.q[step][half] = q[step][0];
@@ -90,13 +45,13 @@ __device__ __forceinline__ void load_rows(const Worker<Kind>& worker, WarpRows<K
     }
 }
 
-// logits[n] = the warp's rows times keys n * 8 to n * 8 + 7 of its share, not scaled yet.
+// logits[n] = the warp's rows times keys n * 8 to n * 8 + 7 of its share, not scaled yet. `tile`: of 16-bit numbers.
 template <int kRowWarps, typename Kind, int kColumns>
 __device__ __forceinline__ void multiply_keys(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine,
-                                              int stage, float (&logits)[kColumns][4]) {
+                                              const unsigned char* tile, float (&logits)[kColumns][4]) {
     const int first = WarpShare<kRowWarps>::first_key(worker.warp);
-    const LaneChunks<Kind::kHeadDim> keys(shared_address(worker.stage(stage)),
-                                          first + worker.lane % 8 + worker.lane / 16 * 8, worker.lane / 8 % 2);
+    const LaneChunks<typename Kind::ValueLayout> keys(
+        shared_address(tile), first + worker.lane % 8 + worker.lane / 16 * 8, worker.lane / 8 % 2);
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
         logits[column][0] = logits[column][1] = logits[column][2] = logits[column][3] = 0;
@@ -113,18 +68,14 @@ __device__ __forceinline__ void multiply_keys(const Worker<Kind>& worker, const 
     }
 }
 
-// -inf for keys that a row does not read.
-template <int kRowWarps, typename Kind, int kColumns>
-__device__ __forceinline__ void mask_keys(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int kv_tile,
-                                          int stage, float (&logits)[kColumns][4]) {
-    const uint64_t unmasked = worker.shared.pipeline.unmasked[stage];
-    const int tile_start = kv_tile * kTileTokens;
-    if (unmasked == ~uint64_t{0} && tile_start + kTileTokens <= mine.read_by_all) {
-        return;
-    }
+// -inf for keys that a row does not read. `unmasked`: a bit for each key of the tile.
+template <int kRowWarps, int kHeadDim, int kColumns>
+__device__ __forceinline__ void set_masks(const WarpRows<kHeadDim>& mine, int kv_tile, uint64_t unmasked, int warp,
+                                          int lane, float (&logits)[kColumns][4]) {
     // From the lane's first key on, so that what is left is constant.
-    const int first = WarpShare<kRowWarps>::first_key(worker.warp) + worker.lane % 4 * 2;
+    const int first = WarpShare<kRowWarps>::first_key(warp) + lane % 4 * 2;
     const uint64_t bits = unmasked >> first;
+    const int tile_start = kv_tile * kTileTokens;
     const int last[2] = {mine.last_key[0] - tile_start - first, mine.last_key[1] - tile_start - first};
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
@@ -134,6 +85,16 @@ __device__ __forceinline__ void mask_keys(const Worker<Kind>& worker, const Warp
             const bool read = key <= last[index / 2] && (bits >> key & 1) != 0;
             logits[column][index] = read ? logits[column][index] : -INFINITY;
         }
+    }
+}
+
+// The same, but for tiles that all rows read whole.
+template <int kRowWarps, typename Kind, int kColumns>
+__device__ __forceinline__ void mask_keys(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int kv_tile,
+                                          int stage, float (&logits)[kColumns][4]) {
+    const uint64_t unmasked = worker.shared.pipeline.unmasked[stage];
+    if (unmasked != ~uint64_t{0} || (kv_tile + 1) * kTileTokens > mine.read_by_all) {
+        set_masks<kRowWarps>(mine, kv_tile, unmasked, worker.warp, worker.lane, logits);
     }
 }
 
@@ -150,35 +111,35 @@ __device__ __forceinline__ void find_base(const WarpRows<kHeadDim>& mine, const 
         }
         most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
         most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-        base[half] = fmaxf(mine.base[half], fmaf(most, mine.scale, -kWeightExponent));
+        base[half] = fmaxf(mine.base[half], fmaf(most, mine.scale[half], -kWeightExponent));
     }
 }
 
-// Rescales what was summed before to new bases.
+// Moves the rows, but for their output, to new bases; it is to be multiplied by `factor`.
 template <int kHeadDim>
-__device__ __forceinline__ void move_base(WarpRows<kHeadDim>& mine, const float (&base)[2]) {
+__device__ __forceinline__ void move_base(WarpRows<kHeadDim>& mine, const float (&base)[2], float (&factor)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const float factor = exp2_fast(mine.base[half] - finite_base(base[half]));
+        factor[half] = exp2_fast(mine.base[half] - finite_base(base[half]));
         mine.base[half] = base[half];
-        mine.sum[half] *= factor;
+        mine.sum[half] *= factor[half];
+    }
+}
+
+template <int kHeadDim>
+__device__ __forceinline__ void rescale_output(WarpRows<kHeadDim>& mine, const float (&factor)[2]) {
 #pragma unroll
-        for (int column = 0; column < kHeadDim / 8; ++column) {
-            mine.output[column][half * 2] *= factor;
-            mine.output[column][half * 2 + 1] *= factor;
+    for (int column = 0; column < kHeadDim / 8; ++column) {
+#pragma unroll
+        for (int index = 0; index < 4; ++index) {
+            mine.output[column][index] *= factor[index / 2];
         }
     }
 }
 
-// Logits become weights 2^(scaled logit - base) of the rows' running softmax. Whether a base has moved.
+// Logits become weights 2^(scaled logit - base), and are summed.
 template <int kHeadDim, int kColumns>
-__device__ __forceinline__ bool update_softmax(WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
-    float bases[2];
-    find_base(mine, logits, bases);
-    const bool moves = __any_sync(0xffffffffu, bases[0] != mine.base[0] || bases[1] != mine.base[1]);
-    if (moves) {
-        move_base(mine, bases);
-    }
+__device__ __forceinline__ void exponentiate(WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const float base = finite_base(mine.base[half]);
@@ -186,11 +147,31 @@ __device__ __forceinline__ bool update_softmax(WarpRows<kHeadDim>& mine, float (
         for (int column = 0; column < kColumns; ++column) {
 #pragma unroll
             for (int index = half * 2; index < half * 2 + 2; ++index) {
-                logits[column][index] = exp2_fast(fmaf(logits[column][index], mine.scale, -base));
+                logits[column][index] = exp2_fast(fmaf(logits[column][index], mine.scale[half], -base));
                 mine.sum[half] += logits[column][index];
             }
         }
     }
+}
+
+// Whether a row of the warp has another base than before.
+template <int kHeadDim>
+__device__ __forceinline__ bool any_moves(const WarpRows<kHeadDim>& mine, const float (&base)[2]) {
+    return __any_sync(0xffffffffu, base[0] != mine.base[0] || base[1] != mine.base[1]);
+}
+
+// Logits become weights of the rows' running softmax. Whether a base has moved.
+template <int kHeadDim, int kColumns>
+__device__ __forceinline__ bool update_softmax(WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
+    float bases[2];
+    find_base(mine, logits, bases);
+    const bool moves = any_moves(mine, bases);
+    if (moves) {
+        float factor[2];
+        move_base(mine, bases, factor);
+        rescale_output(mine, factor);
+    }
+    exponentiate(mine, logits);
     return moves;
 }
 
@@ -209,11 +190,11 @@ __device__ __forceinline__ void pack_weights(const float (&weights)[kColumns][4]
 }
 
 template <int kRowWarps, typename Kind, int kPairs>
-__device__ __forceinline__ void multiply_values(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine, int stage,
-                                                const uint32_t (&weights)[kPairs][4]) {
+__device__ __forceinline__ void multiply_values(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine,
+                                                const unsigned char* tile, const uint32_t (&weights)[kPairs][4]) {
     const int first = WarpShare<kRowWarps>::first_key(worker.warp);
-    const LaneChunks<Kind::kHeadDim> values(shared_address(worker.stage(stage)), first + worker.lane % 16,
-                                            worker.lane / 16);
+    const LaneChunks<typename Kind::ValueLayout> values(shared_address(tile), first + worker.lane % 16,
+                                                        worker.lane / 16);
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
 #pragma unroll
@@ -228,12 +209,13 @@ __device__ __forceinline__ void multiply_values(const Worker<Kind>& worker, Warp
 
 // Logits become weights by log-sum-exps that are known: probabilities times 2^kWeightExponent.
 template <int kColumns>
-__device__ __forceinline__ void exponentiate(const ScoredRows& scored, float scale, float (&logits)[kColumns][4]) {
+__device__ __forceinline__ void exponentiate(const ScoredRows& scored, const float (&scale)[2],
+                                             float (&logits)[kColumns][4]) {
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
 #pragma unroll
         for (int index = 0; index < 4; ++index) {
-            const float logit = fmaf(logits[column][index], scale, -scored.lse[index / 2]);
+            const float logit = fmaf(logits[column][index], scale[index / 2], -scored.lse[index / 2]);
             logits[column][index] = exp2_fast(fminf(logit, 0.0f) + kWeightExponent);
         }
     }
@@ -258,38 +240,43 @@ __device__ __forceinline__ void weigh(const Worker<Kind>& worker, Pass pass, War
     if (moves) {
         set_factors(scored, base, worker.lane);
     }
-    take_weights(scored, base, weights, taken);
+    take_weights(weights, taken);
+    if (scored.cuts) {
+        cut_weights(scored, base, weights, taken);
+    }
 }
 
-// As multiply_keys, by the whole warpgroup; started only.
+// As multiply_keys, by the whole warpgroup; started only. Queries in two parts go through the keys twice.
 template <typename Kind>
 __device__ __forceinline__ void start_keys(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int stage,
                                            float (&logits)[kTileTokens / 8][4]) {
-    using Layout = TileLayout<Kind::kHeadDim>;
-    const uint64_t keys = matrix_descriptor<Kind::kHeadDim>(shared_address(worker.stage(stage)));
-    products_see_copies();
+    using Layout = typename Kind::StageLayout;
+    constexpr int kDepth = Kind::kKeyBytes / 32;
+    const uint64_t keys = matrix_descriptor<Layout>(worker.stage(stage));
     hold(logits);
     products_begin();
 #pragma unroll
     for (int step = 0; step < Kind::kHeadDim / 16; ++step) {
-        const int bytes = step / Layout::kSteps * Layout::kBlockBytes + step % Layout::kSteps * 32;
-        Products<typename Kind::Product, false>::multiply_add(logits, mine.q[step], keys + bytes / 16, step > 0);
+        const int depth = step % kDepth;
+        const int bytes = depth / Layout::kSteps * Layout::kBlockBytes + depth % Layout::kSteps * 32;
+        Products<KeyProduct<Kind>, false>::multiply_add(logits, mine.q[step], keys + bytes / 16, step > 0);
     }
     products_commit();
 }
 
 // As multiply_values, by the whole warpgroup; started only.
 template <typename Kind>
-__device__ __forceinline__ void start_values(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine, int stage,
+__device__ __forceinline__ void start_values(const Worker<Kind>&, WarpRows<Kind::kHeadDim>& mine,
+                                             const unsigned char* tile,
                                              const uint32_t (&weights)[kTileTokens / 16][4]) {
-    const uint64_t values = matrix_descriptor<Kind::kHeadDim>(shared_address(worker.stage(stage)));
-    products_see_copies();
+    using Layout = typename Kind::ValueLayout;
+    const uint64_t values = matrix_descriptor<Layout>(tile);
     hold(mine.output);
     products_begin();
 #pragma unroll
     for (int pair = 0; pair < kTileTokens / 16; ++pair) {
-        Products<typename Kind::Product, true>::multiply_add(
-            mine.output, weights[pair], values + pair * 16 * TileLayout<Kind::kHeadDim>::kRowBytes / 16, true);
+        Products<typename Kind::Product, true>::multiply_add(mine.output, weights[pair],
+                                                             values + pair * 2 * Layout::kEightRows / 16, true);
     }
     products_commit();
 }

@@ -1,8 +1,9 @@
 // The consumers: warps that attend to tile after tile, and finish what the tiles add up to.
 #pragma once
 
-#include "pillar_attention/attend.cuh"
-#include "pillar_attention/unite.cuh"
+#include "pillar_attention/complete.cuh"
+#include "pillar_attention/consume_ahead.cuh"
+#include "pillar_attention/widen.cuh"
 
 namespace sparsespec {
 
@@ -11,32 +12,71 @@ struct ConsumerCursors {
     RingCursor stages;
     RingCursor sums;
     int scored_parity = 0;
+    int buffer = 0;  // of fp16, for an FP8 pool's next tile
+
+    // Where products find the tile that all consumers have made fp16 of. Two buffers in turn make one meeting a tile
+    // enough: who has come to that of the next tile is done with this one's products, and only after it is this buffer
+    // written to anew.
+    template <typename Kind>
+    __device__ __forceinline__ const unsigned char* widened(const Worker<Kind>& worker) {
+        consumer_sync(worker);
+        const unsigned char* tile = worker.buffer(buffer);
+        buffer ^= 1;
+        return tile;
+    }
 };
 
-// Until the next stage is full.
+// Where mma.sync finds the keys or values that the stage has, in 16 bits.
 template <typename Kind>
-__device__ __forceinline__ void wait_for_stage(const Worker<Kind>& worker, const RingCursor& stages) {
-    barrier_wait(&worker.shared.pipeline.full[stages.place], stages.parity);
-    __syncwarp();  // lanes leave the wait on their own, and matrix loads want them together
+__device__ __forceinline__ const unsigned char* tile_of_halves(const Worker<Kind>& worker, ConsumerCursors& at) {
+    if constexpr (Kind::kFp8) {
+        widen(worker, at.stages.place, at.buffer);
+        return at.widened(worker);
+    } else {
+        return worker.stage(at.stages.place);
+    }
 }
 
+// Makes fp16 of an FP8 pool's values while products of the tile's keys are under way, and leaves their stage.
 template <typename Kind>
-__device__ __forceinline__ void release_stage(const Worker<Kind>& worker, RingCursor& stages) {
-    warp_arrive(&worker.shared.pipeline.empty[stages.place], worker.lane);
-    stages.advance(worker.num_stages);
+__device__ __forceinline__ void widen_values(const Worker<Kind>& worker, const ConsumerCursors& at) {
+    RingCursor values = at.stages;
+    values.advance(worker.num_stages);
+    wait_for_stage<false>(worker, values);
+    widen(worker, values.place, at.buffer);
+    products_see_copies();
+    release_stage(worker, values);
 }
 
 // The tile's sums, to the scorer.
 template <int kRowWarps, typename Kind, int kColumns>
 __device__ __forceinline__ void put_sums(const Worker<Kind>& worker, const ScoredRows& scored, bool has_rows,
                                          const ScoreWeights<kColumns>& taken, RingCursor& sums) {
-    Pipeline& pipeline = worker.shared.pipeline;
+    auto& pipeline = worker.shared.pipeline;
     barrier_wait(&pipeline.sums_empty[sums.place], sums.parity ^ 1);
     if (has_rows) {
         sum_weights<kRowWarps>(worker.shared, scored, taken, sums.place, worker.warp, worker.lane);
     }
-    warp_arrive(&pipeline.sums_full[sums.place], worker.lane);
+    barrier_arrive(&pipeline.sums_full[sums.place]);
     sums.advance(2);
+}
+
+// Adds the tile's values to the output, or has wgmma start to.
+template <int kRowWarps, typename Kind, int kPairs>
+__device__ __forceinline__ void add_values(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine, bool has_rows,
+                                           const uint32_t (&weights)[kPairs][4], ConsumerCursors& at) {
+    if constexpr (kMultipliesFp8<Kind>) {
+        start_values(worker, mine, at.widened(worker), weights);
+    } else if constexpr (kHasWgmma) {
+        wait_for_stage(worker, at.stages);
+        start_values(worker, mine, worker.stage(at.stages.place), weights);
+    } else {
+        wait_for_stage(worker, at.stages);
+        const unsigned char* values = tile_of_halves(worker, at);
+        if (has_rows) {
+            multiply_values<kRowWarps>(worker, mine, values, weights);
+        }
+    }
 }
 
 // One tile. Its keys' stage can be filled anew while its values are still to be read.
@@ -45,17 +85,25 @@ __device__ __forceinline__ void consume_tile(const Worker<Kind>& worker, WarpRow
                                              ScoredRows& scored, Pass pass, int kv_tile, ConsumerCursors& at) {
     constexpr int kColumns = WarpShare<kRowWarps>::kKeys / 8;
     constexpr bool kTogether = kHasWgmma;
-    const bool has_rows = WarpShare<kRowWarps>::first_row(worker.warp) < worker.tile().packed_rows();
     float weights[kColumns][4];
     ScoreWeights<kColumns> taken;
     uint32_t packed[kColumns / 2][4] = {};
     wait_for_stage(worker, at.stages);
     if constexpr (kTogether) {
         start_keys(worker, mine, at.stages.place, weights);
+        if (kMultipliesFp8<Kind> && pass.attends) {
+            widen_values(worker, at);
+        }
+    }
+    const bool has_rows = WarpShare<kRowWarps>::first_row(worker.warp) < worker.tile().packed_rows();
+    if constexpr (kTogether) {
         products_wait();
         hold(weights);
-    } else if (has_rows) {
-        multiply_keys<kRowWarps>(worker, mine, at.stages.place, weights);
+    } else {
+        const unsigned char* keys = tile_of_halves(worker, at);
+        if (has_rows) {
+            multiply_keys<kRowWarps>(worker, mine, keys, weights);
+        }
     }
     if (has_rows) {
         mask_keys<kRowWarps>(worker, mine, kv_tile, at.stages.place, weights);
@@ -63,7 +111,8 @@ __device__ __forceinline__ void consume_tile(const Worker<Kind>& worker, WarpRow
     if constexpr (kTogether) {
         release_stage(worker, at.stages);
     }
-    if (has_rows) {
+    // Where wide workers score, a branch would cost registers that they do not have.
+    if ((kTogether && Kind::kWay == Way::kWide && pass.scores) || has_rows) {
         weigh<kRowWarps>(worker, pass, mine, scored, weights, taken);
         pack_weights<typename Kind::Product>(weights, packed);
     }
@@ -71,12 +120,7 @@ __device__ __forceinline__ void consume_tile(const Worker<Kind>& worker, WarpRow
         release_stage(worker, at.stages);
     }
     if (pass.attends) {
-        wait_for_stage(worker, at.stages);
-        if constexpr (kTogether) {
-            start_values(worker, mine, at.stages.place, packed);
-        } else if (has_rows) {
-            multiply_values<kRowWarps>(worker, mine, at.stages.place, packed);
-        }
+        add_values<kRowWarps>(worker, mine, has_rows, packed, at);
     }
     if (pass.scores) {
         put_sums<kRowWarps>(worker, scored, has_rows, taken, at.sums);
@@ -85,8 +129,20 @@ __device__ __forceinline__ void consume_tile(const Worker<Kind>& worker, WarpRow
         products_wait();
         hold(mine.output);
     }
-    if (pass.attends) {
+    if (kMultipliesFp8<Kind> && pass.attends) {
+        at.stages.advance(worker.num_stages);  // widen_values has left it
+    } else if (pass.attends) {
         release_stage(worker, at.stages);
+    }
+}
+
+template <int kRowWarps, typename Kind>
+__device__ __forceinline__ void consume_range(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine,
+                                              ScoredRows& scored, Pass pass, const TileRange& range,
+                                              ConsumerCursors& at) {
+#pragma unroll 1
+    for (int kv_tile = range.begin; kv_tile < range.end; ++kv_tile) {
+        consume_tile<kRowWarps>(worker, mine, scored, pass, kv_tile, at);
     }
 }
 
@@ -98,11 +154,21 @@ __device__ __forceinline__ void consume_tiles(const Worker<Kind>& worker, Consum
     WarpRows<Kind::kHeadDim> mine;
     ScoredRows scored;
     load_rows<kRowWarps>(worker, mine);
+    if constexpr (kConsumesAhead<Kind>) {
+        if (!pass.scores && !worker.tile().work.drafts) {
+            consume_ahead(worker, mine, range, at.stages);
+            finish_rows<kRowWarps>(worker, mine);
+            return;
+        }
+    }
     if (pass.scores) {
         open_scores<kRowWarps>(worker, scored);
     }
-    for (int kv_tile = range.begin; kv_tile < range.end; ++kv_tile) {
-        consume_tile<kRowWarps>(worker, mine, scored, pass, kv_tile, at);
+    // Where registers are short, a loop of its own has nothing of what scores need.
+    if ((kMultipliesFp8<Kind> || Kind::kWay == Way::kWide) && !pass.scores) {
+        consume_range<kRowWarps>(worker, mine, scored, {true, false}, range, at);
+    } else {
+        consume_range<kRowWarps>(worker, mine, scored, pass, range, at);
     }
     if (pass.scores) {
         barrier_wait(&worker.shared.pipeline.scored, at.scored_parity);
@@ -126,47 +192,45 @@ __device__ __forceinline__ void consume_job(const Worker<Kind>& worker, Consumer
     }
 }
 
-// When a piece is done: puts the unit together if this completes it. Tells the scout whether to pass over it once
-// more.
+// When a piece is done whose unit may be passed over once more: tells the guide whether to, and then leaves the
+// log-sum-exps of all its keys in shared memory.
 template <typename Kind>
 __device__ __forceinline__ void finish_piece(const Worker<Kind>& worker, const Job& job) {
     const Finish& finish = job.finish;
     bool complete = true;
     if (finish.shares) {
         const RowTile& tile = job.tile;
-        const RowTile rows = row_tile(tile.work, tile.kv_head, finish.first_row, finish.num_rows, tile.group);
-        complete = complete_unit(worker, rows, finish.unit);
-        if (complete && finish.at_once && worker.params.score_planes == ScorePlanes::kDiagonal) {
-            unite_halos(worker, job.target, finish.unit);
-        }
+        complete = complete_unit(
+            worker, row_tile(tile.work, tile.kv_head, finish.first_row, finish.num_rows, tile.group), finish.unit);
     }
-    if (finish.may_repeat) {
-        consumer_sync(worker);  // the log-sum-exps are in shared memory
-        if (worker.thread == 0) {
-            worker.shared.pipeline.once_more = complete;
-            barrier_arrive(&worker.shared.pipeline.decided);
-        }
+    consumer_sync(worker);  // the log-sum-exps are in shared memory
+    if (worker.thread == 0) {
+        worker.shared.pipeline.once_more = complete;
+        barrier_arrive(&worker.shared.pipeline.decided);
     }
 }
 
 // The consumers' side of the whole launch.
 template <typename Kind>
 __device__ __forceinline__ void run_consumer(Worker<Kind> worker) {
-    Pipeline& pipeline = worker.shared.pipeline;
+    auto& pipeline = worker.shared.pipeline;
     RingCursor jobs;
     ConsumerCursors at;
+    const Turns<Kind> turns(worker.warp);
+    turns.open();
     while (true) {
         barrier_wait(&pipeline.job_full[jobs.place], jobs.parity);
         worker.job_slot = jobs.place;
         const Job& job = worker.job();
         if (job.ends) {
+            turns.close();
             return;
         }
         consume_job(worker, at);
-        if (job.finish.piece) {
+        if (job.finish.may_repeat) {
             finish_piece(worker, job);
         }
-        warp_arrive(&pipeline.job_empty[jobs.place], worker.lane);
+        barrier_arrive(&pipeline.job_empty[jobs.place]);
         jobs.advance(kMaxJobs);
     }
 }

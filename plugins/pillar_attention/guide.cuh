@@ -59,13 +59,6 @@ __device__ __forceinline__ const int32_t* lane_numbers(const PillarAttentionPara
 
 constexpr int kStartNumbers = sizeof(WorkerStart) / sizeof(int32_t);
 
-// Rows of a unit, of one KV head of the slot that the guide is at.
-struct UnitRows {
-    int kv_head;
-    int first;
-    int count;
-};
-
 template <typename Kind>
 struct Guide {
     Worker<Kind> worker;
@@ -110,7 +103,8 @@ struct Guide {
         const int lane = worker.lane;
         const int32_t* planned =
             reinterpret_cast<const int32_t*>(planned_workers(worker.params.plan, Kind::kWay) + blockIdx.x);
-        const int number = planned[lane], next_number = planned[kNumbers + lane];
+        const int number = lane < kStartNumbers + kLengths ? planned[lane] : 0;
+        const int next_number = lane < kStartNumbers ? planned[kNumbers + lane] : 0;
         if (lane < kStartNumbers) {
             reinterpret_cast<int32_t*>(&state().start)[lane] = number;
             reinterpret_cast<int32_t*>(&state().end)[lane] = next_number;
@@ -138,30 +132,15 @@ struct Guide {
         __syncwarp();
     }
 
-    __device__ __forceinline__ UnitRows unit_rows(const SlotUnits& units, int unit) const {
-        const SlotWork& work = state().work;
-        if (units.is_block(unit)) {
-            return {unit, work.body_rows, work.block_rows};
-        }
-        unit -= units.num_block_units();
-        const int step = rows_per_tile(Kind::kTileRows, worker.group), first = unit % units.body_tiles * step;
-        return {unit / units.body_tiles, first, min(step, work.body_rows - first)};
-    }
-
-    // Whether the drafts of the same rows left log-sum-exps to score by.
-    __device__ __forceinline__ bool scores_by_drafts() const {
-        return state().work.verifies && state().work.num_rows > 1 &&
-               worker.params.score_normalizer == ScoreNormalizer::kDraft;
-    }
-
     // A job for each row tile of the worker's piece of a unit; then, if that completes a unit whose scores need its
     // log-sum-exps, for the whole unit once more.
     __device__ __forceinline__ void add_piece(const SlotUnits& units, int unit, TileRange range) {
-        const UnitRows rows = unit_rows(units, unit);
+        const int step = rows_per_tile(Kind::kTileRows, worker.group);
+        const UnitRows rows = unit_rows(state().work, units, unit, step);
         const bool is_block = units.is_block(unit), starts_here = range.begin == 0;
         const bool scored = is_block && state().work.score_rows > 0 && worker.params.score_planes != ScorePlanes::kNone;
-        const bool at_once = scored && scores_by_drafts();
-        const int step = rows_per_tile(Kind::kTileRows, worker.group), end = rows.first + rows.count;
+        const bool at_once = scored && scores_by_drafts(worker.params, state().work);
+        const int end = rows.first + rows.count;
         bool shares = !starts_here || range.end < units.kv_tiles;
         range.end = min(range.end, ceil_div(num_keys(rows), kTileTokens));
         Pass pass{true, at_once};
@@ -171,7 +150,7 @@ struct Guide {
             const UnitRows tile{rows.kv_head, first, min(step, end - first)};
             first += step;
             const bool last = first >= end && pass.attends, may_repeat = last && scored && !at_once;
-            add_job(tile, range, pass, {last, shares, pass.scores, may_repeat, rows.first, rows.count}, starts_here);
+            add_job(tile, range, pass, {last, shares, may_repeat, rows.first, rows.count}, starts_here);
             if (first < end) {
                 continue;
             }
@@ -214,21 +193,21 @@ struct Guide {
             job.tile.first_new = work.drafts ? work.list_len - 1 : work.first_position;
             job.range = range;
             job.pass = pass;
-            job.shares = finish.shares;
             job.ends = false;
             job.list = draft_list(worker.params, state().lengths, work.slot, rows.kv_head);
             job.finish = finish;
         }
+        __syncwarp();
         copy_numbers(&job.tile.work, &state().work, sizeof(SlotWork));
         if (finish.shares) {
             copy_numbers(&job.finish.unit, starts_here ? &state().end : &state().start, sizeof(WorkerStart));
-            job.part = partial(worker, blockIdx.x, starts_here);
+            job.part = partial<Kind>(worker.params, worker.group, blockIdx.x, starts_here);
         }
         __syncwarp();
         if (pass.scores) {
             job.target = score_target(worker.params, job.tile, state().score_index);
         }
-        warp_arrive(&shared.pipeline.job_full[jobs.place], worker.lane);
+        barrier_arrive(&shared.pipeline.job_full[jobs.place]);
         if (job.tile.work.drafts) {
             warm_up(job);
         }
@@ -272,7 +251,7 @@ struct Guide {
         if (worker.lane == 0) {
             shared.jobs[jobs.place].ends = true;
         }
-        warp_arrive(&shared.pipeline.job_full[jobs.place], worker.lane);
+        barrier_arrive(&shared.pipeline.job_full[jobs.place]);
     }
 };
 

@@ -8,32 +8,57 @@
 
 namespace sparsespec {
 
+// A launch that may start before the one before it has ended, and waits for that by itself.
+struct EarlyLaunch {
+    cudaLaunchAttribute early{};
+    cudaLaunchConfig_t config{};  // points to `early`
+
+    EarlyLaunch(const EarlyLaunch&) = delete;
+    EarlyLaunch& operator=(const EarlyLaunch&) = delete;
+    EarlyLaunch(int blocks, int threads, int bytes, bool starts_early, cudaStream_t stream) {
+        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        early.val.programmaticStreamSerializationAllowed = 1;
+        config.gridDim = dim3(blocks);
+        config.blockDim = dim3(threads);
+        config.dynamicSmemBytes = bytes;
+        config.stream = stream;
+        config.attrs = &early;
+        config.numAttrs = starts_early ? 1 : 0;
+    }
+};
+
 template <typename Kind>
-void launch_append(const PillarAttentionParams& params, cudaStream_t stream) {
+cudaError_t launch_append(const PillarAttentionParams& params, const Occupancy& occupancy, cudaStream_t stream) {
     const int warps = params.num_rows * ceil_div(params.num_kv_heads, kAppendHeads);
-    append_kernel<Kind><<<ceil_div(warps * 32, kAppendThreads), kAppendThreads, 0, stream>>>(params);
+    const EarlyLaunch launch(ceil_div(warps * 32, kAppendThreads), kAppendThreads, 0, occupancy.starts_early, stream);
+    return cudaLaunchKernelEx(&launch.config, append_kernel<Kind>, params);
 }
 
 template <typename Kind>
 cudaError_t launch_attention(const PillarAttentionParams& params, const Occupancy& occupancy,
                              const CUtensorMap& page_map, cudaStream_t stream) {
     const auto kernel = pillar_attention_kernel<Kind>;
-    const int bytes = shared_bytes(Kind::kWay, Kind::kHeadDim, occupancy.num_stages);
+    const int bytes = shared_bytes(Kind::kWay, Kind::kHeadDim, occupancy.room);
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error != cudaSuccess) {
         return error;
     }
-    cudaLaunchAttribute early{};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(occupancy.num_workers);
-    config.blockDim = dim3(worker_threads(Kind::kWay));
-    config.dynamicSmemBytes = bytes;
-    config.stream = stream;
-    config.attrs = &early;
-    config.numAttrs = occupancy.starts_early ? 1 : 0;
-    return cudaLaunchKernelEx(&config, kernel, params, page_map, static_cast<int>(occupancy.num_stages));
+    const EarlyLaunch launch(occupancy.num_workers, worker_threads(Kind::kWay), bytes, occupancy.starts_early, stream);
+    return cudaLaunchKernelEx(&launch.config, kernel, params, page_map, static_cast<int>(occupancy.room));
+}
+
+template <typename Kind>
+cudaError_t launch_unite(const PillarAttentionParams& params, const Occupancy& occupancy, cudaStream_t stream) {
+    const EarlyLaunch launch(4 * occupancy.processors, kUniteThreads, 0, occupancy.starts_early, stream);
+    return cudaLaunchKernelEx(&launch.config, unite_kernel<Kind>, params);
+}
+
+// Both kernels the same way.
+template <typename Kind>
+cudaError_t launch_way(const PillarAttentionParams& params, const Occupancy& occupancy, const CUtensorMap& page_map,
+                       cudaStream_t stream) {
+    const cudaError_t error = launch_attention<Kind>(params, occupancy, page_map, stream);
+    return error == cudaSuccess ? launch_unite<Kind>(params, occupancy, stream) : error;
 }
 
 template <typename Kind>
@@ -42,16 +67,17 @@ Status launch_instance(const PillarAttentionParams& params, const Occupancy& occ
         return {};
     }
     CUtensorMap page_map{};
-    if (occupancy.copies_boxes && !Kind::kFp8) {
-        if (Status status = map_pages(params, TileLayout<Kind::kHeadDim>::kRowBytes, &page_map); !status.ok()) {
+    if (occupancy.way == Way::kWide && !Kind::kFp8) {
+        if (Status status = map_pages(params, Kind::StageLayout::kRowBytes, &page_map); !status.ok()) {
             return status;
         }
     }
-    launch_append<Kind>(params, stream);
-    const cudaError_t error = occupancy.way == Way::kNarrow
-                                  ? launch_attention<Kind>(params, occupancy, page_map, stream)
-                                  : launch_attention<typename Kind::Wide>(params, occupancy, page_map, stream);
-    return cuda_status(error == cudaSuccess ? cudaGetLastError() : error, "PillarAttention");
+    cudaError_t error = launch_append<Kind>(params, occupancy, stream);
+    if (error == cudaSuccess) {
+        error = occupancy.way == Way::kNarrow ? launch_way<Kind>(params, occupancy, page_map, stream)
+                                              : launch_way<typename Kind::Wide>(params, occupancy, page_map, stream);
+    }
+    return cuda_status(error, "PillarAttention");
 }
 
 }  // namespace sparsespec

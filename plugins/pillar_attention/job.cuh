@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "pillar_attention/params.h"
 #include "pillar_plan/slot_work.cuh"
 
 namespace sparsespec {
@@ -41,6 +42,28 @@ __device__ __forceinline__ RowTile row_tile(const SlotWork& work, int kv_head, i
             group,
             work.drafts ? work.list_len : work.first_position + first_row + num_rows,
             work.drafts ? work.list_len - 1 : work.first_position};
+}
+
+// Rows of a unit.
+struct UnitRows {
+    int kv_head;
+    int first;  // of the slot
+    int count;
+};
+
+// `step`: rows of a row tile.
+__device__ __forceinline__ UnitRows unit_rows(const SlotWork& work, const SlotUnits& units, int unit, int step) {
+    if (units.is_block(unit)) {
+        return {unit, work.body_rows, work.block_rows};
+    }
+    unit -= units.num_block_units();
+    const int first = unit % units.body_tiles * step;
+    return {unit / units.body_tiles, first, min(step, work.body_rows - first)};
+}
+
+// Whether the drafts of the same rows left log-sum-exps to score by.
+__device__ __forceinline__ bool scores_by_drafts(const PillarAttentionParams& params, const SlotWork& work) {
+    return work.verifies && work.num_rows > 1 && params.score_normalizer == ScoreNormalizer::kDraft;
 }
 
 // Tiles [begin, end) of KV tokens. Where begin > 0 or end < all, other workers do the rest of the unit.
@@ -87,7 +110,6 @@ struct Partial {
 struct Finish {
     bool piece;       // it is the last
     bool shares;      // the unit with other workers
-    bool at_once;     // its scores are there but for the halos
     bool may_repeat;  // its scores are still to come, if that completes the unit
     int first_row;    // of all of the unit's rows, also where they are several row tiles
     int num_rows;
@@ -98,8 +120,7 @@ struct Job {
     RowTile tile;
     TileRange range;
     Pass pass;
-    bool shares;  // the unit with other workers
-    bool ends;    // there is none, and no more to come
+    bool ends;  // there is none, and no more to come
     DraftList list;
     ScoreTarget target;
     Partial part;

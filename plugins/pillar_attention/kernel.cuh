@@ -5,33 +5,36 @@
 
 #include "pillar_attention/append.cuh"
 #include "pillar_attention/consume.cuh"
-#include "pillar_attention/convert.cuh"
 #include "pillar_attention/copy.cuh"
 #include "pillar_attention/guide.cuh"
 #include "pillar_attention/scorer.cuh"
 #include "pillar_attention/scout.cuh"
+#include "pillar_attention/unite.cuh"
 
 namespace sparsespec {
 
-// `fillers`: arrivals that fill a stage; `consumers`: warps.
-__device__ __forceinline__ void open_pipeline(Pipeline& pipeline, int num_stages, int fillers, int consumers) {
+// All lanes of a warp arrive at a barrier, each for what it has written or read.
+template <int kTilesAhead>
+__device__ __forceinline__ void open_pipeline(Pipeline<kTilesAhead>& pipeline, int num_stages, int consumer_warps) {
+    constexpr int kWarp = 32;
+    const int consumers = consumer_warps * kWarp;
     for (int stage = 0; stage < num_stages; ++stage) {
-        barrier_init(&pipeline.full[stage], fillers);
+        barrier_init(&pipeline.full[stage], kCopyArrivals);
         barrier_init(&pipeline.empty[stage], consumers);
     }
-    for (int place = 0; place < kMaxTilesAhead; ++place) {
-        barrier_init(&pipeline.keys_full[place], 1);
-        barrier_init(&pipeline.keys_empty[place], 1);
+    for (int place = 0; place < kTilesAhead; ++place) {
+        barrier_init(&pipeline.keys_full[place], kWarp);
+        barrier_init(&pipeline.keys_empty[place], kWarp);
     }
     for (int place = 0; place < kMaxJobs; ++place) {
-        barrier_init(&pipeline.job_full[place], 1);
-        barrier_init(&pipeline.job_empty[place], consumers + 2);  // and the scout and the scorer
+        barrier_init(&pipeline.job_full[place], kWarp);
+        barrier_init(&pipeline.job_empty[place], consumers + 2 * kWarp);  // and the scout and the scorer
     }
     for (int buffer = 0; buffer < 2; ++buffer) {
         barrier_init(&pipeline.sums_full[buffer], consumers);
-        barrier_init(&pipeline.sums_empty[buffer], 1);
+        barrier_init(&pipeline.sums_empty[buffer], kWarp);
     }
-    barrier_init(&pipeline.scored, 1);
+    barrier_init(&pipeline.scored, kWarp);
     barrier_init(&pipeline.decided, 1);
 }
 
@@ -42,11 +45,7 @@ __device__ __forceinline__ void run_producer(const Worker<Kind>& worker) {
     } else if (worker.warp == Kind::kWarps + 1) {
         Scout<Kind>{worker}.run();
     } else if (worker.warp == Kind::kWarps + 2) {
-        if constexpr (Kind::kFp8) {
-            Converter<Kind>{worker}.run();
-        } else {
-            run_copier(worker);
-        }
+        run_copier(worker);
     } else {
         run_scorer(worker);
     }
@@ -55,16 +54,16 @@ __device__ __forceinline__ void run_producer(const Worker<Kind>& worker) {
 template <typename Kind>
 __global__ void __launch_bounds__(worker_threads(Kind::kWay), workers_per_processor(Kind::kWay))
 pillar_attention_kernel(const __grid_constant__ PillarAttentionParams params,
-                        const __grid_constant__ CUtensorMap page_map, int num_stages) {
+                        const __grid_constant__ CUtensorMap page_map, int room) {
     extern __shared__ __align__(1024) unsigned char memory[];
     WorkerShared<Kind::kWay>& shared =
-        *reinterpret_cast<WorkerShared<Kind::kWay>*>(memory + num_stages * stage_bytes(Kind::kHeadDim));
+        *reinterpret_cast<WorkerShared<Kind::kWay>*>(memory + room_bytes(Kind::kHeadDim, room));
+    start_dependents();
     const int thread = threadIdx.x;
     const Worker<Kind> worker{params,
                               shared,
                               memory,
-                              Kind::kFp8 ? fp8_stages(num_stages) : num_stages,
-                              Kind::kFp8 ? fp8_raw(num_stages) : 0,
+                              num_stages(Kind::kFp8, room),
                               __ffs(params.page_size) - 1,
                               params.num_heads / params.num_kv_heads,
                               thread,
@@ -73,7 +72,7 @@ pillar_attention_kernel(const __grid_constant__ PillarAttentionParams params,
                               &page_map,
                               0};
     if (thread == 0) {
-        open_pipeline(shared.pipeline, num_stages, Kind::kFp8 ? 1 : kCopyArrivals, Kind::kWarps);
+        open_pipeline(shared.pipeline, worker.num_stages, Kind::kWarps);
     }
     __syncthreads();
     if (thread >= Kind::kConsumers) {

@@ -79,18 +79,18 @@ Status launch_pool(const PillarAttentionParams& params, const Occupancy& occupan
                                                  : launch_type<T, false>(params, occupancy, stream);
 }
 
-// As many stages as leave room for workers_per_processor; on devices with little shared memory, for one.
+// As much room as leaves some for workers_per_processor; on devices with little shared memory, for one.
 Status fill_device(int32_t head_dim, Way way, const Device& device, Occupancy* occupancy) {
     if (head_dim != 64 && head_dim != 96 && head_dim != 128) {
         return head_dim_error(head_dim);
     }
     for (int workers = workers_per_processor(way); workers >= 1; --workers) {
-        for (int stages = kMaxStages; stages >= (workers > 1 ? 6 : 4); --stages) {
-            const int bytes = shared_bytes(way, head_dim, stages);
+        for (int room = kMaxRoom; room >= (workers > 1 ? 6 : 4); --room) {
+            const int bytes = shared_bytes(way, head_dim, room);
             if (bytes <= device.memory_per_block &&
                 workers * (bytes + device.reserved_memory) <= device.memory_per_processor) {
-                *occupancy = {way, min(device.processors * workers, most_workers(way)), stages, device.major >= 9,
-                              device.major == 9};
+                *occupancy = {way, device.processors, min(device.processors * workers, most_workers(way)), room,
+                              device.major >= 9};
                 return {};
             }
         }

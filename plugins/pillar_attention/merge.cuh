@@ -1,30 +1,10 @@
-// From the warps' registers to the output; and where workers share a unit, to the workspace and on to the output by the
-// worker that comes last.
+// From the warps' registers to the output; or to the workspace, where workers share a unit.
 #pragma once
 
+#include "pillar_attention/parts.cuh"
 #include "pillar_attention/score.cuh"
 
 namespace sparsespec {
-
-// Packed rows that a unit may have; a multiple of 4, so that every part of the workspace can be read as float4.
-__host__ __device__ inline int partial_rows(Way way, int group) {
-    const int block = ceil_div(kMaxBlockRows * group, 4) * 4;
-    return block > tile_rows(way) ? block : tile_rows(way);
-}
-
-__host__ __device__ inline int64_t partial_floats(Way way, int group, int head_dim) {
-    return int64_t{partial_rows(way, group)} * (head_dim + 2) + kReach;
-}
-
-// A worker has two parts: of the unit that it goes on with, and of the one that it starts.
-template <typename Kind>
-__device__ __forceinline__ Partial partial(const Worker<Kind>& worker, int index, bool starts_unit) {
-    const int rows = partial_rows(Kind::kWay, worker.group);
-    float* output = static_cast<float*>(worker.params.workspace) +
-                    (index * 2 + starts_unit) * partial_floats(Kind::kWay, worker.group, Kind::kHeadDim);
-    float* base = output + int64_t{rows} * Kind::kHeadDim;
-    return {output, base, base + rows, base + 2 * rows};
-}
 
 // Softmax over disjoint sets of keys, put together. Sums are of weights 2^(logit - base).
 struct Sum {
@@ -46,48 +26,54 @@ struct Sum {
 };
 
 template <typename Kind>
-__device__ __forceinline__ typename Kind::Model* output_row(const Worker<Kind>& worker, const RowTile& tile,
+__device__ __forceinline__ typename Kind::Model* output_row(const PillarAttentionParams& params, const RowTile& tile,
                                                             int packed) {
-    return static_cast<typename Kind::Model*>(worker.params.output) +
-           (int64_t{tile.qkv_row(packed)} * worker.params.num_heads + tile.query_head(packed)) * Kind::kHeadDim;
+    return static_cast<typename Kind::Model*>(params.output) +
+           (int64_t{tile.qkv_row(packed)} * params.num_heads + tile.query_head(packed)) * Kind::kHeadDim;
 }
 
-// Leaves a packed row's log-sum-exp, in log2, to whoever needs it: the scores, and the verification of a draft.
-template <typename Kind>
-__device__ __forceinline__ void put_lse(const Worker<Kind>& worker, const RowTile& tile, int packed, float lse) {
-    const PillarAttentionParams& params = worker.params;
-    const int place = (tile.first_row - tile.work.body_rows) * tile.group + packed;
-    if (place >= 0 && place < kMaxBlockRows * kMaxGroup) {  // the device's lengths may promise more rows
-        worker.shared.lse[place] = lse;
-    }
-    const int draft = worker.job().list.shift;
-    if (tile.work.drafts && draft < params.max_draft_len) {
-        const int64_t row = int64_t{tile.work.slot} * params.max_draft_len + draft;
+// Leaves a draft's log-sum-exp, in log2, to its verification.
+__device__ __forceinline__ void put_draft_lse(const PillarAttentionParams& params, const RowTile& tile, int draft_index,
+                                              int packed, float lse) {
+    if (tile.work.drafts && draft_index < params.max_draft_len) {
+        const int64_t row = int64_t{tile.work.slot} * params.max_draft_len + draft_index;
         params.draft_lse[row * params.num_heads + tile.query_head(packed)] = lse * 0.6931471805599453f;
     }
 }
 
+// Leaves a packed row's log-sum-exp, in log2, to the scores.
+template <typename Kind>
+__device__ __forceinline__ void put_score_lse(const Worker<Kind>& worker, const RowTile& tile, int packed, float lse) {
+    const int place = (tile.first_row - tile.work.body_rows) * tile.group + packed;
+    if (place >= 0 && place < kMaxBlockRows * kMaxGroup) {  // the device's lengths may promise more rows
+        worker.shared.lse[place] = lse;
+    }
+}
+
+template <typename Kind>
+__device__ __forceinline__ void put_lse(const Worker<Kind>& worker, const RowTile& tile, int packed, float lse) {
+    put_score_lse(worker, tile, packed, lse);
+    put_draft_lse(worker.params, tile, worker.job().list.shift, packed, lse);
+}
+
 // What the values of a head are to be multiplied by: those of an FP8 pool are over a scale.
 template <typename Kind>
-__device__ __forceinline__ float value_scale(const Worker<Kind>& worker, int kv_head) {
+__device__ __forceinline__ float value_scale(const PillarAttentionParams& params, int kv_head) {
     if constexpr (Kind::kFp8) {
-        return worker.params.kv_scale[worker.params.num_kv_heads + kv_head];
+        return params.kv_scale[params.num_kv_heads + kv_head];
     } else {
         return 1;
     }
 }
 
-// Writes four numbers of a packed row's output, and with the first four its log-sum-exp.
+// Writes four numbers of a packed row's output.
 template <typename Kind>
-__device__ __forceinline__ void put_output(const Worker<Kind>& worker, const RowTile& tile, int packed, int column,
-                                           const Sum& sum) {
-    const float factor = sum.sum > 0 ? value_scale(worker, tile.kv_head) / sum.sum : 0;
+__device__ __forceinline__ void put_output(const PillarAttentionParams& params, const RowTile& tile, int packed,
+                                           int column, const Sum& sum) {
+    const float factor = sum.sum > 0 ? value_scale<Kind>(params, tile.kv_head) / sum.sum : 0;
     const uint2 numbers = {Numbers<typename Kind::Model>::pack(sum.output.x * factor, sum.output.y * factor),
                            Numbers<typename Kind::Model>::pack(sum.output.z * factor, sum.output.w * factor)};
-    *reinterpret_cast<uint2*>(output_row(worker, tile, packed) + column) = numbers;
-    if (column == 0) {
-        put_lse(worker, tile, packed, sum.base + log2f(sum.sum));
-    }
+    *reinterpret_cast<uint2*>(output_row<Kind>(params, tile, packed) + column) = numbers;
 }
 
 __device__ __forceinline__ void put_partial(const Partial& part, int row, int head_dim, int column, const Sum& sum) {
@@ -157,7 +143,7 @@ __device__ __forceinline__ void finish_row(const Worker<Kind>& worker, const War
                                            int packed, float sum) {
     const RowTile& tile = worker.tile();
     const int first = worker.lane % 4 * 2;
-    if (worker.job().shares) {
+    if (worker.job().finish.shares) {
         const Partial& part = worker.job().part;
         const int row = max(0, tile.first_row - tile.work.body_rows) * tile.group + packed;
         float* output = part.output + int64_t{row} * Kind::kHeadDim + first;
@@ -172,8 +158,8 @@ __device__ __forceinline__ void finish_row(const Worker<Kind>& worker, const War
         }
         return;
     }
-    typename Kind::Model* output = output_row(worker, tile, packed) + first;
-    const float factor = sum > 0 ? value_scale(worker, tile.kv_head) / sum : 0;
+    typename Kind::Model* output = output_row<Kind>(worker.params, tile, packed) + first;
+    const float factor = sum > 0 ? value_scale<Kind>(worker.params, tile.kv_head) / sum : 0;
 #pragma unroll
     for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
         *reinterpret_cast<uint32_t*>(output + column * 8) = Numbers<typename Kind::Model>::pack(
@@ -207,10 +193,13 @@ __device__ __forceinline__ void finish_shared_rows(const Worker<Kind>& worker, c
             const int packed = index / (kExchange / 4), column = index % (kExchange / 4) * 4;
             Sum sum = row_total<kRowWarps>(worker.shared, packed);
             sum.output = sum_exchange<kRowWarps>(worker.shared, packed, column);
-            if (worker.job().shares) {
+            if (worker.job().finish.shares) {
                 put_partial(worker.job().part, first_packed + packed, Kind::kHeadDim, first + column, sum);
             } else {
-                put_output(worker, tile, packed, first + column, sum);
+                put_output<Kind>(worker.params, tile, packed, first + column, sum);
+                if (first + column == 0) {
+                    put_lse(worker, tile, packed, sum.base + log2f(sum.sum));
+                }
             }
         }
         consumer_sync(worker);

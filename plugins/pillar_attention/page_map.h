@@ -7,8 +7,8 @@
 
 namespace sparsespec {
 
-// Rows of head_dim numbers, all of the pool's; a box is page_size rows by `block_bytes`, which shared memory holds with
-// chunks permuted as TileLayout says. For a pool of 16-bit numbers.
+// The pool in boxes of page_size rows, which come to shared memory as TileLayout says, in blocks of `block_bytes`; the
+// last dimension counts rows by eight. For a pool of 16-bit numbers.
 Status map_pages(const PillarAttentionParams& params, int block_bytes, CUtensorMap* map);
 
 }  // namespace sparsespec

@@ -13,30 +13,40 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// 16 bytes from global to shared memory, past the L1; zeros where `valid` is false, and then nothing is read.
-__device__ __forceinline__ void copy_async_16(uint32_t shared, const void* global, bool valid) {
+// For copies of what nobody reads again: the L2 keeps all else rather than it.
+__device__ __forceinline__ uint64_t read_once_policy() {
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
+    return policy;
+}
+
+// 16 bytes from global to shared memory, past the L1; zeros where `valid` is false, and then nothing is read. kOnce: by
+// read_once_policy(); a policy that says nothing would cost more than none.
+template <bool kOnce>
+__device__ __forceinline__ void copy_async_16(uint32_t shared, const void* global, bool valid, uint64_t policy) {
     const int bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared), "l"(global), "r"(bytes));
+    if constexpr (kOnce) {
+        asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(shared), "l"(global),
+                     "r"(bytes), "l"(policy));
+    } else {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared), "l"(global), "r"(bytes));
+    }
+}
+
+// 4 bytes, through the L1; 0 where `valid` is false, and then nothing is read.
+__device__ __forceinline__ void copy_async_4(uint32_t shared, const void* global, bool valid) {
+    const int bytes = valid ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
+}
+
+// Until all copies of this thread have landed.
+__device__ __forceinline__ void copy_async_wait_all() {
+    asm volatile("cp.async.wait_all;\n" ::: "memory");
 }
 
 // The barrier counts one arrival of this thread once all its copies so far have landed.
 __device__ __forceinline__ void copy_async_arrive(uint64_t* barrier) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(shared_address(barrier)) : "memory");
-}
-
-// The copies that this thread has started since the group before are a group.
-__device__ __forceinline__ void copy_async_commit() {
-    asm volatile("cp.async.commit_group;\n" ::: "memory");
-}
-
-// Until at most the last `count` of this thread's groups have not landed; `kMost`: what `count` may be.
-template <int kMost>
-__device__ __forceinline__ void copy_async_wait(int count) {
-    if (count >= kMost) {
-        asm volatile("cp.async.wait_group %0;\n" ::"n"(kMost) : "memory");
-    } else if constexpr (kMost > 0) {
-        copy_async_wait<kMost - 1>(count);
-    }
 }
 
 // Loads an address into the L1 cache, for others.
@@ -68,12 +78,13 @@ __device__ __forceinline__ void barrier_arrive_for_bytes(uint64_t* barrier, int 
         : "memory");
 }
 
-// Copies a box of a matrix that a tensor map describes to shared memory; its bytes count for the barrier.
-__device__ __forceinline__ void copy_box(uint32_t shared, const void* map, int column, int row, uint64_t* barrier) {
+// Copies a box of a tensor map, the one at `place` in its last dimension, to shared memory; its bytes count for the
+// barrier.
+__device__ __forceinline__ void copy_box(uint32_t shared, const void* map, int place, uint64_t* barrier) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];\n" ::
-            "r"(shared),
-        "l"(map), "r"(column), "r"(row), "r"(shared_address(barrier))
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %2, %2, %3}], "
+        "[%4];\n" ::"r"(shared),
+        "l"(map), "r"(0), "r"(place), "r"(shared_address(barrier))
         : "memory");
 }
 

@@ -151,29 +151,31 @@ struct ScoreWeights {
     uint32_t pairs[kColumns][2];
 };
 
-// Of weights 2^(logit - base). A key that the draft did not read can exceed its log-sum-exp: where one does,
-// probabilities are made here, and cut off at 1.
+// Of weights 2^(logit - base).
 template <int kColumns>
-__device__ __forceinline__ void take_weights(const ScoredRows& scored, const float (&base)[2],
-                                             const float (&weights)[kColumns][4], ScoreWeights<kColumns>& taken) {
-    float factor[2] = {1, 1}, most = INFINITY;
-    if (scored.cuts) {
-        most = 1 << static_cast<int>(kWeightExponent);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            factor[half] = exp2_fast(fminf(finite_base(base[half]) + kWeightExponent - scored.lse[half], 100.0f));
-        }
-    }
+__device__ __forceinline__ void take_weights(const float (&weights)[kColumns][4], ScoreWeights<kColumns>& taken) {
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
+        taken.pairs[column][0] = Numbers<__half>::pack(weights[column][0], weights[column][1]);
+        taken.pairs[column][1] = Numbers<__half>::pack(weights[column][2], weights[column][3]);
+    }
+}
+
+// The same where a row's probability may exceed 1, as that of a key which the draft did not read can: probabilities are
+// made here, and cut off at 1.
+template <int kColumns>
+__device__ __forceinline__ void cut_weights(const ScoredRows& scored, const float (&base)[2],
+                                            const float (&weights)[kColumns][4], ScoreWeights<kColumns>& taken) {
+    constexpr float kMost = 1 << static_cast<int>(kWeightExponent);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            float low = weights[column][half * 2], high = weights[column][half * 2 + 1];
-            if (scored.cuts) {
-                low = fminf(low * factor[half], most);
-                high = fminf(high * factor[half], most);
-            }
-            taken.pairs[column][half] = Numbers<__half>::pack(low, high);
+    for (int half = 0; half < 2; ++half) {
+        const float factor = exp2_fast(fminf(finite_base(base[half]) + kWeightExponent - scored.lse[half], 100.0f));
+#pragma unroll
+        for (int column = 0; column < kColumns; ++column) {
+            const float low = weights[column][half * 2], high = weights[column][half * 2 + 1];
+            uint32_t pair = Numbers<__half>::pack(fminf(low * factor, kMost), fminf(high * factor, kMost));
+            asm volatile("" : "+r"(pair));  // packed here: else twice as many registers would leave this branch
+            taken.pairs[column][half] = pair;
         }
     }
 }

@@ -151,10 +151,10 @@ __device__ __forceinline__ void score_tiles(const Worker<Kind>& worker, RingCurs
             for (int column = worker.lane; column < kTileTokens; column += 32) {
                 put_rows(worker, buffers.place, kv_tile, column);
             }
-            warp_arrive(&shared.pipeline.sums_empty[buffers.place], worker.lane);
+            barrier_arrive(&shared.pipeline.sums_empty[buffers.place]);
         } else {
             const ColumnSums columns = sum_columns(shared, buffers.place, num_rows, worker.lane);
-            warp_arrive(&shared.pipeline.sums_empty[buffers.place], worker.lane);
+            barrier_arrive(&shared.pipeline.sums_empty[buffers.place]);
             put_columns(worker, writer, kv_tile, kv_tile == range.begin, columns);
         }
         buffers.advance(2);
@@ -174,13 +174,13 @@ __device__ __forceinline__ void score_job(const Worker<Kind>& worker, RingCursor
         score_tiles<float>(worker, buffers);
     }
     __threadfence();  // whoever puts a shared unit together adds halos to what is written
-    warp_arrive(&worker.shared.pipeline.scored, worker.lane);
+    barrier_arrive(&worker.shared.pipeline.scored);
 }
 
 // The scorer's side of the whole launch.
 template <typename Kind>
 __device__ __forceinline__ void run_scorer(Worker<Kind> worker) {
-    Pipeline& pipeline = worker.shared.pipeline;
+    auto& pipeline = worker.shared.pipeline;
     RingCursor jobs, buffers;
     while (true) {
         barrier_wait(&pipeline.job_full[jobs.place], jobs.parity);
@@ -191,7 +191,7 @@ __device__ __forceinline__ void run_scorer(Worker<Kind> worker) {
         if (worker.job().pass.scores) {
             score_job(worker, buffers);
         }
-        warp_arrive(&pipeline.job_empty[jobs.place], worker.lane);
+        barrier_arrive(&pipeline.job_empty[jobs.place]);
         jobs.advance(kMaxJobs);
     }
 }

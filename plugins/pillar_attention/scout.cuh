@@ -10,7 +10,6 @@
 namespace sparsespec {
 
 constexpr int kLaneKeys = kTileTokens / 32;
-constexpr int kBatchTiles = 4;
 
 // Tiles of one job. One without tiles finishes what was taken up before.
 struct Batch {
@@ -22,10 +21,16 @@ struct Batch {
 
 template <typename Kind>
 struct Scout {
+    static constexpr int kBatchTiles = batch_tiles(Kind::kWay);
+
     Worker<Kind> worker;
     RingCursor keys{};
-    Batch batch{};                         // the one whose lists are on their way
-    int listed[kBatchTiles][kLaneKeys]{};  // of it
+    Batch batch{};  // the one whose lists are on their way
+
+    // The lane's place in what the lists hold of the batch.
+    __device__ __forceinline__ int& listed(int tile, int index) const {
+        return worker.shared.listed[tile][index * 32 + worker.lane];
+    }
 
     __device__ __forceinline__ int key(int tile, int index) const {
         return tile * kTileTokens + index * 32 + worker.lane;
@@ -36,7 +41,8 @@ struct Scout {
         const Job& job = worker.shared.jobs[batch.job_slot];
         int positions[kBatchTiles][kLaneKeys], pages[kBatchTiles][kLaneKeys];
         find_positions(job, positions);
-        const int32_t* page_table = worker.params.page_table + int64_t{job.tile.work.slot} * worker.params.max_pages;
+        const int slot = batch.num_tiles > 0 ? job.tile.work.slot : 0;
+        const int32_t* page_table = worker.params.page_table + int64_t{slot} * worker.params.max_pages;
 #pragma unroll
         for (int tile = 0; tile < kBatchTiles; ++tile) {
 #pragma unroll
@@ -53,12 +59,13 @@ struct Scout {
             }
         }
         if (batch.ends_job) {
-            warp_arrive(&worker.shared.pipeline.job_empty[batch.job_slot], worker.lane);
+            barrier_arrive(&worker.shared.pipeline.job_empty[batch.job_slot]);
         }
         batch = next;
     }
 
-    // Of drafts. Most tiles lie within the pillars.
+    // Of drafts. To shared memory, not to registers: there are too few of them for all loads to be on their way at
+    // once.
     __device__ __forceinline__ void read_lists(const Batch& next) {
         const Job& job = worker.shared.jobs[next.job_slot];
         if (next.num_tiles == 0 || !job.tile.work.drafts) {
@@ -66,80 +73,60 @@ struct Scout {
         }
         const DraftList& list = job.list;
         const int num_pillars = list.num_staying + list.num_moving, num_keys = job.tile.num_keys;
-        const int32_t* pillars = list.pillars + key(next.first_tile, 0);
 #pragma unroll
         for (int tile = 0; tile < kBatchTiles; ++tile) {
-            const bool within = (next.first_tile + tile + 1) * kTileTokens <= num_pillars;
 #pragma unroll
             for (int index = 0; index < kLaneKeys; ++index) {
-                const int entry = key(next.first_tile + tile, index);
-                if (within) {
-                    listed[tile][index] = pillars[tile * kTileTokens + index * 32];
-                } else if (entry < num_keys) {
-                    listed[tile][index] = load_listed(list, entry);
-                }
+                const int entry = key(next.first_tile + tile, index), lookup = entry - num_pillars;
+                const int32_t* from = lookup < 0 ? list.pillars + entry : list.lookups + lookup;
+                copy_async_4(shared_address(&listed(tile, index)), from, entry < num_keys && lookup < list.num_lookups);
             }
         }
     }
 
     // Of the batch; kMasked for what is no key.
     __device__ __forceinline__ void find_positions(const Job& job, int (&positions)[kBatchTiles][kLaneKeys]) const {
-        const bool drafts = job.tile.work.drafts;
-        const int num_keys = job.tile.num_keys, num_staying = drafts ? job.list.num_staying : 0;
-        const int recent_start = job.list.recent_start;
-        bool unsure = false;
+        const bool is_batch = batch.num_tiles > 0, drafts = is_batch && job.tile.work.drafts;
+        const int num_keys = is_batch ? job.tile.num_keys : 0, recent_start = is_batch ? job.list.recent_start : 0;
+        const int whole_tiles = drafts ? job.list.num_staying / kTileTokens - batch.first_tile : kBatchTiles;
+        copy_async_wait_all();
+        if (whole_tiles < batch.num_tiles) {
+            find_others(job, max(whole_tiles, 0));
+        }
 #pragma unroll
         for (int tile = 0; tile < kBatchTiles; ++tile) {
-            const bool stays = (batch.first_tile + tile + 1) * kTileTokens <= num_staying;
 #pragma unroll
             for (int index = 0; index < kLaneKeys; ++index) {
                 const int entry = key(batch.first_tile + tile, index);
-                int& position = positions[tile][index];
-                if (stays) {
-                    const int pillar = listed[tile][index];
-                    position = static_cast<uint32_t>(pillar) < static_cast<uint32_t>(recent_start) ? pillar : kMasked;
-                } else {
-                    position = entry < num_keys ? entry : kMasked;
-                }
+                const int position = drafts ? listed(tile, index) : entry;
+                const int end = !drafts ? num_keys : tile < whole_tiles ? recent_start : INT32_MAX;
+                positions[tile][index] =
+                    static_cast<uint32_t>(position) < static_cast<uint32_t>(end) ? position : kMasked;
             }
-            unsure |= drafts && !stays && tile < batch.num_tiles;
-        }
-        if (unsure) {
-            find_others(job, positions);
         }
     }
 
-    // Of tiles that are not of staying pillars alone. Not unrolled: that they are listed once has to be looked up.
-    __device__ __forceinline__ void find_others(const Job& job, int (&positions)[kBatchTiles][kLaneKeys]) const {
+    // The positions of tiles from the batch's `first` on, which are not of staying pillars alone, in the place of what
+    // the lists hold. Not unrolled: that they are listed once has to be looked up.
+    __device__ __forceinline__ void find_others(const Job& job, int first) const {
         const DraftList& list = job.list;
 #pragma unroll 1
-        for (int place = 0; place < kBatchTiles * kLaneKeys; ++place) {
-            const int tile = batch.first_tile + place / kLaneKeys, entry = key(tile, place % kLaneKeys);
-            if ((tile + 1) * kTileTokens <= list.num_staying || entry - worker.lane >= job.tile.num_keys) {
-                continue;
-            }
-            int value = 0;
-#pragma unroll
-            for (int other = 0; other < kBatchTiles * kLaneKeys; ++other) {
-                value = other == place ? listed[other / kLaneKeys][other % kLaneKeys] : value;
-            }
-            int position = list_position(list, entry, value);
+        for (int place = first * kLaneKeys; place < batch.num_tiles * kLaneKeys; ++place) {
+            const int entry = key(batch.first_tile + place / kLaneKeys, place % kLaneKeys);
+            int& found = listed(place / kLaneKeys, place % kLaneKeys);
+            int position = list_position(list, entry, found);
             if (entry >= job.tile.num_keys || is_outside(list, entry, position) ||
                 (may_repeat(list, entry) && repeats(list, entry, position))) {
                 position = kMasked;
             }
-#pragma unroll
-            for (int other = 0; other < kBatchTiles * kLaneKeys; ++other) {
-                int& found = positions[other / kLaneKeys][other % kLaneKeys];
-                found = other == place ? position : found;
-            }
+            found = position;
         }
     }
 
     // Tells the copier of one tile.
     __device__ __forceinline__ void put_keys(const Job& job, int tile, const int (&positions)[kLaneKeys],
                                              const int (&pages)[kLaneKeys]) {
-        Pipeline& pipeline = worker.shared.pipeline;
+        auto& pipeline = worker.shared.pipeline;
         TileKeys& found = worker.shared.keys[keys.place];
         const PillarAttentionParams& params = worker.params;
         const uint32_t page_rows = 2 * params.num_kv_heads * params.page_size;
@@ -160,20 +147,23 @@ struct Scout {
             found.whole_pages = !job.tile.work.drafts && found.unmasked == ~uint64_t{0};
             found.ends = false;
         }
-        warp_arrive(&pipeline.keys_full[keys.place], worker.lane);
-        keys.advance(kMaxTilesAhead);
+        barrier_arrive(&pipeline.keys_full[keys.place]);
+        keys.advance(Kind::kTilesAhead);
     }
 
     // The scout's side of the whole launch. What was taken up last is finished when there is a next job, or at once
     // where there is none yet.
     __device__ __forceinline__ void run() {
-        Pipeline& pipeline = worker.shared.pipeline;
+        auto& pipeline = worker.shared.pipeline;
         RingCursor jobs;
         int job_slot = 0;
         TileRange range{0, 0};
+        bool warm = false;
         while (true) {
             Batch next{job_slot, range.begin, min(kBatchTiles, range.end - range.begin), false};
-            if (next.num_tiles > 0) {
+            if (!warm) {  // nothing to do as yet: the code comes near
+                warm = true;
+            } else if (next.num_tiles > 0) {
                 range.begin += next.num_tiles;
                 next.ends_job = range.begin == range.end;
             } else if (batch.num_tiles > 0 && !is_told(jobs)) {
@@ -193,7 +183,7 @@ struct Scout {
                     continue;
                 }
                 if (!job.ends) {
-                    warp_arrive(&pipeline.job_empty[job_slot], worker.lane);
+                    barrier_arrive(&pipeline.job_empty[job_slot]);
                     continue;
                 }
                 next.num_tiles = 0;
@@ -209,12 +199,12 @@ struct Scout {
     }
 
     __device__ __forceinline__ void end() {
-        Pipeline& pipeline = worker.shared.pipeline;
+        auto& pipeline = worker.shared.pipeline;
         barrier_wait(&pipeline.keys_empty[keys.place], keys.parity ^ 1);
         if (worker.lane == 0) {
             worker.shared.keys[keys.place].ends = true;
         }
-        warp_arrive(&pipeline.keys_full[keys.place], worker.lane);
+        barrier_arrive(&pipeline.keys_full[keys.place]);
     }
 };
 

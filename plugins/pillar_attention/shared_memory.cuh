@@ -38,10 +38,24 @@ __host__ __device__ constexpr int producer_registers(Way way, int head_dim) {
 __host__ __device__ constexpr int consumer_registers(Way way, int head_dim) {
     return way == Way::kWide ? 216 : 256 - producer_registers(way, head_dim);
 }
-constexpr int kMaxStages = 12;  // each for the keys of a tile or for its values
-// How far ahead of the copier the scout is at most, in tiles; and jobs that are told and not done.
-constexpr int kMaxTilesAhead = 10;
-constexpr int kMaxJobs = 5;
+// A worker's room for keys and values, at most, in stages of 16-bit numbers, each for the keys of a tile or for its
+// values. With an FP8 pool the room of two is for buffers of fp16, and the rest for twice as many stages.
+constexpr int kMaxRoom = 12;
+constexpr int kBuffers = 2;
+__host__ __device__ constexpr int num_stages(bool fp8, int room) {
+    return fp8 ? 2 * (room - kBuffers) : room;
+}
+constexpr int kMaxStages = num_stages(true, kMaxRoom);
+static_assert(kMaxStages >= kMaxRoom, "barriers for every kind of stages");
+constexpr int kMaxJobs = 5;  // that are told and not done
+// Tiles that the scout takes up at a time, and how many it is ahead of the copier at most. A wide worker's one scout
+// has a whole multiprocessor to feed.
+__host__ __device__ constexpr int batch_tiles(Way way) {
+    return way == Way::kNarrow ? 4 : 6;
+}
+__host__ __device__ constexpr int tiles_ahead(Way way) {
+    return way == Way::kNarrow ? 7 : 16;
+}
 // Numbers of the output that the warps exchange at a time, and how far apart their rows are, so that a warp's accesses
 // fall into different banks.
 constexpr int kExchange = 32;
@@ -58,24 +72,21 @@ __host__ __device__ constexpr int max_score_sums(Way way) {
 // How far apart they are: as above.
 constexpr int kScoreStride = kTileTokens + 8;
 
-// Parts that one worker puts together at most; twice as many steps, and they are as many workers as there can be.
-constexpr int kMaxUniteParts = 23;
-constexpr int kUniteRows = 32;  // at a time
-
 // Barriers, and what goes with them.
+template <int kTilesAhead>
 struct Pipeline {
-    uint64_t full[kMaxStages];            // the tile's keys have landed, or its values
-    uint64_t empty[kMaxStages];           // no consumer reads them any more
-    uint64_t unmasked[kMaxStages];        // of the TileKeys
-    uint64_t keys_full[kMaxTilesAhead];   // the scout has found the tile's keys
-    uint64_t keys_empty[kMaxTilesAhead];  // the copier has started all copies
-    uint64_t job_full[kMaxJobs];          // the job is told
-    uint64_t job_empty[kMaxJobs];         // nobody reads it any more
-    uint64_t sums_full[2];                // a tile's sums are there
-    uint64_t sums_empty[2];               // the scorer has read them
-    uint64_t scored;                      // a job's scores are written
-    uint64_t decided;                     // it is known whether a piece is passed over once more
-    bool once_more;                       // of the last piece decided
+    uint64_t full[kMaxStages];         // the tile's keys have landed, or its values
+    uint64_t empty[kMaxStages];        // no consumer reads them any more
+    uint64_t unmasked[kMaxStages];     // of the TileKeys
+    uint64_t keys_full[kTilesAhead];   // the scout has found the tile's keys
+    uint64_t keys_empty[kTilesAhead];  // the copier has started all copies
+    uint64_t job_full[kMaxJobs];       // the job is told
+    uint64_t job_empty[kMaxJobs];      // nobody reads it any more
+    uint64_t sums_full[2];             // a tile's sums are there
+    uint64_t sums_empty[2];            // the scorer has read them
+    uint64_t scored;                   // a job's scores are written
+    uint64_t decided;                  // it is known whether a piece is passed over once more
+    bool once_more;                    // of the last piece decided
 };
 
 // Besides the stages; the end of a worker's dynamic shared memory.
@@ -90,70 +101,69 @@ struct alignas(256) WorkerShared {
             float row_base[kWarps][16];                   // of a warp's rows over its keys, in log2
             float row_sum[kWarps][16];
         };
-        struct {  // when parts of a unit are put together, see unite.cuh
-            float part_factor[kUniteRows][kMaxUniteParts];
-            float part_sum[kUniteRows][kMaxUniteParts];
-            float united_base[kUniteRows];
-            float united_sum[kUniteRows];
-        };
     };
     int scored_row[kMaxScoreSums];  // of each row of `sums`
     int num_score_sums;
     float carry[2][kReach];                // what the tile before left to the last tokens of its diagonal
     float lse[kMaxBlockRows * kMaxGroup];  // of the block's packed rows, in log2
-    Pipeline pipeline;
+    Pipeline<tiles_ahead(kWay)> pipeline;
     Job jobs[kMaxJobs];
-    TileKeys keys[kMaxTilesAhead];
+    TileKeys keys[tiles_ahead(kWay)];
+    int32_t listed[batch_tiles(kWay)][kTileTokens];  // entries of a draft's list, the scout's own
     GuideState guide;
     int last_to_arrive;
 };
 
-// A tile takes two stages, one after the other: for its keys, and, unless nobody reads them, for its values. With an
-// FP8 pool half of the room is for stages, which hold fp16; the rest is for keys and values on their way, half as long.
-__host__ __device__ constexpr int stage_bytes(int head_dim) {
-    return kTileTokens * head_dim * 2;
+// The keys of a tile, or its values. A tile takes two stages, one after the other: for its keys, and, unless nobody
+// reads them, for its values.
+__host__ __device__ constexpr int tile_bytes(int head_dim, int number_bytes) {
+    return kTileTokens * head_dim * number_bytes;
 }
 
-// Of FP8 keys or values, in the room of `num_stages` stages.
-constexpr int kMaxRaw = kMaxStages;
-__host__ __device__ constexpr int fp8_stages(int num_stages) {
-    return num_stages / 2;
-}
-__host__ __device__ constexpr int fp8_raw(int num_stages) {
-    return 2 * (num_stages - fp8_stages(num_stages));
+// The same whatever numbers the pool has: PillarPlan, which does not know, counts on as many workers.
+__host__ __device__ constexpr int room_bytes(int head_dim, int room) {
+    return room * tile_bytes(head_dim, 2);
 }
 
-__host__ __device__ constexpr int shared_bytes(Way way, int head_dim, int num_stages) {
+__host__ __device__ constexpr int shared_bytes(Way way, int head_dim, int room) {
     return static_cast<int>(way == Way::kNarrow ? sizeof(WorkerShared<Way::kNarrow>)
                                                 : sizeof(WorkerShared<Way::kWide>)) +
-           num_stages * stage_bytes(head_dim);
+           room_bytes(head_dim, room);
 }
 
 static_assert(2 * (shared_bytes(Way::kNarrow, 128, 6) + 1024) <= 228 * 1024,
               "two workers fit on a multiprocessor of sm_90");
 
-// A tile is cut into blocks of columns, 128 bytes wide (64 where head_dim is 96), one after another. Within a block the
-// 16-byte chunks of a row are permuted by XOR, as wgmma wants its operands, and as keeps the eight rows that one
-// matrix load touches in different banks.
-template <int kHeadDim>
+// A tile's rows are cut into blocks of columns, as wide as fits a key or value of kBytes: 128, 64 or 32 bytes. A narrow
+// worker's tile is one block after another. A wide one's is eight rows of one block, the same rows of the next block,
+// then the next eight rows: so a page is in one piece, and the copy engine brings it at once; other copies to two
+// blocks take longer so. The 16-byte chunks of a row of a block are permuted by XOR, as wgmma wants its operands, and
+// as keeps the eight rows that one matrix load touches in different banks.
+template <int kBytes, Way kWay>
 struct TileLayout {
-    static constexpr int kRowBytes = kHeadDim == 96 ? 64 : 128;
-    static constexpr int kBlockBytes = kTileTokens * kRowBytes;
-    static constexpr int kChunks = kRowBytes / 16;  // of a row of a block
-    static constexpr int kSteps = kChunks / 2;      // of 16 numbers
+    static constexpr int kRowBytes = kBytes % 128 == 0 ? 128 : kBytes % 64 == 0 ? 64 : 32;
+    static constexpr int kBlocks = kBytes / kRowBytes;
+    static constexpr bool kWholePages = kWay == Way::kWide;
+    static constexpr int kBlockBytes = (kWholePages ? 8 : kTileTokens) * kRowBytes;  // from a block to the next one
+    static constexpr int kEightRows = (kWholePages ? kBlocks : 1) * 8 * kRowBytes;  // from eight rows to the next eight
+    static constexpr int kChunks = kRowBytes / 16;                                  // of a row of a block
+    static constexpr int kSteps = kChunks / 2;  // of 32 bytes, the depth of a matrix product
 
-    // Byte offset of 16-byte chunk `chunk` of row `row`.
-    __device__ __forceinline__ static int offset(int row, int chunk) {
+    // Byte offset of 16-byte chunk `chunk` of row `row`, one of the first eight.
+    __device__ __forceinline__ static int offset_in_eight(int row, int chunk) {
         const int twist = row * kRowBytes / 128 % kChunks;
         return chunk / kChunks * kBlockBytes + row * kRowBytes + (chunk % kChunks ^ twist) * 16;
     }
+    // The same for any row.
+    __device__ __forceinline__ static int offset(int row, int chunk) {
+        return row / 8 * kEightRows + offset_in_eight(row % 8, chunk);
+    }
 };
 
-// Where a lane finds 16-byte chunk 2 * step + odd of a row, for all steps: a block's addresses do, what is left is
-// constant.
-template <int kHeadDim>
+// Where a lane finds 16-byte chunk 2 * step + odd of a row of 16-bit numbers, for all steps: a block's addresses do,
+// what is left is constant.
+template <typename Layout>
 struct LaneChunks {
-    using Layout = TileLayout<kHeadDim>;
     uint32_t first[Layout::kSteps];
 
     __device__ __forceinline__ LaneChunks(uint32_t tile, int row, int odd) {
@@ -165,7 +175,8 @@ struct LaneChunks {
 
     // Of the row that is `rows` further down, a multiple of 16.
     __device__ __forceinline__ uint32_t at(int step, int rows) const {
-        return first[step % Layout::kSteps] + step / Layout::kSteps * Layout::kBlockBytes + rows * Layout::kRowBytes;
+        return first[step % Layout::kSteps] + step / Layout::kSteps * Layout::kBlockBytes +
+               rows / 8 * Layout::kEightRows;
     }
 };
 

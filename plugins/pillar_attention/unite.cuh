@@ -1,126 +1,120 @@
-// Where workers share a unit, their parts are put together by whoever comes last. Many parts are put together in two
-// steps: those of a group of workers by the group's last, then what the groups came to by the last of these.
+// Puts the parts of shared units together: a kernel of its own after the attention, in which nobody waits for anybody,
+// and each thread's loads are on their way together.
 #pragma once
 
 #include "pillar_attention/merge.cuh"
 
 namespace sparsespec {
 
-// Parts that one worker puts together without groups.
-constexpr int kFewParts = 8;
+constexpr int kUniteThreads = 256;
+// Parts that a thread has on their way.
+constexpr int kUniteAhead = 8;
 
-// Parts to put together: of workers first, first + stride, ...
-struct Parts {
-    int first;
-    int stride;
-    int count;
-    uint32_t present;  // a bit for each that there is
+// The block's threads in teams, each of which adds up four columns a thread of one row; or, of many parts, every
+// kMostTeams-th part.
+template <int kHeadDim>
+struct UniteTeams {
+    static constexpr int kQuads = kHeadDim / 4, kTeams = kUniteThreads / kQuads;
+    int per_row;  // teams
+    int rows;     // at once
+
+    __device__ __forceinline__ explicit UniteTeams(int parts)
+        : per_row(parts <= kUniteAhead       ? 1
+                  : parts <= 2 * kUniteAhead ? 2
+                                             : 4),
+          rows(kTeams / per_row) {}
 };
 
-// Which workers are a unit's groups.
-struct Groups {
-    int size;   // workers in a group
-    int count;  // groups
-
-    __device__ __forceinline__ explicit Groups(const WorkerStart& unit) {
-        const int workers = unit.last_worker - unit.first_worker + 1;
-        size = 1;
-        while (size * size < workers && workers > kFewParts) {
-            ++size;
-        }
-        count = ceil_div(workers, size);
-    }
+template <int kHeadDim>
+struct UniteShared {
+    static constexpr int kTeams = UniteTeams<kHeadDim>::kTeams;
+    float factor[kMaxWorkers * kTeams / 4];  // of each row's parts
+    float base[kTeams];
+    float sum[kTeams];
+    float4 output[kTeams][kHeadDim / 4];  // of each team
 };
-static_assert(kMaxUniteParts * kMaxUniteParts >= kMaxWorkers && kMaxUniteParts >= kFewParts);
 
-// Whether a worker of the plan has anything to do.
-__device__ __forceinline__ bool has_tiles(const PlannedWorker* planned, int worker) {
-    const WorkerStart &start = planned[worker].start, &next = planned[worker + 1].start;
-    return start.active != next.active || start.unit != next.unit || start.tile != next.tile;
-}
+// A shared unit.
+struct SharedUnit {
+    RowTile rows;  // all
+    WorkerStart start;
+    int draft_index;
+    int score_index;
 
-// Of `count` groups of `size` workers each, which have a part of the unit. The warp is together.
-__device__ __forceinline__ uint32_t find_present(const PlannedWorker* planned, const WorkerStart& unit, int first,
-                                                 int size, int count, int lane) {
-    bool present = false;
-#pragma unroll 4
-    for (int index = 0; index < size; ++index) {
-        const int worker = first + lane * size + index;
-        present |= lane < count && worker <= unit.last_worker && has_tiles(planned, worker);
-    }
-    return __ballot_sync(0xffffffffu, present);
-}
+    __device__ __forceinline__ int num_parts() const { return start.last_worker - start.first_worker + 1; }
+};
 
-// Counts one arrival of this worker; true in the one that makes them `count`.
+// Of the first worker that starts within it.
 template <typename Kind>
-__device__ __forceinline__ bool arrive(const Worker<Kind>& worker, uint32_t* arrived, int count) {
-    consumer_sync(worker);
-    if (worker.thread == 0) {
-        const uint32_t last = count - 1;
-        __threadfence();
-        worker.shared.last_to_arrive = atomicInc(arrived, last) == last;
-        __threadfence();
-    }
-    consumer_sync(worker);
-    return worker.shared.last_to_arrive != 0;
+__device__ __forceinline__ SharedUnit shared_unit(const PillarAttentionParams& params, int group,
+                                                  const PlannedWorker& planned) {
+    const SlotWork work = slot_work(planned.lengths, planned.start.slot);
+    const SlotUnits units(work, params.num_kv_heads, group, Kind::kTileRows);
+    const UnitRows rows = unit_rows(work, units, planned.start.unit, rows_per_tile(Kind::kTileRows, group));
+    return {row_tile(work, rows.kv_head, rows.first, rows.count, group), planned.start, planned.lengths.draft_index,
+            params.score_planes == ScorePlanes::kNone ? 0 : params.score_index[work.slot]};
 }
 
-// A worker's part of the unit.
+// What scales each part of some rows to the row's base, the row's base and its sum, to shared memory. A warp for each
+// row, a lane for each part.
 template <typename Kind>
-__device__ __forceinline__ Partial part_of(const Worker<Kind>& worker, const WorkerStart& unit, int other) {
-    return partial(worker, other, other == unit.first_worker);
-}
-
-// Bases and sums of some rows of all parts, to shared memory; then what scales each part to the row's base.
-template <typename Kind>
-__device__ __forceinline__ void weigh_parts(const Worker<Kind>& worker, const WorkerStart& unit, const Parts& parts,
-                                            int first_row, int num_rows) {
-    WorkerShared<Kind::kWay>& shared = worker.shared;
-    for (int index = worker.thread; index < num_rows * parts.count; index += Kind::kConsumers) {
-        const int row = index / parts.count, place = index % parts.count;
-        const Partial part = part_of(worker, unit, parts.first + place * parts.stride);
-        const float sum = (parts.present >> place & 1) != 0 ? __ldcg(part.sum + first_row + row) : 0;
-        shared.part_sum[row][place] = sum;
-        shared.part_factor[row][place] = sum > 0 ? __ldcg(part.base + first_row + row) : -INFINITY;
-    }
-    consumer_sync(worker);
-    for (int row = worker.thread; row < num_rows; row += Kind::kConsumers) {
-        float base = -INFINITY, sum = 0;
-        for (int place = 0; place < parts.count; ++place) {
-            base = fmaxf(base, shared.part_factor[row][place]);
+__device__ __forceinline__ void weigh_parts(const PillarAttentionParams& params, const SharedUnit& unit, int first_row,
+                                            int num_rows, UniteShared<Kind::kHeadDim>& shared) {
+    const PlannedWorker* planned = planned_workers(params.plan, Kind::kWay);
+    const int lane = threadIdx.x % 32, num_parts = unit.num_parts();
+    for (int row = threadIdx.x / 32; row < num_rows; row += kUniteThreads / 32) {
+        float* factors = shared.factor + row * num_parts;
+        float most = -INFINITY, total = 0;
+        for (int place = lane; place < num_parts; place += 32) {
+            const int worker = unit.start.first_worker + place;
+            const Partial part = partial<Kind>(params, unit.rows.group, worker, place == 0);
+            const float base = __ldcg(part.base + first_row + row), sum = __ldcg(part.sum + first_row + row);
+            const bool present = has_tiles(planned, worker) && sum > 0;
+            // bases may differ between lanes: each lane's sum goes by its own until they meet
+            const float next = present ? fmaxf(most, base) : most;
+            total = total * exp2f(most == -INFINITY ? 0 : most - next) + (present ? sum * exp2f(base - next) : 0);
+            most = next;
+            factors[place] = present ? base : -INFINITY;
         }
-        for (int place = 0; place < parts.count; ++place) {
-            float& factor = shared.part_factor[row][place];
-            factor = factor == -INFINITY ? 0 : exp2f(factor - base);
-            sum += factor * shared.part_sum[row][place];
+        float row_base = most;
+        for (int step = 1; step < 32; step *= 2) {
+            row_base = fmaxf(row_base, __shfl_xor_sync(0xffffffffu, row_base, step));
         }
-        shared.united_base[row] = base;
-        shared.united_sum[row] = sum;
+        total = most == -INFINITY ? 0 : total * exp2f(most - row_base);
+        for (int step = 1; step < 32; step *= 2) {
+            total += __shfl_xor_sync(0xffffffffu, total, step);
+        }
+        for (int place = lane; place < num_parts; place += 32) {
+            factors[place] = factors[place] == -INFINITY ? 0 : exp2f(factors[place] - row_base);
+        }
+        shared.base[row] = row_base;
+        shared.sum[row] = total;
     }
-    consumer_sync(worker);
 }
 
-// The sum of four numbers of a row's output over all parts. Loads do not wait for each other.
+// A team's sum of four numbers of a row's output, of every `step`th part from `place` on.
 template <typename Kind>
-__device__ __forceinline__ float4 add_parts(const Worker<Kind>& worker, const WorkerStart& unit, const Parts& parts,
-                                            int first_row, int row, int column) {
+__device__ __forceinline__ float4 add_parts(const PillarAttentionParams& params, const SharedUnit& unit, int packed,
+                                            int column, int place, int step, const float* factors) {
     float4 sum{0, 0, 0, 0};
-    for (int first = 0; first < parts.count; first += kFewParts) {
-        float4 output[kFewParts];
-        float factor[kFewParts];
+    const int num_parts = unit.num_parts();
+#pragma unroll 1
+    for (; place < num_parts; place += kUniteAhead * step) {
+        float4 output[kUniteAhead];
+        float factor[kUniteAhead];
 #pragma unroll
-        for (int index = 0; index < kFewParts; ++index) {
-            const int place = first + index;
-            factor[index] = place < parts.count ? worker.shared.part_factor[row][place] : 0;
+        for (int index = 0; index < kUniteAhead; ++index) {
+            const int each = place + index * step;
+            factor[index] = each < num_parts ? factors[each] : 0;
             output[index] = {0, 0, 0, 0};
             if (factor[index] > 0) {
-                const Partial part = part_of(worker, unit, parts.first + place * parts.stride);
-                output[index] = __ldcg(
-                    reinterpret_cast<const float4*>(part.output + int64_t{first_row + row} * Kind::kHeadDim + column));
+                const Partial part = partial<Kind>(params, unit.rows.group, unit.start.first_worker + each, each == 0);
+                output[index] =
+                    __ldcg(reinterpret_cast<const float4*>(part.output + int64_t{packed} * Kind::kHeadDim + column));
             }
         }
 #pragma unroll
-        for (int index = 0; index < kFewParts; ++index) {
+        for (int index = 0; index < kUniteAhead; ++index) {
             sum = {sum.x + factor[index] * output[index].x, sum.y + factor[index] * output[index].y,
                    sum.z + factor[index] * output[index].z, sum.w + factor[index] * output[index].w};
         }
@@ -128,69 +122,80 @@ __device__ __forceinline__ float4 add_parts(const Worker<Kind>& worker, const Wo
     return sum;
 }
 
-// Puts parts of a unit together: to the output, or to the part of the first of them. `tile`: all rows of the unit.
+// Some rows' output, of which weigh_parts has left the factors.
 template <typename Kind>
-__device__ __forceinline__ void unite(const Worker<Kind>& worker, const RowTile& tile, const WorkerStart& unit,
-                                      const Parts& parts, bool to_output) {
-    constexpr int kQuads = Kind::kHeadDim / 4;
-    const WorkerShared<Kind::kWay>& shared = worker.shared;
-    const Partial target = part_of(worker, unit, parts.first);
-    for (int first_row = 0; first_row < tile.packed_rows(); first_row += kUniteRows) {
-        const int num_rows = min(kUniteRows, tile.packed_rows() - first_row);
-        weigh_parts(worker, unit, parts, first_row, num_rows);
-        for (int index = worker.thread; index < num_rows * kQuads; index += Kind::kConsumers) {
-            const int row = index / kQuads, column = index % kQuads * 4;
-            Sum sum;
-            sum.base = shared.united_base[row];
-            sum.sum = shared.united_sum[row];
-            sum.output = add_parts(worker, unit, parts, first_row, row, column);
-            if (to_output) {
-                put_output(worker, tile, first_row + row, column, sum);
-            } else {
-                put_partial(target, first_row + row, Kind::kHeadDim, column, sum);
-            }
-        }
-        consumer_sync(worker);
+__device__ __forceinline__ void unite_rows(const PillarAttentionParams& params, const SharedUnit& unit,
+                                           const UniteTeams<Kind::kHeadDim>& teams, int first_row, int num_rows,
+                                           UniteShared<Kind::kHeadDim>& shared) {
+    constexpr int kQuads = UniteTeams<Kind::kHeadDim>::kQuads;
+    const int team = threadIdx.x / kQuads, quad = threadIdx.x % kQuads, row = team / teams.per_row;
+    const bool works = row < num_rows;
+    if (works) {
+        shared.output[team][quad] = add_parts<Kind>(params, unit, first_row + row, quad * 4, team % teams.per_row,
+                                                    teams.per_row, shared.factor + row * unit.num_parts());
     }
-}
-
-// Adds what each part's first tile gave to the diagonals of the part before. `target`: of the whole unit.
-template <typename Kind>
-__device__ __forceinline__ void unite_halos(const Worker<Kind>& worker, const ScoreTarget& target,
-                                            const WorkerStart& unit) {
-    const PlannedWorker* planned = planned_workers(worker.params.plan, Kind::kWay);
-    const int place = worker.thread % kReach;
-    for (int other = unit.first_worker + 1 + worker.thread / kReach; other <= unit.last_worker;
-         other += Kind::kConsumers / kReach) {
-        if (has_tiles(planned, other)) {
-            const int position = planned[other].start.tile * kTileTokens - kReach + place;
-            put_score(worker.params, target, 1, position, __ldcg(part_of(worker, unit, other).halo + place), true);
+    __syncthreads();
+    if (works && team % teams.per_row == 0) {
+        Sum sum{shared.base[row], shared.sum[row], shared.output[team][quad]};
+        for (int other = 1; other < teams.per_row; ++other) {
+            const float4& added = shared.output[team + other][quad];
+            sum.output = {sum.output.x + added.x, sum.output.y + added.y, sum.output.z + added.z,
+                          sum.output.w + added.w};
+        }
+        put_output<Kind>(params, unit.rows, first_row + row, quad * 4, sum);
+        if (quad == 0) {
+            put_draft_lse(params, unit.rows, unit.draft_index, first_row + row, sum.base + log2f(sum.sum));
         }
     }
 }
 
-// This worker's part of a unit is done. Whether that completes the unit; then it is put together, but for its halos.
+// Whether scores were made on the way. Those of other units have no halos.
+__device__ __forceinline__ bool has_halos(const PillarAttentionParams& params, const SharedUnit& unit) {
+    const SlotWork& work = unit.rows.work;
+    return params.score_planes == ScorePlanes::kDiagonal && work.score_rows > 0 && scores_by_drafts(params, work);
+}
+
+// Adds what each part's first tile gave to the diagonals of the part before.
 template <typename Kind>
-__device__ __forceinline__ bool complete_unit(const Worker<Kind>& worker, const RowTile& rows,
-                                              const WorkerStart& unit) {
-    PlannedWorker* planned = planned_workers(worker.params.plan, Kind::kWay);
-    const Groups groups(unit);
-    const int first = unit.first_worker;
-    if (groups.size > 1) {
-        const int leader = first + (static_cast<int>(blockIdx.x) - first) / groups.size * groups.size;
-        const Parts parts{leader, 1, groups.size, find_present(planned, unit, leader, 1, groups.size, worker.lane)};
-        if (!arrive(worker, &planned[leader].group_arrived, __popc(parts.present))) {
-            return false;
+__device__ __forceinline__ void unite_halos(const PillarAttentionParams& params, const SharedUnit& unit) {
+    const PlannedWorker* planned = planned_workers(params.plan, Kind::kWay);
+    const ScoreTarget target = score_target(params, unit.rows, unit.score_index);
+    const int place = threadIdx.x % kReach;
+    for (int worker = unit.start.first_worker + 1 + threadIdx.x / kReach; worker <= unit.start.last_worker;
+         worker += kUniteThreads / kReach) {
+        if (has_tiles(planned, worker)) {
+            const int position = planned[worker].start.tile * kTileTokens - kReach + place;
+            const Partial part = partial<Kind>(params, unit.rows.group, worker, false);
+            put_score(params, target, 1, position, __ldcg(part.halo + place), true);
         }
-        unite(worker, rows, unit, parts, false);
     }
-    const Parts parts{first, groups.size, groups.count,
-                      find_present(planned, unit, first, groups.size, groups.count, worker.lane)};
-    if (!arrive(worker, &planned[unit.first_worker].start.arrived, __popc(parts.present))) {
-        return false;
+}
+
+// Blocks share the units; where units are few, blocks share a unit's rows too.
+template <typename Kind>
+__global__ void __launch_bounds__(kUniteThreads)
+unite_kernel(const __grid_constant__ PillarAttentionParams params) {
+    __shared__ UniteShared<Kind::kHeadDim> shared;
+    start_dependents();
+    const WayPlan& plan = *way_plan(params.plan, Kind::kWay);
+    const int group = params.num_heads / params.num_kv_heads, num_units = plan.num_shared;
+    const int slices = max(1, static_cast<int>(gridDim.x) / max(1, num_units));
+    wait_for_launch_before();
+    for (int task = blockIdx.x; task < num_units * slices; task += gridDim.x) {
+        const SharedUnit unit = shared_unit<Kind>(params, group, plan.workers[plan.shared[task % num_units]]);
+        const UniteTeams<Kind::kHeadDim> teams(unit.num_parts());
+        const int slice = task / num_units;
+        for (int first = slice * teams.rows; first < unit.rows.packed_rows(); first += slices * teams.rows) {
+            const int num_rows = min(teams.rows, unit.rows.packed_rows() - first);
+            weigh_parts<Kind>(params, unit, first, num_rows, shared);
+            __syncthreads();
+            unite_rows<Kind>(params, unit, teams, first, num_rows, shared);
+            __syncthreads();
+        }
+        if (slice == 0 && has_halos(params, unit)) {
+            unite_halos<Kind>(params, unit);
+        }
     }
-    unite(worker, rows, unit, parts, true);
-    return true;
 }
 
 }  // namespace sparsespec

@@ -13,11 +13,11 @@ constexpr float kWeightExponent = 14;
 // parts of rows l / 4 and l / 4 + 8.
 template <int kHeadDim>
 struct WarpRows {
-    uint32_t q[kHeadDim / 16][4];
+    uint32_t q[kHeadDim / 16][4];  // as query.cuh says
     float output[kHeadDim / 8][4];
-    float base[2];  // kWeightExponent below the largest logit so far
-    float sum[2];   // of this lane's keys only, until the end
-    float scale;    // of products of query and key, to logits
+    float base[2];   // kWeightExponent below the largest logit so far
+    float sum[2];    // of this lane's keys only, until the end
+    float scale[2];  // of products of query and key, to logits
     int last_key[2];
     int read_by_all;  // keys that even the tile's first row reads
 };

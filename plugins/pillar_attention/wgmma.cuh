@@ -1,6 +1,9 @@
-// Hopper's matrix products of a warpgroup, wgmma: c [64 x kColumns] += a [64 x 16] b [16 x kColumns]. Warp w of the
-// four holds rows 16 w to 16 w + 15 of a and c, as in mma.sync; b lies in shared memory as TileLayout says.
+// Hopper's matrix products of a warpgroup, wgmma: c [64 x kColumns] += a [64 x 16] b [16 x kColumns], or 32 deep where
+// they are of FP8. Warp w of the four holds rows 16 w to 16 w + 15 of a and c, as in mma.sync; b lies in shared memory
+// as TileLayout says.
 #pragma once
+
+#include <cuda_fp8.h>
 
 #include "pillar_attention/ptx.cuh"
 #include "pillar_attention/shared_memory.cuh"
@@ -8,13 +11,12 @@
 namespace sparsespec {
 
 // Where an operand lies, in the bits of a matrix descriptor.
-template <int kHeadDim>
-__device__ __forceinline__ uint64_t matrix_descriptor(uint32_t address) {
-    using Layout = TileLayout<kHeadDim>;
-    constexpr uint64_t kSwizzle = Layout::kRowBytes == 128 ? 1 : 2;
+template <typename Layout>
+__device__ __forceinline__ uint64_t matrix_descriptor(const unsigned char* tile) {
+    constexpr uint64_t kSwizzle = Layout::kRowBytes == 128 ? 1 : Layout::kRowBytes == 64 ? 2 : 3;
     // Strides in units of 16 bytes: from block to block of columns, and from eight rows to the next.
-    constexpr uint64_t kBlocks = Layout::kBlockBytes / 16, kEightRows = 8 * Layout::kRowBytes / 16;
-    return kSwizzle << 62 | kEightRows << 32 | kBlocks << 16 | (address & 0x3ffff) >> 4;
+    constexpr uint64_t kBlocks = Layout::kBlockBytes / 16, kEightRows = Layout::kEightRows / 16;
+    return kSwizzle << 62 | kEightRows << 32 | kBlocks << 16 | (shared_address(tile) & 0x3ffff) >> 4;
 }
 
 // Before products: what registers hold is there.
@@ -26,9 +28,10 @@ __device__ __forceinline__ void products_commit() {
     asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
 }
 
-// Until all products are done.
+// Until all products are done but those of the last kCount commits.
+template <int kCount = 0>
 __device__ __forceinline__ void products_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kCount) : "memory");
 }
 
 // Keeps reads of results behind products_wait.
@@ -69,40 +72,46 @@ struct Products;
 #define SPARSESPEC_ADDS_96 "%53"
 #define SPARSESPEC_ADDS_128 "%69"
 
-#define SPARSESPEC_PRODUCT(columns, type, transposed)                                                                  \
-    __device__ __forceinline__ static void multiply_add(float (&c)[columns / 8][4], const uint32_t (&a)[4],            \
-                                                        uint64_t b, bool adds) {                                       \
-        asm volatile("{ .reg .pred adds; setp.ne.b32 adds, " SPARSESPEC_ADDS_##columns                                 \
-                     ", 0;\n"                                                                                          \
-                     "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type                             \
-                     " {" SPARSESPEC_NAMES_##columns "}, " SPARSESPEC_AB_##columns ", adds, 1, 1, " transposed "; }\n" \
-                     : SPARSESPEC_C_##columns                                                                          \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{adds}));                            \
+#define SPARSESPEC_PRODUCT(columns, depth, type, transposed)                                                         \
+    __device__ __forceinline__ static void multiply_add(float (&c)[columns / 8][4], const uint32_t (&a)[4],          \
+                                                        uint64_t b, bool adds) {                                     \
+        asm volatile("{ .reg .pred adds; setp.ne.b32 adds, " SPARSESPEC_ADDS_##columns                               \
+                     ", 0;\n"                                                                                        \
+                     "wgmma.mma_async.sync.aligned.m64n" #columns "k" #depth ".f32." type "." type                   \
+                     " {" SPARSESPEC_NAMES_##columns "}, " SPARSESPEC_AB_##columns ", adds, 1, 1" transposed "; }\n" \
+                     : SPARSESPEC_C_##columns                                                                        \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{adds}));                          \
     }
 
-// One product of 16 steps in depth. Keys: b's columns are rows in shared memory. Values, kTransposed: they are columns.
+// One product of 32 bytes in depth. Keys: b's columns are rows in shared memory, as FP8 must have them. Values,
+// kTransposed: they are columns.
+template <>
+struct Products<__nv_fp8_e4m3, false> {
+    SPARSESPEC_PRODUCT(64, 32, "e4m3", "")
+};
+
 template <>
 struct Products<__nv_bfloat16, false> {
-    SPARSESPEC_PRODUCT(64, "bf16", "0")
+    SPARSESPEC_PRODUCT(64, 16, "bf16", ", 0")
 };
 
 template <>
 struct Products<__nv_bfloat16, true> {
-    SPARSESPEC_PRODUCT(64, "bf16", "1")
-    SPARSESPEC_PRODUCT(96, "bf16", "1")
-    SPARSESPEC_PRODUCT(128, "bf16", "1")
+    SPARSESPEC_PRODUCT(64, 16, "bf16", ", 1")
+    SPARSESPEC_PRODUCT(96, 16, "bf16", ", 1")
+    SPARSESPEC_PRODUCT(128, 16, "bf16", ", 1")
 };
 
 template <>
 struct Products<__half, false> {
-    SPARSESPEC_PRODUCT(64, "f16", "0")
+    SPARSESPEC_PRODUCT(64, 16, "f16", ", 0")
 };
 
 template <>
 struct Products<__half, true> {
-    SPARSESPEC_PRODUCT(64, "f16", "1")
-    SPARSESPEC_PRODUCT(96, "f16", "1")
-    SPARSESPEC_PRODUCT(128, "f16", "1")
+    SPARSESPEC_PRODUCT(64, 16, "f16", ", 1")
+    SPARSESPEC_PRODUCT(96, 16, "f16", ", 1")
+    SPARSESPEC_PRODUCT(128, 16, "f16", ", 1")
 };
 
 #undef SPARSESPEC_PRODUCT

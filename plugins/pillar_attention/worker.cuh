@@ -14,9 +14,13 @@ struct KernelKind {
     using Model = ModelType;                                          // of qkv and output
     using Product = std::conditional_t<kFp8Pool, __half, ModelType>;  // of what the matrix products multiply
     static constexpr int kHeadDim = kDim;
-    static constexpr bool kFp8 = kFp8Pool;  // keys and values are 8-bit numbers in the pool
+    static constexpr bool kFp8 = kFp8Pool;  // keys and values are 8-bit numbers in the pool and in stages
+    static constexpr int kKeyBytes = kDim * (kFp8 ? 1 : 2);  // of a key there, and of a value
+    using StageLayout = TileLayout<kKeyBytes, kWorkWay>;
+    using ValueLayout = TileLayout<kDim * 2, kWorkWay>;  // of values as the matrix products take them
     static constexpr Way kWay = kWorkWay;
     static constexpr int kWarps = consumer_warps(kWay);  // that consume
+    static constexpr int kTilesAhead = tiles_ahead(kWay);
     static constexpr int kConsumers = kWarps * 32;
     static constexpr int kTileRows = tile_rows(kWay);
     using Wide = KernelKind<ModelType, kDim, kFp8Pool, Way::kWide>;
@@ -26,24 +30,25 @@ template <typename Kind>
 struct Worker {
     const PillarAttentionParams& params;
     WorkerShared<Kind::kWay>& shared;
-    unsigned char* stages;  // num_stages * stage_bytes(Kind::kHeadDim), then num_raw times half as much
+    unsigned char* memory;  // with an FP8 pool kBuffers buffers; num_stages stages
     int num_stages;
-    int num_raw;     // places for FP8 keys and values on their way to the stages
     int page_shift;  // log2 of page_size
     int group;       // query heads that share a KV head
     int thread;
     int warp;
     int lane;
-    const void* page_map;  // the pool as rows of head_dim numbers, in boxes of a page by a block of columns
+    const void* page_map;  // the pool, in boxes of the keys, or values, of a page and head
     int job_slot;          // of the job that the role is at
 
     __device__ __forceinline__ const Job& job() const { return shared.jobs[job_slot]; }
     __device__ __forceinline__ const RowTile& tile() const { return job().tile; }
-    __device__ __forceinline__ unsigned char* stage(int place) const {
-        return stages + place * stage_bytes(Kind::kHeadDim);
+    __device__ __forceinline__ unsigned char* stage(int place) const { return memory + stage_offset(place); }
+    __device__ __forceinline__ int stage_offset(int place) const {
+        return (Kind::kFp8 ? kBuffers * tile_bytes(Kind::kHeadDim, 2) : 0) + place * (kTileTokens * Kind::kKeyBytes);
     }
-    __device__ __forceinline__ unsigned char* raw(int place) const {
-        return stage(num_stages) + place * (stage_bytes(Kind::kHeadDim) / 2);
+    // Of keys or values in fp16.
+    __device__ __forceinline__ unsigned char* buffer(int place) const {
+        return memory + place * tile_bytes(Kind::kHeadDim, 2);
     }
     __device__ __forceinline__ const typename Kind::Model* qkv_row(int row) const {
         return static_cast<const typename Kind::Model*>(params.qkv) +
@@ -68,12 +73,20 @@ struct RingCursor {
     }
 };
 
-// Counts one arrival of the whole warp, when all its lanes are through.
-__device__ __forceinline__ void warp_arrive(uint64_t* barrier, int lane) {
-    __syncwarp();
-    if (lane == 0) {
-        barrier_arrive(barrier);
+// A consumer's, until the stage is full. kFences: wgmma is to see what others than the copy engine may have written.
+template <bool kFences = kHasWgmma, typename Kind>
+__device__ __forceinline__ void wait_for_stage(const Worker<Kind>& worker, const RingCursor& stages) {
+    barrier_wait(&worker.shared.pipeline.full[stages.place], stages.parity);
+    __syncwarp();  // lanes leave the wait on their own, and matrix loads want them together
+    if constexpr (kFences) {
+        products_see_copies();
     }
+}
+
+template <typename Kind>
+__device__ __forceinline__ void release_stage(const Worker<Kind>& worker, RingCursor& stages) {
+    barrier_arrive(&worker.shared.pipeline.empty[stages.place]);
+    stages.advance(worker.num_stages);
 }
 
 }  // namespace sparsespec

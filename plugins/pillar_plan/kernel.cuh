@@ -48,6 +48,27 @@ __device__ inline void find_starts(const PillarPlanParams& params, const WorkLis
     __syncthreads();
 }
 
+// The first worker that starts within each unit that workers share, and how many there are.
+__device__ inline int list_shared(const WorkerStart* starts, int num_workers, int32_t* shared) {
+    __shared__ int sums[32];
+    __shared__ int total;
+    const int worker = static_cast<int>(threadIdx.x);
+    const bool is_first = worker > 0 && worker < num_workers && starts[worker].tile > 0 &&
+                          !(same_unit(starts[worker - 1], starts[worker]) && starts[worker - 1].tile > 0);
+    const int end = block_inclusive_sum(is_first ? 1 : 0, sums);
+    if (is_first) {
+        shared[end - 1] = worker;
+    }
+    if (threadIdx.x == kPlanThreads - 1) {
+        total = end;
+    }
+    __syncthreads();
+    if (worker >= total && worker < kMaxWorkers - 1) {
+        shared[worker] = 0;
+    }
+    return total;
+}
+
 __global__ void __launch_bounds__(kPlanThreads)
 pillar_plan_kernel(PillarPlanParams params, WorkerShape narrow, WorkerShape wide) {
     extern __shared__ int64_t cost_start[];  // [max_batch_size], then as many slots at work
@@ -55,7 +76,7 @@ pillar_plan_kernel(PillarPlanParams params, WorkerShape narrow, WorkerShape wide
     const Way way = static_cast<Way>(blockIdx.x);
     const WorkerShape shape = way == Way::kNarrow ? narrow : wide;
     int32_t* active = reinterpret_cast<int32_t*>(cost_start + params.step.max_batch_size);
-    PlannedWorker* planned = planned_workers(params.plan, way);
+    WayPlan& plan = *way_plan(params.plan, way);
     const StepCost step = gather_slots(params, shape.tile_rows, active, cost_start);
     find_starts(params, {active, cost_start, step}, shape, starts);
     for (int worker = threadIdx.x; worker <= shape.num_workers; worker += kPlanThreads) {
@@ -64,11 +85,15 @@ pillar_plan_kernel(PillarPlanParams params, WorkerShape narrow, WorkerShape wide
             find_parts(starts, shape.num_workers, worker, &start);
         }
         start.slot = start.active < step.num_active ? active[start.active] : 0;
-        planned[worker] = {start, slot_lengths(params.step, start.slot), 0};
+        plan.workers[worker] = {start, slot_lengths(params.step, start.slot)};
+    }
+    const int num_shared = list_shared(starts, shape.num_workers, plan.shared);
+    if (threadIdx.x == 0) {
+        plan.num_shared = num_shared;
     }
     // Slots not at work and workers not there: so that no part of the plan is left unwritten.
     for (int worker = shape.num_workers + 1 + threadIdx.x; worker <= kMaxWorkers; worker += kPlanThreads) {
-        planned[worker] = PlannedWorker{};
+        plan.workers[worker] = PlannedWorker{};
     }
     if (way == Way::kNarrow && threadIdx.x < params.step.max_batch_size) {
         active_slots(params.plan)[threadIdx.x] = threadIdx.x < step.num_active ? active[threadIdx.x] : -1;

@@ -71,7 +71,6 @@ struct alignas(16) WorkerStart {
 struct alignas(128) PlannedWorker {
     WorkerStart start;
     SlotLengths lengths;
-    uint32_t group_arrived;  // as start.arrived, of the workers that put a unit's parts together with this one first
 };
 
 // How PillarAttention divides a device, and rows.
@@ -91,16 +90,26 @@ constexpr int32_t most_workers(Way way) {
     return way == Way::kNarrow ? kMaxWorkers : kMaxWorkers / 2;
 }
 
-// A plan is kMaxWorkers + 1 workers for each way, then the slots at work in ascending order; in int32.
-constexpr int64_t kPlannedNumbers = sizeof(PlannedWorker) / sizeof(int32_t);
-constexpr int64_t kPlanHead = kWays * (kMaxWorkers + 1) * kPlannedNumbers;
+// The division of a step for one way to work.
+struct WayPlan {
+    PlannedWorker workers[kMaxWorkers + 1];
+    int32_t num_shared;               // units that workers share
+    int32_t shared[kMaxWorkers - 1];  // for each of them the first worker that starts within it; ascending
+};
+
+// A plan is this for each way, then the slots at work in ascending order; in int32.
+constexpr int64_t kPlanHead = kWays * sizeof(WayPlan) / sizeof(int32_t);
 
 constexpr int64_t plan_size(int64_t max_batch_size) {
     return kPlanHead + max_batch_size;
 }
 
+__host__ __device__ inline WayPlan* way_plan(int32_t* plan, Way way) {
+    return reinterpret_cast<WayPlan*>(plan) + static_cast<int>(way);
+}
+
 __host__ __device__ inline PlannedWorker* planned_workers(int32_t* plan, Way way) {
-    return reinterpret_cast<PlannedWorker*>(plan) + static_cast<int>(way) * (kMaxWorkers + 1);
+    return way_plan(plan, way)->workers;
 }
 
 __host__ __device__ inline int32_t* active_slots(int32_t* plan) {

@@ -114,7 +114,7 @@ def test_planes_fit_what_they_are_for(label: str, planes: int) -> None:
 @pytest.mark.parametrize("batch", [0, 1025])
 def test_a_plan_has_room_for_so_many_slots(case: PluginCase, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told when the network is built, not when it runs."""
-    for name, plus in (("B", 0), ("B + 1", 1), ("plan", 2 * 513 * 32)):
+    for name, plus in (("B", 0), ("B + 1", 1), ("plan", 2 * (513 * 32 + 512))):
         monkeypatch.setitem(plugin_cases.SIZES, name, batch + plus)
     for ask in (case.create().configure, case.create().on_shape_change):
         with pytest.raises(PluginError, match=r"expected shape .*max_batch_size.* of 1 to 1024"):
