@@ -101,8 +101,8 @@ Status fill_device(int32_t head_dim, Way way, const Device& device, Occupancy* o
 }
 
 // Wide where the rows of a verification would not fit a narrow row tile, and for steps that must be of a prompt: they
-// have more rows than drafts and verifications can have, and so many that the prompt's work is the most of it. Only
-// wgmma has the few rows of drafts attended to as fast by a wide worker.
+// have more rows than drafts and verifications can have, and so many that the prompt's work is the most of it. Drafts
+// of large groups pay for it, since the host does not know where a step has nothing else.
 Way choose_way(const PillarAttentionParams& params, const Device& device) {
     constexpr int kUsualRows = 9, kManyRows = 1024;
     const bool large_group = kUsualRows * (params.num_heads / params.num_kv_heads) > tile_rows(Way::kNarrow);

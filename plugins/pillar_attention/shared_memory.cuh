@@ -150,12 +150,12 @@ struct TileLayout {
     static constexpr int kSteps = kChunks / 2;  // of 32 bytes, the depth of a matrix product
 
     // Byte offset of 16-byte chunk `chunk` of row `row`, one of the first eight.
-    __device__ __forceinline__ static int offset_in_eight(int row, int chunk) {
+    __host__ __device__ __forceinline__ static int offset_in_eight(int row, int chunk) {
         const int twist = row * kRowBytes / 128 % kChunks;
         return chunk / kChunks * kBlockBytes + row * kRowBytes + (chunk % kChunks ^ twist) * 16;
     }
     // The same for any row.
-    __device__ __forceinline__ static int offset(int row, int chunk) {
+    __host__ __device__ __forceinline__ static int offset(int row, int chunk) {
         return row / 8 * kEightRows + offset_in_eight(row % 8, chunk);
     }
 };

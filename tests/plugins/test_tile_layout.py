@@ -1,0 +1,62 @@
+"""Where PillarAttention has keys and values in shared memory, compiled for the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sparsespec import plugins
+
+SOURCE = Path(__file__).parents[1] / "cpp" / "tile_layout_on_host.cu"
+TOKENS = 64
+PAGE = 16  # tokens of the smallest page
+KEY_BYTES = (64, 96, 128, 192, 256)  # of head_dim 64, 96 and 128 in 8 and in 16 bits
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        assert os.environ.get("SPARSESPEC_PLUGINS") != "require"
+        pytest.skip("needs nvcc, for which the sources are written")
+    library = tmp_path_factory.mktemp("layout") / "tile_layout_on_host.so"
+    include = next(str(path) for path in map(Path, plugins.__path__) if (path / "pillar_plan").is_dir())
+    flags = ["-std=c++17", "-O1", "-shared", "-Xcompiler", "-fPIC", "-I", include]
+    subprocess.run([nvcc, *flags, str(SOURCE), "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def offsets_of(layout: ctypes.CDLL, key_bytes: int, wide: bool) -> NDArray[np.int32]:
+    """[TOKENS, key_bytes / 16] bytes of each 16-byte chunk."""
+    offsets = np.full((TOKENS, key_bytes // 16), -1, np.int32)
+    assert layout.tile_offsets(key_bytes, int(wide), ctypes.c_void_p(offsets.ctypes.data)) == 1
+    return offsets
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("key_bytes", KEY_BYTES)
+def test_every_chunk_has_a_place_of_its_own(layout: ctypes.CDLL, key_bytes: int, wide: bool) -> None:
+    offsets = offsets_of(layout, key_bytes, wide)
+    assert sorted(offsets.flatten().tolist()) == list(range(0, TOKENS * key_bytes, 16))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("key_bytes", KEY_BYTES)
+def test_eight_rows_are_in_different_banks(layout: ctypes.CDLL, key_bytes: int, wide: bool) -> None:
+    """Matrix loads touch one chunk of eight rows at a time: together all 32 banks of 4 bytes."""
+    banks = offsets_of(layout, key_bytes, wide).reshape(TOKENS // 8, 8, -1) // 16 % 8
+    assert (np.sort(banks, axis=1) == np.arange(8)[None, :, None]).all()
+
+
+@pytest.mark.parametrize("key_bytes", KEY_BYTES)
+def test_a_wide_workers_page_is_in_one_piece(layout: ctypes.CDLL, key_bytes: int) -> None:
+    """The copy engine writes a page as one box."""
+    pages = offsets_of(layout, key_bytes, True).reshape(TOKENS // PAGE, -1)
+    assert (pages // (PAGE * key_bytes) == np.arange(TOKENS // PAGE)[:, None]).all()
