@@ -58,7 +58,7 @@ template <typename Kind>
 constexpr bool kCopiesBoxes = kHasWgmma && Kind::kWay == Way::kWide && !Kind::kFp8;
 
 // The same for a tile of whole pages: a box for each page. The copy engine does it, and leaves the ways of all other
-// loads free. A box takes it about 100 cycles, however small.
+// loads free. A box takes it 100 cycles at the least.
 template <typename Kind>
 __device__ __forceinline__ void start_page_copies(const Worker<Kind>& worker, const TileKeys& keys, int row_offset,
                                                   int stage) {

@@ -36,12 +36,6 @@ __device__ __forceinline__ bool is_earlier_lookup(const DraftList& list, int pla
     return false;
 }
 
-// What the list's tensors hold of an entry; 0 of recent tokens.
-__device__ __forceinline__ int load_listed(const DraftList& list, int entry) {
-    const int lookup = entry - list.num_staying - list.num_moving;
-    return lookup < 0 ? list.pillars[entry] : lookup < list.num_lookups ? list.lookups[lookup] : 0;
-}
-
 // Position of an entry; `listed`: what the list's tensors hold of it. Not whether it has been listed before.
 __device__ __forceinline__ int list_position(const DraftList& list, int entry, int listed) {
     const int lookup = entry - list.num_staying - list.num_moving;

@@ -149,8 +149,8 @@ struct Guide {
         while (true) {
             const UnitRows tile{rows.kv_head, first, min(step, end - first)};
             first += step;
-            const bool last = first >= end && pass.attends, may_repeat = last && scored && !at_once;
-            add_job(tile, range, pass, {last, shares, may_repeat, rows.first, rows.count}, starts_here);
+            const bool may_repeat = first >= end && pass.attends && scored && !at_once;
+            add_job(tile, range, pass, {shares, may_repeat, rows.first, rows.count}, starts_here);
             if (first < end) {
                 continue;
             }

@@ -106,9 +106,8 @@ struct Partial {
     float* halo;    // [kReach] diagonals before the range
 };
 
-// What the consumers do when a job has been the last of a piece.
+// What the consumers do when a job is done.
 struct Finish {
-    bool piece;       // it is the last
     bool shares;      // the unit with other workers
     bool may_repeat;  // its scores are still to come, if that completes the unit
     int first_row;    // of all of the unit's rows, also where they are several row tiles

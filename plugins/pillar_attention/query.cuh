@@ -86,7 +86,7 @@ __device__ __forceinline__ uint32_t pack_fp8(float2 low, float2 high) {
            uint32_t{__nv_cvt_float2_to_fp8x2(high, __NV_SATFINITE, __NV_E4M3)} << 16;
 }
 
-// What four numbers of FP8 are less than x.
+// What x is more than a pair of fp16.
 __device__ __forceinline__ float2 rest_of(float2 x, uint32_t pair) {
     const float2 taken = Numbers<__half>::unpack(pair);
     return {x.x - taken.x, x.y - taken.y};

@@ -136,9 +136,9 @@ static_assert(2 * (shared_bytes(Way::kNarrow, 128, 6) + 1024) <= 228 * 1024,
 
 // A tile's rows are cut into blocks of columns, as wide as fits a key or value of kBytes: 128, 64 or 32 bytes. A narrow
 // worker's tile is one block after another. A wide one's is eight rows of one block, the same rows of the next block,
-// then the next eight rows: so a page is in one piece, and the copy engine brings it at once; other copies to two
-// blocks take longer so. The 16-byte chunks of a row of a block are permuted by XOR, as wgmma wants its operands, and
-// as keeps the eight rows that one matrix load touches in different banks.
+// then the next eight rows: so a page is in one piece, and the copy engine brings it at once. The 16-byte chunks of a
+// row of a block are permuted by XOR, as wgmma wants its operands, and as keeps the eight rows that one matrix load
+// touches in different banks.
 template <int kBytes, Way kWay>
 struct TileLayout {
     static constexpr int kRowBytes = kBytes % 128 == 0 ? 128 : kBytes % 64 == 0 ? 64 : 32;

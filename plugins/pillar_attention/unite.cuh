@@ -7,11 +7,11 @@
 namespace sparsespec {
 
 constexpr int kUniteThreads = 256;
-// Parts that a thread has on their way.
+// Parts whose numbers a thread loads at once.
 constexpr int kUniteAhead = 8;
 
-// The block's threads in teams, each of which adds up four columns a thread of one row; or, of many parts, every
-// kMostTeams-th part.
+// The block's threads in teams, each of which adds up one row, four columns a thread; of many parts several teams share
+// a row.
 template <int kHeadDim>
 struct UniteTeams {
     static constexpr int kQuads = kHeadDim / 4, kTeams = kUniteThreads / kQuads;

@@ -16,9 +16,14 @@ void put_offsets(int32_t* offsets) {
     }
 }
 
+// False if keys have not kBytes.
 template <int kBytes>
-void put_offsets(bool wide, int32_t* offsets) {
+bool put_offsets(int32_t bytes, bool wide, int32_t* offsets) {
+    if (bytes != kBytes) {
+        return false;
+    }
     wide ? put_offsets<kBytes, Way::kWide>(offsets) : put_offsets<kBytes, Way::kNarrow>(offsets);
+    return true;
 }
 
 }  // namespace
@@ -26,26 +31,10 @@ void put_offsets(bool wide, int32_t* offsets) {
 extern "C" {
 
 // offsets: [kTileTokens, bytes / 16]. Returns whether there are keys of so many bytes.
-int32_t tile_offsets(int32_t bytes, int32_t wide, int32_t* offsets) {
-    switch (bytes) {
-        case 64:
-            put_offsets<64>(wide != 0, offsets);
-            return 1;
-        case 96:
-            put_offsets<96>(wide != 0, offsets);
-            return 1;
-        case 128:
-            put_offsets<128>(wide != 0, offsets);
-            return 1;
-        case 192:
-            put_offsets<192>(wide != 0, offsets);
-            return 1;
-        case 256:
-            put_offsets<256>(wide != 0, offsets);
-            return 1;
-        default:
-            return 0;
-    }
+bool tile_offsets(int32_t bytes, bool wide, int32_t* offsets) {
+    return put_offsets<64>(bytes, wide, offsets) || put_offsets<96>(bytes, wide, offsets) ||
+           put_offsets<128>(bytes, wide, offsets) || put_offsets<192>(bytes, wide, offsets) ||
+           put_offsets<256>(bytes, wide, offsets);
 }
 
 }  // extern "C"

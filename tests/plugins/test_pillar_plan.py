@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import random
-import shutil
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsespec import plugins
+from host_library import host_library
 from sparsespec.plugins.phase import Phase
 
 Ints = NDArray[np.int32]
@@ -22,20 +18,11 @@ Ints = NDArray[np.int32]
 ACTIVE, UNIT, TILE, FIRST, LAST = range(5)
 UNIT_OVERHEAD = 1.5  # tiles: kUnitOverhead of slot_work.cuh
 TILE_ROWS = (64, 128)  # of both ways to work
-SOURCE = Path(__file__).parents[1] / "cpp" / "plan_on_host.cpp"
 
 
 @pytest.fixture(scope="module")
 def division(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        assert os.environ.get("SPARSESPEC_PLUGINS") != "require"
-        pytest.skip("needs nvcc, whose headers the sources include")
-    library = tmp_path_factory.mktemp("plan") / "plan_on_host.so"
-    include = next(str(path) for path in map(Path, plugins.__path__) if (path / "pillar_plan").is_dir())
-    flags = ["-x", "c++", "-std=c++17", "-O1", "-shared", "-Xcompiler", "-fPIC", "-I", include]
-    subprocess.run([nvcc, *flags, str(SOURCE), "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library))
+    return host_library("plan_on_host.cpp", tmp_path_factory.mktemp("plan"), "-x", "c++")
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsespec import plugins
+from host_library import host_library
 
-SOURCE = Path(__file__).parents[1] / "cpp" / "tile_layout_on_host.cu"
 TOKENS = 64
 PAGE = 16  # tokens of the smallest page
 KEY_BYTES = (64, 96, 128, 192, 256)  # of head_dim 64, 96 and 128 in 8 and in 16 bits
@@ -22,21 +17,14 @@ KEY_BYTES = (64, 96, 128, 192, 256)  # of head_dim 64, 96 and 128 in 8 and in 16
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        assert os.environ.get("SPARSESPEC_PLUGINS") != "require"
-        pytest.skip("needs nvcc, for which the sources are written")
-    library = tmp_path_factory.mktemp("layout") / "tile_layout_on_host.so"
-    include = next(str(path) for path in map(Path, plugins.__path__) if (path / "pillar_plan").is_dir())
-    flags = ["-std=c++17", "-O1", "-shared", "-Xcompiler", "-fPIC", "-I", include]
-    subprocess.run([nvcc, *flags, str(SOURCE), "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library))
+    return host_library("tile_layout_on_host.cu", tmp_path_factory.mktemp("layout"))
 
 
 def offsets_of(layout: ctypes.CDLL, key_bytes: int, wide: bool) -> NDArray[np.int32]:
     """[TOKENS, key_bytes / 16] bytes of each 16-byte chunk."""
     offsets = np.full((TOKENS, key_bytes // 16), -1, np.int32)
-    assert layout.tile_offsets(key_bytes, int(wide), ctypes.c_void_p(offsets.ctypes.data)) == 1
+    layout.tile_offsets.restype = ctypes.c_bool
+    assert layout.tile_offsets(key_bytes, ctypes.c_bool(wide), ctypes.c_void_p(offsets.ctypes.data))
     return offsets
 
 
