@@ -23,6 +23,9 @@ template <int kRowWarps, typename Kind>
 __device__ __forceinline__ void load_rows(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine) {
     const RowTile& tile = worker.tile();
     const float scale = logit_scale(worker);
+    const int first = first_row<kRowWarps>(worker);
+    mine.any = first < tile.packed_rows();
+    mine.two = rows_per_warp<kRowWarps, Kind>(tile) > 8;
     mine.read_by_all = tile.last_key(0) + 1;
 #pragma unroll
     for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
@@ -30,10 +33,13 @@ __device__ __forceinline__ void load_rows(const Worker<Kind>& worker, WarpRows<K
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const int row = WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8;
+        const int row = first + worker.lane / 4 + half * 8;
         const int packed = min(row, tile.packed_rows() - 1);  // rows beyond repeat the last and are dropped in the end
-        uint32_t q[Kind::kHeadDim / 16][2];
-        mine.scale[half] = scale * load_query(worker, packed, q);
+        uint32_t q[Kind::kHeadDim / 16][2] = {};
+        mine.scale[half] = scale;
+        if (half == 0 || mine.two) {
+            mine.scale[half] *= load_query(worker, packed, q);
+        }
 #pragma unroll
         for (int step = 0; step < Kind::kHeadDim / 16; ++step) {
             mine.q[step][half] = q[step][0];
@@ -68,22 +74,28 @@ __device__ __forceinline__ void multiply_keys(const Worker<Kind>& worker, const 
     }
 }
 
-// -inf for keys that a row does not read. `unmasked`: a bit for each key of the tile.
+// -inf for keys that a row does not read. `unmasked`: a bit for each key of the tile; `two`, here and below: whether
+// lanes have a second row.
 template <int kRowWarps, int kHeadDim, int kColumns>
-__device__ __forceinline__ void set_masks(const WarpRows<kHeadDim>& mine, int kv_tile, uint64_t unmasked, int warp,
-                                          int lane, float (&logits)[kColumns][4]) {
+__device__ __forceinline__ void set_masks(const WarpRows<kHeadDim>& mine, bool two, int kv_tile, uint64_t unmasked,
+                                          int warp, int lane, float (&logits)[kColumns][4]) {
     // From the lane's first key on, so that what is left is constant.
     const int first = WarpShare<kRowWarps>::first_key(warp) + lane % 4 * 2;
     const uint64_t bits = unmasked >> first;
-    const int tile_start = kv_tile * kTileTokens;
-    const int last[2] = {mine.last_key[0] - tile_start - first, mine.last_key[1] - tile_start - first};
 #pragma unroll
-    for (int column = 0; column < kColumns; ++column) {
+    for (int half = 0; half < 2; ++half) {
+        if (half > 0 && !two) {
+            break;
+        }
+        const int last = mine.last_key[half] - kv_tile * kTileTokens - first;
 #pragma unroll
-        for (int index = 0; index < 4; ++index) {
-            const int key = column * 8 + index % 2;
-            const bool read = key <= last[index / 2] && (bits >> key & 1) != 0;
-            logits[column][index] = read ? logits[column][index] : -INFINITY;
+        for (int column = 0; column < kColumns; ++column) {
+#pragma unroll
+            for (int index = 0; index < 2; ++index) {
+                const int key = column * 8 + index;
+                float& logit = logits[column][half * 2 + index];
+                logit = key <= last && (bits >> key & 1) != 0 ? logit : -INFINITY;
+            }
         }
     }
 }
@@ -91,27 +103,37 @@ __device__ __forceinline__ void set_masks(const WarpRows<kHeadDim>& mine, int kv
 // The same, but for tiles that all rows read whole.
 template <int kRowWarps, typename Kind, int kColumns>
 __device__ __forceinline__ void mask_keys(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int kv_tile,
-                                          int stage, float (&logits)[kColumns][4]) {
-    const uint64_t unmasked = worker.shared.pipeline.unmasked[stage];
+                                          uint64_t unmasked, float (&logits)[kColumns][4]) {
     if (unmasked != ~uint64_t{0} || (kv_tile + 1) * kTileTokens > mine.read_by_all) {
-        set_masks<kRowWarps>(mine, kv_tile, unmasked, worker.warp, worker.lane, logits);
+        set_masks<kRowWarps>(mine, mine.two, kv_tile, unmasked, worker.warp, worker.lane, logits);
     }
 }
 
-// The rows' new bases, over all lanes that share a row.
+// The bases that the lane's own keys ask for.
 template <int kHeadDim, int kColumns>
-__device__ __forceinline__ void find_base(const WarpRows<kHeadDim>& mine, const float (&logits)[kColumns][4],
-                                          float (&base)[2]) {
+__device__ __forceinline__ void find_lane_base(const WarpRows<kHeadDim>& mine, bool two,
+                                               const float (&logits)[kColumns][4], float (&base)[2]) {
+    base[1] = mine.base[1];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+        if (half > 0 && !two) {
+            break;
+        }
         float most = logits[0][half * 2];
 #pragma unroll
         for (int column = 0; column < kColumns; ++column) {
             most = fmaxf(most, fmaxf(logits[column][half * 2], logits[column][half * 2 + 1]));
         }
-        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
-        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
         base[half] = fmaxf(mine.base[half], fmaf(most, mine.scale[half], -kWeightExponent));
+    }
+}
+
+// The rows' new bases, over all lanes that share a row.
+__device__ __forceinline__ void share_base(float (&base)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        base[half] = fmaxf(base[half], __shfl_xor_sync(0xffffffffu, base[half], 1));
+        base[half] = fmaxf(base[half], __shfl_xor_sync(0xffffffffu, base[half], 2));
     }
 }
 
@@ -139,9 +161,12 @@ __device__ __forceinline__ void rescale_output(WarpRows<kHeadDim>& mine, const f
 
 // Logits become weights 2^(scaled logit - base), and are summed.
 template <int kHeadDim, int kColumns>
-__device__ __forceinline__ void exponentiate(WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
+__device__ __forceinline__ void exponentiate(WarpRows<kHeadDim>& mine, bool two, float (&logits)[kColumns][4]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+        if (half > 0 && !two) {
+            break;  // zeros
+        }
         const float base = finite_base(mine.base[half]);
 #pragma unroll
         for (int column = 0; column < kColumns; ++column) {
@@ -154,24 +179,26 @@ __device__ __forceinline__ void exponentiate(WarpRows<kHeadDim>& mine, float (&l
     }
 }
 
-// Whether a row of the warp has another base than before.
+// Whether a row of the warp has another base than before, by the lanes' own keys or by all.
 template <int kHeadDim>
 __device__ __forceinline__ bool any_moves(const WarpRows<kHeadDim>& mine, const float (&base)[2]) {
     return __any_sync(0xffffffffu, base[0] != mine.base[0] || base[1] != mine.base[1]);
 }
 
-// Logits become weights of the rows' running softmax. Whether a base has moved.
+// Logits become weights of the rows' running softmax. Whether a base has moved: seldom does one, and only then do lanes
+// have to exchange what they found, which takes long while the copies keep the shared memory busy.
 template <int kHeadDim, int kColumns>
 __device__ __forceinline__ bool update_softmax(WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
-    float bases[2];
-    find_base(mine, logits, bases);
-    const bool moves = any_moves(mine, bases);
+    float base[2];
+    find_lane_base(mine, mine.two, logits, base);
+    const bool moves = any_moves(mine, base);
     if (moves) {
         float factor[2];
-        move_base(mine, bases, factor);
+        share_base(base);
+        move_base(mine, base, factor);
         rescale_output(mine, factor);
     }
-    exponentiate(mine, logits);
+    exponentiate(mine, mine.two, logits);
     return moves;
 }
 
@@ -241,7 +268,7 @@ __device__ __forceinline__ void weigh(const Worker<Kind>& worker, Pass pass, War
         set_factors(scored, base, worker.lane);
     }
     take_weights(weights, taken);
-    if (scored.cuts) {
+    if (scored.has(ScoredRows::kCuts)) {
         cut_weights(scored, base, weights, taken);
     }
 }

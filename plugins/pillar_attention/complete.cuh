@@ -37,7 +37,7 @@ __device__ __forceinline__ float united_lse(const Worker<Kind>& worker, const Pl
     Sum total;
 #pragma unroll 4
     for (int other = unit.first_worker; other <= unit.last_worker; ++other) {
-        const Partial part = partial<Kind>(worker.params, worker.group, other, other == unit.first_worker);
+        const Partial part = partial<Kind>(worker.params, worker.shape.group, other, other == unit.first_worker);
         const float base = __ldcg(part.base + row), sum = __ldcg(part.sum + row);
         if (has_tiles(planned, other)) {
             total.add(base, sum, {0, 0, 0, 0});

@@ -63,7 +63,7 @@ __device__ __forceinline__ void put_sums(const Worker<Kind>& worker, const Score
 
 // Adds the tile's values to the output, or has wgmma start to.
 template <int kRowWarps, typename Kind, int kPairs>
-__device__ __forceinline__ void add_values(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine, bool has_rows,
+__device__ __forceinline__ void add_values(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine,
                                            const uint32_t (&weights)[kPairs][4], ConsumerCursors& at) {
     if constexpr (kMultipliesFp8<Kind>) {
         start_values(worker, mine, at.widened(worker), weights);
@@ -73,7 +73,7 @@ __device__ __forceinline__ void add_values(const Worker<Kind>& worker, WarpRows<
     } else {
         wait_for_stage(worker, at.stages);
         const unsigned char* values = tile_of_halves(worker, at);
-        if (has_rows) {
+        if (mine.any) {
             multiply_values<kRowWarps>(worker, mine, values, weights);
         }
     }
@@ -89,30 +89,30 @@ __device__ __forceinline__ void consume_tile(const Worker<Kind>& worker, WarpRow
     ScoreWeights<kColumns> taken;
     uint32_t packed[kColumns / 2][4] = {};
     wait_for_stage(worker, at.stages);
+    const uint64_t unmasked = worker.shared.pipeline.unmasked[at.stages.place];
     if constexpr (kTogether) {
         start_keys(worker, mine, at.stages.place, weights);
         if (kMultipliesFp8<Kind> && pass.attends) {
             widen_values(worker, at);
         }
     }
-    const bool has_rows = WarpShare<kRowWarps>::first_row(worker.warp) < worker.tile().packed_rows();
     if constexpr (kTogether) {
         products_wait();
         hold(weights);
     } else {
         const unsigned char* keys = tile_of_halves(worker, at);
-        if (has_rows) {
+        if (mine.any) {
             multiply_keys<kRowWarps>(worker, mine, keys, weights);
         }
     }
-    if (has_rows) {
-        mask_keys<kRowWarps>(worker, mine, kv_tile, at.stages.place, weights);
+    if (mine.any) {
+        mask_keys<kRowWarps>(worker, mine, kv_tile, unmasked, weights);
     }
     if constexpr (kTogether) {
         release_stage(worker, at.stages);
     }
     // Where wide workers score, a branch would cost registers that they do not have.
-    if ((kTogether && Kind::kWay == Way::kWide && pass.scores) || has_rows) {
+    if ((kTogether && Kind::kWay == Way::kWide && pass.scores) || mine.any) {
         weigh<kRowWarps>(worker, pass, mine, scored, weights, taken);
         pack_weights<typename Kind::Product>(weights, packed);
     }
@@ -120,10 +120,10 @@ __device__ __forceinline__ void consume_tile(const Worker<Kind>& worker, WarpRow
         release_stage(worker, at.stages);
     }
     if (pass.attends) {
-        add_values<kRowWarps>(worker, mine, has_rows, packed, at);
+        add_values<kRowWarps>(worker, mine, packed, at);
     }
     if (pass.scores) {
-        put_sums<kRowWarps>(worker, scored, has_rows, taken, at.sums);
+        put_sums<kRowWarps>(worker, scored, mine.any, taken, at.sums);
     }
     if constexpr (kTogether) {
         products_wait();

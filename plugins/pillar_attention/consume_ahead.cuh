@@ -70,10 +70,11 @@ __device__ __forceinline__ void weigh_first(const Worker<Kind>& worker, WarpRows
                                             RingCursor& stages, TileWeights& packed) {
     float weights[kTileTokens / 8][4];
     wait_for_stage(worker, stages);
+    const uint64_t unmasked = worker.shared.pipeline.unmasked[stages.place];
     start_keys(worker, mine, stages.place, weights);
     products_wait();
     hold(weights);
-    mask_keys<Kind::kWarps>(worker, mine, kv_tile, stages.place, weights);
+    mask_keys<Kind::kWarps>(worker, mine, kv_tile, unmasked, weights);
     release_stage(worker, stages);
     update_softmax(mine, weights);
     pack_weights<typename Kind::Product>(weights, packed);
@@ -108,13 +109,14 @@ __device__ __forceinline__ void weigh_next(const Worker<Kind>& worker, WarpRows<
     hold(weights);
     if constexpr (kMasks) {
         const uint64_t unmasked = worker.shared.pipeline.unmasked[keys.place];
-        set_masks<Kind::kWarps>(mine, kv_tile, unmasked, worker.warp, worker.lane, weights);
+        set_masks<Kind::kWarps>(mine, true, kv_tile, unmasked, worker.warp, worker.lane, weights);
     }
     release_stage(worker, keys);
-    find_base(mine, weights, base);
+    find_lane_base(mine, true, weights, base);
+    share_base(base);
     const bool moves = any_moves(mine, base);
     move_base(mine, base, factor);
-    exponentiate(mine, weights);
+    exponentiate(mine, true, weights);
     weigh_before_wait(worker, mine);
     // The output is there, and nothing is under way.
     products_wait();

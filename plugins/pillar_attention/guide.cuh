@@ -80,7 +80,7 @@ struct Guide {
             }
             open_slot(reader);
             reader.read_next_slot(active);
-            const SlotUnits units(state().work, worker.params.num_kv_heads, worker.group, Kind::kTileRows);
+            const SlotUnits units(state().work, worker.params.num_kv_heads, worker.shape.rows_per_tile);
             const int num_units = last_slot ? end_unit + (end_tile > 0) : units.num_units();
 #pragma unroll 1
             for (; unit < num_units; ++unit) {
@@ -135,7 +135,7 @@ struct Guide {
     // A job for each row tile of the worker's piece of a unit; then, if that completes a unit whose scores need its
     // log-sum-exps, for the whole unit once more.
     __device__ __forceinline__ void add_piece(const SlotUnits& units, int unit, TileRange range) {
-        const int step = rows_per_tile(Kind::kTileRows, worker.group);
+        const int step = worker.shape.rows_per_tile;
         const UnitRows rows = unit_rows(state().work, units, unit, step);
         const bool is_block = units.is_block(unit), starts_here = range.begin == 0;
         const bool scored = is_block && state().work.score_rows > 0 && worker.params.score_planes != ScorePlanes::kNone;
@@ -188,7 +188,8 @@ struct Guide {
             job.tile.kv_head = rows.kv_head;
             job.tile.first_row = rows.first;
             job.tile.num_rows = rows.count;
-            job.tile.group = worker.group;
+            job.tile.group = worker.shape.group;
+            job.tile.inverse = worker.shape.inverse;
             job.tile.num_keys = num_keys(rows);
             job.tile.first_new = work.drafts ? work.list_len - 1 : work.first_position;
             job.range = range;
@@ -201,7 +202,7 @@ struct Guide {
         copy_numbers(&job.tile.work, &state().work, sizeof(SlotWork));
         if (finish.shares) {
             copy_numbers(&job.finish.unit, starts_here ? &state().end : &state().start, sizeof(WorkerStart));
-            job.part = partial<Kind>(worker.params, worker.group, blockIdx.x, starts_here);
+            job.part = partial<Kind>(worker.params, worker.shape.group, blockIdx.x, starts_here);
         }
         __syncwarp();
         if (pass.scores) {
@@ -231,7 +232,7 @@ struct Guide {
         touch_lines(job.list.pillars,
                     min(kWarmLines, ceil_div((job.list.num_staying + job.list.num_moving) * 4, kLine)));
         touch_lines(params.page_table + int64_t{tile.work.slot} * params.max_pages,
-                    min(kWarmLines, (position >> worker.page_shift) * 4 / kLine + 1));
+                    min(kWarmLines, (position >> worker.shape.page_shift) * 4 / kLine + 1));
         touch_lines(worker.qkv_row(tile.qkv_row(0)) + tile.query_head(0) * Kind::kHeadDim,
                     tile.group * Kind::kHeadDim * 2 / kLine);
         touch_lines(params.rope_table + int64_t{position} * Kind::kHeadDim, Kind::kHeadDim * 4 / kLine);

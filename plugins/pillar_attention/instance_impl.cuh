@@ -44,7 +44,11 @@ cudaError_t launch_attention(const PillarAttentionParams& params, const Occupanc
         return error;
     }
     const EarlyLaunch launch(occupancy.num_workers, worker_threads(Kind::kWay), bytes, occupancy.starts_early, stream);
-    return cudaLaunchKernelEx(&launch.config, kernel, params, page_map, static_cast<int>(occupancy.room));
+    const int group = params.num_heads / params.num_kv_heads;
+    const int page_shift = params.page_size == 16 ? 4 : params.page_size == 32 ? 5 : 6;
+    const LaunchShape shape{occupancy.room, page_shift, group, group_inverse(group),
+                            rows_per_tile(Kind::kTileRows, group)};
+    return cudaLaunchKernelEx(&launch.config, kernel, params, page_map, shape);
 }
 
 template <typename Kind>

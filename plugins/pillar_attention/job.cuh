@@ -9,6 +9,12 @@
 
 namespace sparsespec {
 
+// Divides packed rows by the group, in place of the division that takes a hundred cycles: m / group is
+// m * inverse >> 16 for all m below 4096, since inverse * group exceeds 2^16 by less than 16.
+__host__ __device__ constexpr uint32_t group_inverse(int group) {
+    return 65535u / static_cast<uint32_t>(group) + 1;
+}
+
 // Whole rows of a slot that go through the matrix units together for one KV head, each with all heads of the group:
 // packed row m is row m / group, head m % group.
 struct RowTile {
@@ -17,15 +23,17 @@ struct RowTile {
     int first_row;  // of the slot
     int num_rows;
     int group;
+    uint32_t inverse;  // of the group, see group_inverse
     int num_keys;   // keys of its last row: tokens 0, 1, ... of the slot, or entries of a draft's list
     int first_new;  // from this key on keys are the step's own tokens
 
     __device__ __forceinline__ int packed_rows() const { return num_rows * group; }
-    __device__ __forceinline__ int position(int packed) const {
-        return work.first_position + first_row + packed / group;
+    __device__ __forceinline__ int row(int packed) const { return static_cast<int>(packed * inverse >> 16); }
+    __device__ __forceinline__ int position(int packed) const { return work.first_position + first_row + row(packed); }
+    __device__ __forceinline__ int query_head(int packed) const {
+        return kv_head * group + packed - row(packed) * group;
     }
-    __device__ __forceinline__ int query_head(int packed) const { return kv_head * group + packed % group; }
-    __device__ __forceinline__ int qkv_row(int packed) const { return work.row_start + first_row + packed / group; }
+    __device__ __forceinline__ int qkv_row(int packed) const { return work.row_start + first_row + row(packed); }
     // Place among the slot's scored rows; negative for rows that are not scored.
     __device__ __forceinline__ int scored_row(int row) const {
         return first_row + row - (work.num_rows - work.score_rows);
@@ -40,6 +48,7 @@ __device__ __forceinline__ RowTile row_tile(const SlotWork& work, int kv_head, i
             first_row,
             num_rows,
             group,
+            group_inverse(group),
             work.drafts ? work.list_len : work.first_position + first_row + num_rows,
             work.drafts ? work.list_len - 1 : work.first_position};
 }

@@ -54,18 +54,17 @@ __device__ __forceinline__ void run_producer(const Worker<Kind>& worker) {
 template <typename Kind>
 __global__ void __launch_bounds__(worker_threads(Kind::kWay), workers_per_processor(Kind::kWay))
 pillar_attention_kernel(const __grid_constant__ PillarAttentionParams params,
-                        const __grid_constant__ CUtensorMap page_map, int room) {
+                        const __grid_constant__ CUtensorMap page_map, const __grid_constant__ LaunchShape shape) {
     extern __shared__ __align__(1024) unsigned char memory[];
     WorkerShared<Kind::kWay>& shared =
-        *reinterpret_cast<WorkerShared<Kind::kWay>*>(memory + room_bytes(Kind::kHeadDim, room));
+        *reinterpret_cast<WorkerShared<Kind::kWay>*>(memory + room_bytes(Kind::kHeadDim, shape.room));
     start_dependents();
     const int thread = threadIdx.x;
     const Worker<Kind> worker{params,
+                              shape,
                               shared,
                               memory,
-                              num_stages(Kind::kFp8, room),
-                              __ffs(params.page_size) - 1,
-                              params.num_heads / params.num_kv_heads,
+                              num_stages(Kind::kFp8, shape.room),
                               thread,
                               thread / 32,
                               thread % 32,

@@ -118,7 +118,7 @@ __device__ __forceinline__ void share_sums(const Worker<Kind>& worker, const War
     consumer_sync(worker);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const int packed = WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8;
+        const int packed = first_row<kRowWarps>(worker) + worker.lane / 4 + half * 8;
         const float base = row_total<kRowWarps>(worker.shared, packed).base;
         factor[half] = mine.base[half] == -INFINITY ? 0 : exp2f(mine.base[half] - base);
     }
@@ -214,9 +214,9 @@ __device__ __forceinline__ void finish_rows(const Worker<Kind>& worker, const Wa
     } else {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int packed = WarpShare<kRowWarps>::first_row(worker.warp) + worker.lane / 4 + half * 8;
+            const int packed = first_row<kRowWarps>(worker) + worker.lane / 4 + half * 8;
             const float sum = sum_of_row(mine.sum[half]);
-            if (packed < worker.tile().packed_rows()) {
+            if (packed < worker.tile().packed_rows() && (half == 0 || mine.two)) {
                 finish_row(worker, mine, half, packed, sum);
             }
         }

@@ -13,6 +13,15 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// a * b + c, in one instruction of the lane's own. Where all lanes have the same a, ptxas (CUDA 13.0) would add up what
+// they share for themselves and put it into an address of its own kind, which asynchronous copies with a cache policy
+// cannot take: they got the address's bits for a policy, or were illegal instructions.
+__device__ __forceinline__ uint32_t multiply_add(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t result;
+    asm volatile("mad.lo.u32 %0, %1, %2, %3;\n" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+    return result;
+}
+
 // For copies of what nobody reads again: the L2 keeps all else rather than it.
 __device__ __forceinline__ uint64_t read_once_policy() {
     uint64_t policy;
@@ -47,6 +56,24 @@ __device__ __forceinline__ void copy_async_wait_all() {
 // The barrier counts one arrival of this thread once all its copies so far have landed.
 __device__ __forceinline__ void copy_async_arrive(uint64_t* barrier) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// Loads, in the order of the program.
+template <typename T>
+__device__ __forceinline__ T load(const void* global);
+
+template <>
+__device__ __forceinline__ uint32_t load(const void* global) {
+    uint32_t number;
+    asm volatile("ld.global.u32 %0, [%1];\n" : "=r"(number) : "l"(global));
+    return number;
+}
+
+template <>
+__device__ __forceinline__ float2 load(const void* global) {
+    float2 pair;
+    asm volatile("ld.global.v2.f32 {%0, %1}, [%2];\n" : "=f"(pair.x), "=f"(pair.y) : "l"(global));
+    return pair;
 }
 
 // Loads an address into the L1 cache, for others.

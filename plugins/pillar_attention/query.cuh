@@ -46,10 +46,21 @@ __device__ __forceinline__ void rotate_query(const Worker<Kind>& worker, int pac
     const typename Kind::Model* query =
         worker.qkv_row(tile.qkv_row(packed)) + tile.query_head(packed) * Kind::kHeadDim + lane_first;
     const float* rope = params.rope_table + int64_t{tile.position(packed)} * Kind::kHeadDim + lane_first;
+    // All loads before anything is made of them: while copies go on each round trip takes long.
+    float2 cosine[kSteps], sine[kSteps];
+#pragma unroll
+    for (int index = 0; index < kSteps; ++index) {
+        cosine[index] = load<float2>(rope + Places::of(index));
+        sine[index] = load<float2>(rope + Kind::kHeadDim / 2 + Places::of(index));
+    }
+    uint32_t packed_pairs[2 * kSteps];
 #pragma unroll
     for (int index = 0; index < 2 * kSteps; ++index) {
-        x[index / 2][index % 2] =
-            Numbers<typename Kind::Model>::unpack(*reinterpret_cast<const uint32_t*>(query + Places::of(index)));
+        packed_pairs[index] = load<uint32_t>(query + Places::of(index));
+    }
+#pragma unroll
+    for (int index = 0; index < 2 * kSteps; ++index) {
+        x[index / 2][index % 2] = Numbers<typename Kind::Model>::unpack(packed_pairs[index]);
     }
     if (params.q_norm != nullptr) {
         normalize_query<typename Kind::Model, Kind::kHeadDim, Places::kPair>(
@@ -57,11 +68,10 @@ __device__ __forceinline__ void rotate_query(const Worker<Kind>& worker, int pac
     }
 #pragma unroll
     for (int index = 0; index < kSteps; ++index) {
-        const float2 cosine = *reinterpret_cast<const float2*>(rope + Places::of(index));
-        const float2 sine = *reinterpret_cast<const float2*>(rope + Kind::kHeadDim / 2 + Places::of(index));
+        const float2 c = cosine[index], s = sine[index];
         float2 &low = x[index / 2][index % 2], &high = x[(index + kSteps) / 2][(index + kSteps) % 2];
-        const float2 turned_low = {turned(low.x, high.x, cosine.x, -sine.x), turned(low.y, high.y, cosine.y, -sine.y)};
-        const float2 turned_high = {turned(high.x, low.x, cosine.x, sine.x), turned(high.y, low.y, cosine.y, sine.y)};
+        const float2 turned_low = {turned(low.x, high.x, c.x, -s.x), turned(low.y, high.y, c.y, -s.y)};
+        const float2 turned_high = {turned(high.x, low.x, c.x, s.x), turned(high.y, low.y, c.y, s.y)};
         low = {as_model<Kind>(turned_low.x), as_model<Kind>(turned_low.y)};
         high = {as_model<Kind>(turned_high.x), as_model<Kind>(turned_high.y)};
     }

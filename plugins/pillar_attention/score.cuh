@@ -17,14 +17,18 @@ constexpr float kFactorExponent = 10;
 constexpr float kSumOne = 16384.0f * 1024.0f;  // what a probability of 1 comes to in `sums`
 constexpr uint32_t kNotScored = 0xff;
 
-// A warp's 16 packed rows as they are scored.
+// A warp's packed rows as they are scored.
 struct ScoredRows {
     float lse[2];         // of the lane's rows, in log2, to normalise by; infinite where not scored
     uint32_t rows;        // a byte for packed rows 2 (lane % 4), the next, and those 8 on: which row of the warp's sums
     uint32_t first;       // the warp's first row of `sums`
-    uint32_t count;       // of the warp's rows of `sums`
     uint32_t factors[4];  // the matrix, as mma.sync wants it
-    bool cuts;            // whether a row's probability may exceed 1
+    uint32_t flags;
+
+    // Of `flags`: whether the lane puts its first row of sums, or its second; whether it has two rows of weights; whether
+    // a row's probability may exceed 1.
+    static constexpr uint32_t kPuts = 1, kPutsSecond = 2, kTwo = 4, kCuts = 8;
+    __device__ __forceinline__ bool has(uint32_t flag) const { return (flags & flag) != 0; }
 };
 
 // `index`: the slot's place in `scores`.
@@ -63,28 +67,28 @@ __device__ __forceinline__ float score_lse(const Worker<Kind>& worker, int packe
         return worker.shared.lse[(tile.first_row - tile.work.body_rows) * tile.group + packed];
     }
     // The last row was not drafted and borrows its neighbour's: it alone sees the newest token, so it must count.
-    const int draft = min(min(tile.first_row + packed / tile.group, tile.work.num_rows - 2), params.max_draft_len - 1);
+    const int draft = min(min(tile.first_row + tile.row(packed), tile.work.num_rows - 2), params.max_draft_len - 1);
     const int64_t at = (int64_t{tile.work.slot} * params.max_draft_len + draft) * params.num_heads;
     return params.draft_lse[at + tile.query_head(packed)] * kLog2E;
 }
 
-// Rows of the tile that the packed rows [first, first + 16) belong to.
+// Rows of the tile that some packed rows belong to.
 struct RowRange {
     int first;
     int end;
 };
 
-// Those of them that are scored.
-__device__ __forceinline__ RowRange scored_rows(const RowTile& tile, int first_packed) {
-    const int last_packed = min(first_packed + 16, tile.packed_rows()) - 1;
-    const int first = max(first_packed / tile.group, -tile.scored_row(0));
-    return {first, last_packed < first_packed ? first : max(first, last_packed / tile.group + 1)};
+// Those that the packed rows [first_packed, first_packed + count) belong to and that are scored.
+__device__ __forceinline__ RowRange scored_rows(const RowTile& tile, int first_packed, int count) {
+    const int last_packed = min(first_packed + count, tile.packed_rows()) - 1;
+    const int first = max(tile.row(first_packed), -tile.scored_row(0));
+    return {first, last_packed < first_packed ? first : max(first, tile.row(last_packed) + 1)};
 }
 
-// Which row of the warp's sums a packed row counts to.
-__device__ __forceinline__ uint32_t sums_row(const RowTile& tile, const RowRange& rows, int packed) {
-    const int row = packed / tile.group;
-    return packed < tile.packed_rows() && row >= rows.first ? row - rows.first : kNotScored;
+// Which row of the warp's sums a packed row counts to; `end`: of the warp's packed rows.
+__device__ __forceinline__ uint32_t sums_row(const RowTile& tile, const RowRange& rows, int packed, int end) {
+    const int row = tile.row(packed);
+    return packed < min(end, tile.packed_rows()) && row >= rows.first ? row - rows.first : kNotScored;
 }
 
 // The matrix of factors for new bases. One that makes more than 1 of a weight is left to cut_weights.
@@ -94,12 +98,13 @@ __device__ __forceinline__ void set_factors(ScoredRows& scored, const float (&ba
     for (int half = 0; half < 2; ++half) {
         exponent[half] = finite_base(base[half]) + kWeightExponent - scored.lse[half];
     }
-    scored.cuts = __any_sync(0xffffffffu, fmaxf(exponent[0], exponent[1]) > 0);
+    const bool cuts = __any_sync(0xffffffffu, fmaxf(exponent[0], exponent[1]) > 0);
+    scored.flags = (scored.flags & ~ScoredRows::kCuts) | (cuts ? ScoredRows::kCuts : 0);
     uint32_t pairs[2];  // packed rows 2 (lane % 4) and the next; those 8 on
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const float factor =
-            scored.cuts ? 1 << static_cast<int>(kFactorExponent) : exp2_fast(exponent[half] + kFactorExponent);
+            cuts ? 1 << static_cast<int>(kFactorExponent) : exp2_fast(exponent[half] + kFactorExponent);
         const float low = __shfl_sync(0xffffffffu, factor, lane % 4 * 8);
         const float high = __shfl_sync(0xffffffffu, factor, lane % 4 * 8 + 4);
         pairs[half] = Numbers<__half>::pack(low, high);
@@ -116,28 +121,30 @@ __device__ __forceinline__ void set_factors(ScoredRows& scored, const float (&ba
 template <int kRowWarps, typename Kind>
 __device__ __forceinline__ void open_scores(const Worker<Kind>& worker, ScoredRows& scored) {
     const RowTile& tile = worker.tile();
-    const int first_packed = WarpShare<kRowWarps>::first_row(worker.warp);
-    const RowRange rows = scored_rows(tile, first_packed);
+    const int step = rows_per_warp<kRowWarps, Kind>(tile);
+    const int first_packed = first_row<kRowWarps>(worker), end = first_packed + step;
+    const RowRange rows = scored_rows(tile, first_packed, step);
     scored.first = 0;
-    for (int before = 0; before < first_packed; before += 16) {
-        const RowRange others = scored_rows(tile, before);
+    for (int before = 0; before < first_packed; before += step) {
+        const RowRange others = scored_rows(tile, before, step);
         scored.first += others.end - others.first;
     }
     // no more than there is room for, whatever the device's lengths promise
     scored.first = min(scored.first, max_score_sums(Kind::kWay));
-    scored.count = min(rows.end - rows.first, max_score_sums(Kind::kWay) - scored.first);
-    scored.cuts = false;
+    const int row = worker.lane / 4, count = min(rows.end - rows.first, max_score_sums(Kind::kWay) - scored.first);
+    scored.flags = (row < count ? ScoredRows::kPuts : 0) | (row + 8 < count ? ScoredRows::kPutsSecond : 0) |
+                   (step > 8 ? ScoredRows::kTwo : 0);
     scored.rows = 0;
 #pragma unroll
     for (int index = 0; index < 4; ++index) {
         const int packed = first_packed + worker.lane % 4 * 2 + index % 2 + index / 2 * 8;
-        scored.rows |= sums_row(tile, rows, packed) << index * 8;
+        scored.rows |= sums_row(tile, rows, packed, end) << index * 8;
         scored.factors[index] = 0;
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int packed = first_packed + worker.lane / 4 + half * 8;
-        scored.lse[half] = sums_row(tile, rows, packed) == kNotScored ? INFINITY : score_lse(worker, packed);
+        scored.lse[half] = sums_row(tile, rows, packed, end) == kNotScored ? INFINITY : score_lse(worker, packed);
     }
     if (!worker.job().pass.attends) {
         const float known[2] = {scored.lse[0] - kWeightExponent, scored.lse[1] - kWeightExponent};
@@ -180,23 +187,33 @@ __device__ __forceinline__ void cut_weights(const ScoredRows& scored, const floa
     }
 }
 
-// The tile's sums over the packed rows of each scored row, to shared memory.
+// The tile's sums over the packed rows of each scored row, to shared memory. kTwo: lanes have a second row of weights.
+template <bool kTwo, int kColumns>
+__device__ __forceinline__ void sum_columns_of(float* sums, const ScoredRows& scored,
+                                               const ScoreWeights<kColumns>& taken) {
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+        float c[4] = {};
+        Numbers<__half>::multiply_add(c, scored.factors, transposed(taken.pairs[column][0]),
+                                      kTwo ? transposed(taken.pairs[column][1]) : 0);
+        if (scored.has(ScoredRows::kPuts)) {
+            *reinterpret_cast<float2*>(sums + column * 8) = {c[0], c[1]};
+        }
+        if (kTwo && scored.has(ScoredRows::kPutsSecond)) {
+            *reinterpret_cast<float2*>(sums + 8 * kScoreStride + column * 8) = {c[2], c[3]};
+        }
+    }
+}
+
 template <int kRowWarps, typename Shared, int kColumns>
 __device__ __forceinline__ void sum_weights(Shared& shared, const ScoredRows& scored,
                                             const ScoreWeights<kColumns>& taken, int buffer, int warp, int lane) {
     const int key = WarpShare<kRowWarps>::first_key(warp) + lane % 4 * 2;
     float* sums = &shared.sums[buffer][scored.first + lane / 4][key];
-#pragma unroll
-    for (int column = 0; column < kColumns; ++column) {
-        float c[4] = {};
-        Numbers<__half>::multiply_add(c, scored.factors, transposed(taken.pairs[column][0]),
-                                      transposed(taken.pairs[column][1]));
-        if (lane / 4 < scored.count) {
-            *reinterpret_cast<float2*>(sums + column * 8) = {c[0], c[1]};
-        }
-        if (lane / 4 + 8 < scored.count) {
-            *reinterpret_cast<float2*>(sums + 8 * kScoreStride + column * 8) = {c[2], c[3]};
-        }
+    if (scored.has(ScoredRows::kTwo)) {
+        sum_columns_of<true>(sums, scored, taken);
+    } else {
+        sum_columns_of<false>(sums, scored, taken);
     }
 }
 

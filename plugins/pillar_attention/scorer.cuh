@@ -9,39 +9,56 @@ namespace sparsespec {
 constexpr int kMeanColumns = kTileTokens / 32;
 constexpr int kDiagonalColumns = (kScoreColumns + 31) / 32;
 
+// The rows of `sums`: each belongs to the same scored row as the one before, or to the next.
+struct SumRows {
+    int count;
+    int first_plane;   // of row 0: its scored row
+    uint32_t repeats;  // a bit for each row that belongs to the scored row of the one before
+};
+static_assert(max_score_sums(Way::kNarrow) <= 32 && max_score_sums(Way::kWide) <= 32, "a bit for each row of sums");
+
 // Finds which scored row each row of `sums` belongs to, in the order in which the consumers' warps have them.
 template <typename Kind>
-__device__ __forceinline__ void find_scored_rows(const Worker<Kind>& worker) {
-    WorkerShared<Kind::kWay>& shared = worker.shared;
+__device__ __forceinline__ SumRows find_sum_rows(const Worker<Kind>& worker) {
     const RowTile& tile = worker.tile();
-    const int lane = worker.lane;
-    int first = 0;
-    for (int packed = 0; packed < Kind::kTileRows; packed += 16) {
-        const RowRange rows = scored_rows(tile, packed);
-        const int count = min(rows.end - rows.first, max_score_sums(Kind::kWay) - first);
-        if (lane < count) {
-            shared.scored_row[first + lane] = tile.scored_row(rows.first + lane);
+    const int step = rows_per_warp<Kind::kWarps, Kind>(tile);
+    SumRows found{0, 0, 0};
+    int next_plane = -1;
+    for (int packed = 0; packed < tile.packed_rows(); packed += step) {
+        const RowRange rows = scored_rows(tile, packed, step);
+        const int count = min(rows.end - rows.first, max_score_sums(Kind::kWay) - found.count);
+        if (count <= 0) {
+            continue;
         }
-        first += count;
+        const int plane = tile.scored_row(rows.first);
+        if (found.count == 0) {
+            found.first_plane = plane;
+        } else if (plane < next_plane) {
+            found.repeats |= 1u << found.count;
+        }
+        found.count += count;
+        next_plane = plane + count;
     }
-    shared.num_score_sums = first;
-    __syncwarp();
+    return found;
 }
 
 // A plane for each scored row. Two warps may have parts of a row: their rows of `sums` follow each other.
 template <typename Kind>
-__device__ __forceinline__ void put_rows(const Worker<Kind>& worker, int buffer, int kv_tile, int column) {
+__device__ __forceinline__ void put_rows(const Worker<Kind>& worker, const SumRows& rows, int buffer, int kv_tile,
+                                         int column) {
     const WorkerShared<Kind::kWay>& shared = worker.shared;
     float sum = 0;
-    for (int row = 0; row < shared.num_score_sums; ++row) {
-        const int plane = shared.scored_row[row];
+    int plane = rows.first_plane;
+    for (int row = 0; row < rows.count; ++row) {
         sum += shared.sums[buffer][row][column];
-        const bool ends = row + 1 == shared.num_score_sums || shared.scored_row[row + 1] != plane;
-        // the device's score_rows may promise more planes than there are
-        if (ends && plane < worker.params.num_planes) {
+        if (row + 1 < rows.count && (rows.repeats >> (row + 1) & 1) != 0) {
+            continue;
+        }
+        if (plane < worker.params.num_planes) {  // the device's score_rows may promise more planes than there are
             put_score(worker.params, worker.job().target, plane, kv_tile * kTileTokens + column, sum, false);
         }
-        sum = ends ? 0 : sum;
+        ++plane;
+        sum = 0;
     }
 }
 
@@ -51,128 +68,143 @@ struct ColumnSums {
     float diagonal[kDiagonalColumns]{};
 };
 
-template <typename Shared>
-__device__ __forceinline__ ColumnSums sum_columns(const Shared& shared, int buffer, int num_rows, int lane) {
+// Of kAtOnce rows at a time: their loads are on their way together, since each waits for the copies.
+template <int kAtOnce, typename Shared>
+__device__ __forceinline__ ColumnSums sum_columns(const Shared& shared, int buffer, const SumRows& rows, int lane) {
     ColumnSums columns;
-    const float* sums = shared.sums[buffer][0] + lane;
-#pragma unroll 5
-    for (int row = 0; row < num_rows; ++row, sums += kScoreStride) {
-        const int shift = shared.scored_row[row] - kReach;
+    const float* sums = &shared.sums[buffer][0][lane];
+    int shift = rows.first_plane - kReach;
+#pragma unroll 1
+    for (int first = 0; first < rows.count; first += kAtOnce) {
+        float mean[kAtOnce][kMeanColumns], diagonal[kAtOnce][kDiagonalColumns];
 #pragma unroll
-        for (int index = 0; index < kMeanColumns; ++index) {
-            columns.mean[index] += sums[index * 32];
+        for (int row = 0; row < kAtOnce; ++row, sums += kScoreStride) {
+            const bool present = first + row < rows.count;
+#pragma unroll
+            for (int index = 0; index < kMeanColumns; ++index) {
+                mean[row][index] = present ? sums[index * 32] : 0;
+            }
+#pragma unroll
+            for (int index = 0; index < kDiagonalColumns; ++index) {
+                const int source = lane + index * 32 + shift;
+                diagonal[row][index] = present && source >= 0 && source < kTileTokens ? sums[index * 32 + shift] : 0;
+            }
+            shift += (rows.repeats >> (first + row) & 2) == 0;
         }
 #pragma unroll
-        for (int index = 0; index < kDiagonalColumns; ++index) {
-            const int source = lane + index * 32 + shift;
-            columns.diagonal[index] += source >= 0 && source < kTileTokens ? sums[index * 32 + shift] : 0;
+        for (int row = 0; row < kAtOnce; ++row) {
+#pragma unroll
+            for (int index = 0; index < kMeanColumns; ++index) {
+                columns.mean[index] += mean[row][index];
+            }
+#pragma unroll
+            for (int index = 0; index < kDiagonalColumns; ++index) {
+                columns.diagonal[index] += diagonal[row][index];
+            }
         }
     }
     return columns;
 }
 
-// Where the lane's scores of a job go: what of ScoreTarget is the same for every tile.
-template <typename Score>
+// Writes the lane's scores of a job. What of ScoreTarget is the same for every tile.
 struct ScoreWriter {
-    Score* mean;      // of the lane's first token of a tile 0
-    Score* diagonal;  // kReach before it
+    char* scores;       // of the lane's first token of a tile 0, in plane 0
+    int64_t to_plane1;  // in bytes
     int lane;
     int last;  // position that there is a score for
     float scale;
     bool adds;
+    bool half;  // scores are fp16, not fp32
 
-    // `position`: of the first lane's token; `ahead`: how far it is from that of `scores`.
-    __device__ __forceinline__ void put(Score* scores, int position, int ahead, float sum) const {
+    template <typename Score>
+    __device__ __forceinline__ void put_as(char* plane, int position, float score) const {
+        Score& at = reinterpret_cast<Score*>(plane)[position];
+        at = static_cast<Score>(adds ? score + static_cast<float>(at) : score);
+    }
+
+    // `position`: of the first lane's token.
+    __device__ __forceinline__ void put(int plane, int position, float sum) const {
         if (position + lane < 0 || position + lane > last) {
             return;
         }
-        const float value = sum * scale;
-        scores[ahead] = static_cast<Score>(adds ? value + static_cast<float>(scores[ahead]) : value);
+        char* at = scores + plane * to_plane1;
+        if (half) {
+            put_as<__half>(at, position, sum * scale);
+        } else {
+            put_as<float>(at, position, sum * scale);
+        }
     }
 };
 
-template <typename Score, typename Kind>
-__device__ __forceinline__ ScoreWriter<Score> score_writer(const Worker<Kind>& worker) {
+template <typename Kind>
+__device__ __forceinline__ ScoreWriter score_writer(const Worker<Kind>& worker) {
     const ScoreTarget& target = worker.job().target;
-    Score* scores = static_cast<Score*>(worker.params.scores) + target.offset + worker.lane;
-    return {scores,     scores + target.plane_stride - kReach, worker.lane, target.last_position, target.scale,
-            target.adds};
+    const bool half = worker.params.score_dtype == Dtype::kFloat16;
+    const int number_bytes = half ? 2 : 4;
+    return {static_cast<char*>(worker.params.scores) + (target.offset + worker.lane) * number_bytes,
+            target.plane_stride * number_bytes,
+            worker.lane,
+            target.last_position,
+            target.scale,
+            target.adds,
+            half};
 }
 
-// Writes the diagonals that no later tile adds to, and keeps the others.
-template <typename Score, typename Kind>
-__device__ __forceinline__ void put_diagonals(const Worker<Kind>& worker, const ScoreWriter<Score>& writer, int kv_tile,
-                                              bool starts, const ColumnSums& columns) {
-    WorkerShared<Kind::kWay>& shared = worker.shared;
-    const int lane = worker.lane;
-    float first = columns.diagonal[0];
+// Writes the diagonals that no later tile adds to, and keeps the others: `carry`, what the tile before left to the last
+// tokens before this one's, in the first kReach lanes.
+template <typename Kind>
+__device__ __forceinline__ void put_diagonals(const Worker<Kind>& worker, const ScoreWriter& writer, int kv_tile,
+                                              bool starts, const ColumnSums& columns, float& carry) {
+    const int lane = worker.lane, first = kv_tile * kTileTokens - kReach;
     if (lane < kReach && starts && kv_tile > 0) {
         const Job& job = worker.job();
-        job.part.halo[lane] = first + (job.target.adds ? job.part.halo[lane] : 0);
+        job.part.halo[lane] = columns.diagonal[0] + (job.target.adds ? job.part.halo[lane] : 0);
     } else {
-        first += lane < kReach && !starts ? shared.carry[kv_tile % 2][lane] : 0;
-        writer.put(writer.diagonal, kv_tile * kTileTokens - kReach, kv_tile * kTileTokens, first);
+        writer.put(1, first, columns.diagonal[0] + (lane < kReach && !starts ? carry : 0));
     }
 #pragma unroll
     for (int index = 1; index < kMeanColumns; ++index) {
-        const int ahead = kv_tile * kTileTokens + index * 32;
-        writer.put(writer.diagonal, ahead - kReach, ahead, columns.diagonal[index]);
+        writer.put(1, first + index * 32, columns.diagonal[index]);
     }
-    if (lane < kReach) {
-        shared.carry[(kv_tile + 1) % 2][lane] = columns.diagonal[kDiagonalColumns - 1];
-    }
-    __syncwarp();
+    carry = columns.diagonal[kDiagonalColumns - 1];
 }
 
-// The scores of a tile from its columns.
-template <typename Score, typename Kind>
-__device__ __forceinline__ void put_columns(const Worker<Kind>& worker, const ScoreWriter<Score>& writer, int kv_tile,
-                                            bool starts, const ColumnSums& columns) {
-#pragma unroll
-    for (int index = 0; index < kMeanColumns; ++index) {
-        const int ahead = kv_tile * kTileTokens + index * 32;
-        writer.put(writer.mean, ahead, ahead, columns.mean[index]);
-    }
-    if (worker.params.score_planes == ScorePlanes::kDiagonal) {
-        put_diagonals(worker, writer, kv_tile, starts, columns);
-    }
-}
-
-template <typename Score, typename Kind>
-__device__ __forceinline__ void score_tiles(const Worker<Kind>& worker, RingCursor& buffers) {
+template <typename Kind>
+__device__ __forceinline__ void score_tiles(const Worker<Kind>& worker, const SumRows& rows, RingCursor& buffers) {
     WorkerShared<Kind::kWay>& shared = worker.shared;
     const TileRange range = worker.job().range;
     const ScorePlanes planes = worker.params.score_planes;
-    const ScoreWriter<Score> writer = score_writer<Score>(worker);
-    const int num_rows = shared.num_score_sums;
+    constexpr int kAtOnce = producer_registers(Kind::kWay, Kind::kHeadDim) < 64 ? 4 : 6;
+    const ScoreWriter writer = score_writer(worker);
+    float carry = 0;
     for (int kv_tile = range.begin; kv_tile < range.end; ++kv_tile) {
         barrier_wait(&shared.pipeline.sums_full[buffers.place], buffers.parity);
         if (planes == ScorePlanes::kRows) {
             for (int column = worker.lane; column < kTileTokens; column += 32) {
-                put_rows(worker, buffers.place, kv_tile, column);
+                put_rows(worker, rows, buffers.place, kv_tile, column);
             }
             barrier_arrive(&shared.pipeline.sums_empty[buffers.place]);
         } else {
-            const ColumnSums columns = sum_columns(shared, buffers.place, num_rows, worker.lane);
+            const ColumnSums columns = sum_columns<kAtOnce>(shared, buffers.place, rows, worker.lane);
             barrier_arrive(&shared.pipeline.sums_empty[buffers.place]);
-            put_columns(worker, writer, kv_tile, kv_tile == range.begin, columns);
+#pragma unroll
+            for (int index = 0; index < kMeanColumns; ++index) {
+                writer.put(0, kv_tile * kTileTokens + index * 32, columns.mean[index]);
+            }
+            if (planes == ScorePlanes::kDiagonal) {
+                put_diagonals(worker, writer, kv_tile, kv_tile == range.begin, columns, carry);
+            }
         }
         buffers.advance(2);
     }
     if (planes == ScorePlanes::kDiagonal && worker.lane < kReach) {  // those that are still open after the last tile
-        const int ahead = range.end * kTileTokens;
-        writer.put(writer.diagonal, ahead - kReach, ahead, shared.carry[range.end % 2][worker.lane]);
+        writer.put(1, range.end * kTileTokens - kReach, carry);
     }
 }
 
 template <typename Kind>
 __device__ __forceinline__ void score_job(const Worker<Kind>& worker, RingCursor& buffers) {
-    find_scored_rows(worker);
-    if (worker.params.score_dtype == Dtype::kFloat16) {
-        score_tiles<__half>(worker, buffers);
-    } else {
-        score_tiles<float>(worker, buffers);
-    }
+    score_tiles(worker, find_sum_rows(worker), buffers);
     __threadfence();  // whoever puts a shared unit together adds halos to what is written
     barrier_arrive(&worker.shared.pipeline.scored);
 }

@@ -48,7 +48,7 @@ struct Scout {
 #pragma unroll
             for (int index = 0; index < kLaneKeys; ++index) {
                 const int position = positions[tile][index];
-                pages[tile][index] = position < 0 ? 0 : page_table[position >> worker.page_shift];
+                pages[tile][index] = position < 0 ? 0 : page_table[position >> worker.shape.page_shift];
             }
         }
         read_lists(next);

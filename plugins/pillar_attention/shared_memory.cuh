@@ -102,9 +102,6 @@ struct alignas(256) WorkerShared {
             float row_sum[kWarps][16];
         };
     };
-    int scored_row[kMaxScoreSums];  // of each row of `sums`
-    int num_score_sums;
-    float carry[2][kReach];                // what the tile before left to the last tokens of its diagonal
     float lse[kMaxBlockRows * kMaxGroup];  // of the block's packed rows, in log2
     Pipeline<tiles_ahead(kWay)> pipeline;
     Job jobs[kMaxJobs];

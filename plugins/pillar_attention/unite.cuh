@@ -49,8 +49,9 @@ template <typename Kind>
 __device__ __forceinline__ SharedUnit shared_unit(const PillarAttentionParams& params, int group,
                                                   const PlannedWorker& planned) {
     const SlotWork work = slot_work(planned.lengths, planned.start.slot);
-    const SlotUnits units(work, params.num_kv_heads, group, Kind::kTileRows);
-    const UnitRows rows = unit_rows(work, units, planned.start.unit, rows_per_tile(Kind::kTileRows, group));
+    const int step = rows_per_tile(Kind::kTileRows, group);
+    const SlotUnits units(work, params.num_kv_heads, step);
+    const UnitRows rows = unit_rows(work, units, planned.start.unit, step);
     return {row_tile(work, rows.kv_head, rows.first, rows.count, group), planned.start, planned.lengths.draft_index,
             params.score_planes == ScorePlanes::kNone ? 0 : params.score_index[work.slot]};
 }

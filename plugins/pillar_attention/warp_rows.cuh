@@ -9,8 +9,8 @@ namespace sparsespec {
 // keep 11 bits down to 4e-9 of the largest, where they would end at 6e-5.
 constexpr float kWeightExponent = 14;
 
-// A warp's 16 packed rows: queries, and what their softmax has come to over the warp's keys. In log2; lane l holds
-// parts of rows l / 4 and l / 4 + 8.
+// A warp's packed rows, 16 or 8: queries, and what their softmax has come to over the warp's keys. In log2; lane l holds
+// parts of rows l / 4 and l / 4 + 8. Those beyond 8 are zeros where there are no more.
 template <int kHeadDim>
 struct WarpRows {
     uint32_t q[kHeadDim / 16][4];  // as query.cuh says
@@ -20,18 +20,34 @@ struct WarpRows {
     float scale[2];  // of products of query and key, to logits
     int last_key[2];
     int read_by_all;  // keys that even the tile's first row reads
+    bool any;         // whether the warp has rows
+    bool two;         // whether a lane has two of them
 };
 
 // Rows of the tile go over kRowWarps warps, keys over the others: few rows leave warps free to split the keys. Not so
-// with wgmma, whose products all four warps share.
+// with wgmma, whose products all warps share.
 template <int kRowWarps>
 struct WarpShare {
     static constexpr int kKeyWarps = kRowWarps < 4 ? 4 / kRowWarps : 1;
     static constexpr int kKeys = kTileTokens / kKeyWarps;
 
-    __device__ static int first_row(int warp) { return warp / kKeyWarps * 16; }
+    __device__ static int row_warp(int warp) { return warp / kKeyWarps; }
     __device__ static int first_key(int warp) { return warp % kKeyWarps * kKeys; }
 };
+
+// Packed rows of a warp: 16, or 8 where that leaves none without a warp. A lane has then one row's keys to weigh, not
+// two, and more warps do. Where wide workers look ahead or score, they have no registers for that.
+template <int kRowWarps, typename Kind>
+__device__ __forceinline__ int rows_per_warp(const RowTile& tile) {
+    constexpr bool kSpreads = kHasWgmma && kRowWarps == Kind::kWarps;
+    const bool spreads = kSpreads && (Kind::kWay == Way::kNarrow || tile.work.drafts);
+    return spreads && tile.packed_rows() <= 8 * kRowWarps ? 8 : 16;
+}
+
+template <int kRowWarps, typename Kind>
+__device__ __forceinline__ int first_row(const Worker<Kind>& worker) {
+    return WarpShare<kRowWarps>::row_warp(worker.warp) * rows_per_warp<kRowWarps, Kind>(worker.tile());
+}
 
 constexpr float kLog2E = 1.4426950408889634f;
 

@@ -26,14 +26,22 @@ struct KernelKind {
     using Wide = KernelKind<ModelType, kDim, kFp8Pool, Way::kWide>;
 };
 
+// What the host finds out about a launch, so that no thread has to divide.
+struct LaunchShape {
+    int32_t room;           // for keys and values, see shared_memory.cuh
+    int32_t page_shift;     // log2 of page_size
+    int32_t group;          // query heads that share a KV head
+    uint32_t inverse;       // of the group, see group_inverse
+    int32_t rows_per_tile;  // query rows of a row tile
+};
+
 template <typename Kind>
 struct Worker {
     const PillarAttentionParams& params;
+    const LaunchShape& shape;
     WorkerShared<Kind::kWay>& shared;
     unsigned char* memory;  // with an FP8 pool kBuffers buffers; num_stages stages
     int num_stages;
-    int page_shift;  // log2 of page_size
-    int group;       // query heads that share a KV head
     int thread;
     int warp;
     int lane;

@@ -78,7 +78,7 @@ __host__ __device__ inline WorkerStart find_start(const PillarPlanParams& params
         (list.cost_start[middle] <= target ? low : high) = middle;
     }
     const SlotUnits units(slot_work(params.step, list.active_slots[low]), params.num_kv_heads,
-                          params.num_heads / params.num_kv_heads, shape.tile_rows);
+                          rows_per_tile(shape.tile_rows, params.num_heads / params.num_kv_heads));
     return start_in_slot(units, low, target - list.cost_start[low], list.step.cost / shape.num_workers);
 }
 

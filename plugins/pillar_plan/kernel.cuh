@@ -18,8 +18,8 @@ __device__ inline StepCost gather_slots(const PillarPlanParams& params, int tile
     const int slot = static_cast<int>(threadIdx.x);
     int64_t cost = 0;
     if (slot < params.step.max_batch_size) {
-        const int group = params.num_heads / params.num_kv_heads;
-        cost = SlotUnits(slot_work(params.step, slot), params.num_kv_heads, group, tile_rows).cost();
+        const int step = rows_per_tile(tile_rows, params.num_heads / params.num_kv_heads);
+        cost = SlotUnits(slot_work(params.step, slot), params.num_kv_heads, step).cost();
     }
     const int64_t cost_end = block_inclusive_sum(cost, cost_sums);
     const int active_end = block_inclusive_sum(cost > 0 ? 1 : 0, active_sums);

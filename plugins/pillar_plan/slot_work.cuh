@@ -79,6 +79,11 @@ __host__ __device__ inline int ceil_div(int a, int b) {
     return (a + b - 1) / b;
 }
 
+// Row tiles of some rows. A division takes a hundred cycles, and few slots need one.
+__host__ __device__ inline int row_tiles(int rows, int rows_per_tile) {
+    return rows > rows_per_tile ? ceil_div(rows, rows_per_tile) : rows > 0 ? 1 : 0;
+}
+
 // A slot's units: first a block unit for each KV head, if there is a block; then, KV head by KV head, its body's row
 // tiles. Of these each reads a little more than the one before.
 struct SlotUnits {
@@ -90,15 +95,15 @@ struct SlotUnits {
     int first_body_cost;   // of the body's first row tile
     int body_cost_growth;  // from one row tile to the next
 
-    __host__ __device__ SlotUnits(const SlotWork& work, int num_kv_heads, int group, int tile_rows)
+    // `step`: rows of a row tile.
+    __host__ __device__ SlotUnits(const SlotWork& work, int num_kv_heads, int step)
         : num_kv_heads(num_kv_heads),
-          block_tiles(ceil_div(work.block_rows, rows_per_tile(tile_rows, group))),
-          body_tiles(ceil_div(work.body_rows, rows_per_tile(tile_rows, group))),
+          block_tiles(row_tiles(work.block_rows, step)),
+          body_tiles(row_tiles(work.body_rows, step)),
           kv_tiles(ceil_div(work.num_keys, kTileTokens)),
           block_tile_cost(block_tiles * (work.verifies && work.score_rows > 0 ? kScoredTileCost : kTileCost)),
-          first_body_cost(kUnitOverhead +
-                          (work.first_position + rows_per_tile(tile_rows, group)) / (kTileTokens / kTileCost)),
-          body_cost_growth(rows_per_tile(tile_rows, group) / (kTileTokens / kTileCost)) {}
+          first_body_cost(kUnitOverhead + (work.first_position + step) / (kTileTokens / kTileCost)),
+          body_cost_growth(step / (kTileTokens / kTileCost)) {}
 
     __host__ __device__ int num_block_units() const { return block_tiles > 0 ? num_kv_heads : 0; }
     __host__ __device__ int num_units() const { return num_block_units() + num_kv_heads * body_tiles; }

@@ -34,7 +34,7 @@ extern "C" {
 void describe_slots(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_t tile_rows, int32_t* units) {
     const StepLengths step = step_lengths(batch, lengths);
     for (int slot = 0; slot < batch; ++slot) {
-        const SlotUnits described(slot_work(step, slot), heads[1], heads[0] / heads[1], tile_rows);
+        const SlotUnits described(slot_work(step, slot), heads[1], rows_per_tile(tile_rows, heads[0] / heads[1]));
         units[slot * 2] = described.num_units();
         units[slot * 2 + 1] = described.kv_tiles;
     }
@@ -51,7 +51,8 @@ int32_t plan(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_
     std::vector<int64_t> cost_start;
     StepCost step{0, 0};
     for (int slot = 0; slot < batch; ++slot) {
-        const int64_t cost = SlotUnits(slot_work(params.step, slot), heads[1], heads[0] / heads[1], tile_rows).cost();
+        const int step_rows = rows_per_tile(tile_rows, heads[0] / heads[1]);
+        const int64_t cost = SlotUnits(slot_work(params.step, slot), heads[1], step_rows).cost();
         if (cost > 0) {
             active_slots[step.num_active++] = slot;
             cost_start.push_back(step.cost);
