@@ -113,6 +113,7 @@ class Workload:
     draft: DraftList = DraftList()
     scored: bool = False
     kv_dtype: KvDtype = "bf16"
+    cached: bool = False  # all slots have the pages of one, and all layers a pool, so that the L2 cache has them
 
     def count(self, phase: Phase) -> int:
         """Slots in a phase."""

@@ -88,6 +88,7 @@ def groups() -> tuple[Group, ...]:
         Group("shapes", tuple(_shape_sets())),
         Group("fp8", tuple(_fp8_set(model) for model in MODELS)),
         Group("mix", tuple(_mix_set(model) for model in MODELS)),
+        Group("cached", tuple(_cached_set(model) for model in MODELS)),
     )
 
 
@@ -136,6 +137,16 @@ def _mix_set(geometry: Geometry) -> tuple[Case, ...]:
         Case("unified mix", mix, peers=("BatchAttention",), relation=ideal, targets=(Target("relative", 0.95),)),
         Case("plan of the mix", mix, "plan"),
     )
+
+
+def _cached_set(geometry: Geometry) -> tuple[Case, ...]:
+    """What the multiprocessors do where the memory does not bound them."""
+    workloads = (
+        ("plain decode", plain(geometry)),
+        ("verify", verify(geometry)),
+        ("verify with scores", verify(geometry, scored=True)),
+    )
+    return tuple(Case(f"{name}, cached", replace(workload, cached=True)) for name, workload in workloads)
 
 
 def _small_set(batch: int, context: int) -> tuple[Case, ...]:

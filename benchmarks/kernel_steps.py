@@ -49,7 +49,8 @@ def prepare(workload: Workload, kv: KvPools) -> PreparedStep:
     step = step_inputs(workload)
     width = (geometry.num_heads + 2 * geometry.num_kv_heads) * geometry.head_dim
     qkv = torch.randn(int(step.row_start[-1]), width, dtype=torch.bfloat16)
-    in_turn = [replace(layer_inputs(workload, pool), kv_scale=kv.kv_scale) for pool in kv.pools]
+    pools = kv.pools[:1] if workload.cached else kv.pools
+    in_turn = [replace(layer_inputs(workload, pool), kv_scale=kv.kv_scale) for pool in pools]
     scores = empty_scores(workload) if workload.scored else [None] * geometry.num_layers
     layers = (replace(in_turn[index % len(in_turn)], scores=each) for index, each in enumerate(scores))
     return PreparedStep(workload, params, step, qkv, tuple(layers))
@@ -73,9 +74,16 @@ def step_inputs(workload: Workload) -> StepInputs[Tensor]:
         num_moving=_same(batch, draft.moving),
         lookups=torch.randint(max(1, geometry.context // 2), (batch, SPECULATION.max_lookups), dtype=torch.int32),
         num_lookups=_same(batch, draft.lookups),
-        page_table=torch.randperm(batch * geometry.slot_pages, dtype=torch.int32).view(batch, -1),
+        page_table=_page_table(workload),
         rope_table=rope_table(geometry.positions, geometry.head_dim),
     )
+
+
+def _page_table(workload: Workload) -> Tensor:
+    """[batch, slot_pages]"""
+    batch, slot_pages = workload.geometry.batch, workload.geometry.slot_pages
+    pages = torch.randperm(batch * slot_pages, dtype=torch.int32).view(batch, -1)
+    return pages[:1].repeat(batch, 1) if workload.cached else pages
 
 
 def rope_table(positions: int, head_dim: int) -> Tensor:

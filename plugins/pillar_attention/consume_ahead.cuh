@@ -113,8 +113,10 @@ __device__ __forceinline__ void weigh_next(const Worker<Kind>& worker, WarpRows<
     }
     release_stage(worker, keys);
     find_lane_base(mine, true, weights, base);
-    share_base(base);
     const bool moves = any_moves(mine, base);
+    if (moves) {  // of no registers that products write
+        share_base(base);
+    }
     move_base(mine, base, factor);
     exponentiate(mine, true, weights);
     weigh_before_wait(worker, mine);

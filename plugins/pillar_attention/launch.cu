@@ -101,14 +101,16 @@ Status fill_device(int32_t head_dim, Way way, const Device& device, Occupancy* o
 }
 
 // Wide where the rows of a verification would not fit a narrow row tile, and for steps that must be of a prompt: they
-// have more rows than drafts and verifications can have, and so many that the prompt's work is the most of it. Drafts
-// of large groups pay for it, since the host does not know where a step has nothing else.
+// have more rows than drafts and verifications can have, and so many that the prompt's work is the most of it. Not where
+// no slot leaves scores and there is no more than a row for each, as where all draft, or decode without drafts: a
+// verification among them would read its keys twice. In other steps drafts of large groups pay for the others.
 Way choose_way(const PillarAttentionParams& params, const Device& device) {
     constexpr int kUsualRows = 9, kManyRows = 1024;
+    const int rows = params.num_rows, batch = params.step.max_batch_size;
+    const bool single_rows = params.score_planes == ScorePlanes::kNone && rows <= batch;
     const bool large_group = kUsualRows * (params.num_heads / params.num_kv_heads) > tile_rows(Way::kNarrow);
-    const bool has_prompt =
-        params.num_rows >= kManyRows && params.num_rows > params.step.max_batch_size * (params.max_draft_len + 1);
-    return device.major == 9 && (large_group || has_prompt) ? Way::kWide : Way::kNarrow;
+    const bool has_prompt = rows >= kManyRows && rows > batch * (params.max_draft_len + 1);
+    return device.major == 9 && ((large_group && !single_rows) || has_prompt) ? Way::kWide : Way::kNarrow;
 }
 
 }  // namespace

@@ -134,6 +134,22 @@ def test_one_slot_alone(kernels: PluginAttention, record_property: Record, name:
         check(kernels, kind, (SINGLE[name],), record_property)
 
 
+@pytest.mark.parametrize("group", [8, 11, 16])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_large_groups_without_scores(
+    kernels: PluginAttention, record_property: Record, group: int, head_dim: int
+) -> None:
+    """No more rows than slots: narrow row tiles, of which a verification takes several."""
+    params = params_of(group, head_dim, 16, "none")
+    drafts = tuple(
+        NaiveSlot(Phase.DRAFT, 1, 900 + slot, 3, 880 + slot, num_staying=90, num_moving=40, num_lookups=4)
+        for slot in range(24)
+    )
+    verification = (NaiveSlot(Phase.VERIFY, 9, 3000), *(NaiveSlot(Phase.IDLE, 0, 5),) * 15)
+    for slots in (drafts, verification):
+        check(kernels, CaseKind(params, torch.bfloat16, group), slots, record_property)
+
+
 @pytest.mark.parametrize("phase", [Phase.DRAFT, Phase.VERIFY])
 def test_long_context(kernels: PluginAttention, record_property: Record, phase: Phase) -> None:
     length = 128 * 1024
