@@ -32,8 +32,8 @@ QUERY_TOLERANCE = {torch.float16: 4 * 2**-9, torch.bfloat16: 4 * 2**-11}
 HUGE_KEY = 12
 # Scores add 11-bit probabilities; those stored in fp16 are rounded, at worst to its smallest number.
 SCORE_TOLERANCE = {torch.float32: (2e-3, 1e-8), torch.float16: (3e-3, 1e-7)}
-# QK-norm may round a number of a query to its neighbour, as above: by 2^-8 of it in bf16, which moves one head's logit by
-# 2^-9 where it, times the key's number and 1 / root(head_dim), is 1/2: both are about 2, which few are.
+# QK-norm may round a number of a query to its neighbour, as above: by 2^-8 of it in bf16. A logit moves by 2^-9 where
+# that number times the key's, over root(head_dim), is 1/2: where both are 2 or so.
 NORM_TOLERANCE = 2**-9
 
 Record = Callable[[str, object], None]

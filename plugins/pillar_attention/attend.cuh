@@ -24,8 +24,8 @@ __device__ __forceinline__ void load_rows(const Worker<Kind>& worker, WarpRows<K
     const RowTile& tile = worker.tile();
     const float scale = logit_scale(worker);
     const int first = first_row<kRowWarps>(worker);
-    mine.any = first < tile.packed_rows();
-    mine.two = rows_per_warp<kRowWarps, Kind>(tile) > 8;
+    mine.has_rows = first < tile.packed_rows();
+    mine.has_two = rows_per_warp<kRowWarps, Kind>(tile) > 8;
     mine.read_by_all = tile.last_key(0) + 1;
 #pragma unroll
     for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
@@ -37,7 +37,7 @@ __device__ __forceinline__ void load_rows(const Worker<Kind>& worker, WarpRows<K
         const int packed = min(row, tile.packed_rows() - 1);  // rows beyond repeat the last and are dropped in the end
         uint32_t q[Kind::kHeadDim / 16][2] = {};
         mine.scale[half] = scale;
-        if (half == 0 || mine.two) {
+        if (half == 0 || mine.has_two) {
             mine.scale[half] *= load_query(worker, packed, q);
         }
 #pragma unroll
@@ -105,7 +105,7 @@ template <int kRowWarps, typename Kind, int kColumns>
 __device__ __forceinline__ void mask_keys(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int kv_tile,
                                           uint64_t unmasked, float (&logits)[kColumns][4]) {
     if (unmasked != ~uint64_t{0} || (kv_tile + 1) * kTileTokens > mine.read_by_all) {
-        set_masks<kRowWarps>(mine, mine.two, kv_tile, unmasked, worker.warp, worker.lane, logits);
+        set_masks<kRowWarps>(mine, mine.has_two, kv_tile, unmasked, worker.warp, worker.lane, logits);
     }
 }
 
@@ -190,7 +190,7 @@ __device__ __forceinline__ bool any_moves(const WarpRows<kHeadDim>& mine, const 
 template <int kHeadDim, int kColumns>
 __device__ __forceinline__ bool update_softmax(WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
     float base[2];
-    find_lane_base(mine, mine.two, logits, base);
+    find_lane_base(mine, mine.has_two, logits, base);
     const bool moves = any_moves(mine, base);
     if (moves) {
         float factor[2];
@@ -198,7 +198,7 @@ __device__ __forceinline__ bool update_softmax(WarpRows<kHeadDim>& mine, float (
         move_base(mine, base, factor);
         rescale_output(mine, factor);
     }
-    exponentiate(mine, mine.two, logits);
+    exponentiate(mine, mine.has_two, logits);
     return moves;
 }
 

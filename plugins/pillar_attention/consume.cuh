@@ -73,7 +73,7 @@ __device__ __forceinline__ void add_values(const Worker<Kind>& worker, WarpRows<
     } else {
         wait_for_stage(worker, at.stages);
         const unsigned char* values = tile_of_halves(worker, at);
-        if (mine.any) {
+        if (mine.has_rows) {
             multiply_values<kRowWarps>(worker, mine, values, weights);
         }
     }
@@ -101,18 +101,18 @@ __device__ __forceinline__ void consume_tile(const Worker<Kind>& worker, WarpRow
         hold(weights);
     } else {
         const unsigned char* keys = tile_of_halves(worker, at);
-        if (mine.any) {
+        if (mine.has_rows) {
             multiply_keys<kRowWarps>(worker, mine, keys, weights);
         }
     }
-    if (mine.any) {
+    if (mine.has_rows) {
         mask_keys<kRowWarps>(worker, mine, kv_tile, unmasked, weights);
     }
     if constexpr (kTogether) {
         release_stage(worker, at.stages);
     }
     // Where wide workers score, a branch would cost registers that they do not have.
-    if ((kTogether && Kind::kWay == Way::kWide && pass.scores) || mine.any) {
+    if ((kTogether && Kind::kWay == Way::kWide && pass.scores) || mine.has_rows) {
         weigh<kRowWarps>(worker, pass, mine, scored, weights, taken);
         pack_weights<typename Kind::Product>(weights, packed);
     }
@@ -123,7 +123,7 @@ __device__ __forceinline__ void consume_tile(const Worker<Kind>& worker, WarpRow
         add_values<kRowWarps>(worker, mine, packed, at);
     }
     if (pass.scores) {
-        put_sums<kRowWarps>(worker, scored, mine.any, taken, at.sums);
+        put_sums<kRowWarps>(worker, scored, mine.has_rows, taken, at.sums);
     }
     if constexpr (kTogether) {
         products_wait();

@@ -71,8 +71,8 @@ struct LaneRows {
     }
 };
 
-// Starts the copies of the keys to a stage, or of their values, which lie `offset` bytes after them. Those
-// of masked keys become zeros, so that no NaN of theirs spreads.
+// Starts the copies of the keys to a stage, or of their values, which lie `offset` bytes after them. Those of masked
+// keys become zeros, so that no NaN of theirs spreads.
 template <bool kMasks, typename Kind>
 __device__ __forceinline__ void start_copies(const LaneCopies<Kind>& lane, LaneRows<Kind>& rows, uint64_t unmasked,
                                              int64_t offset, int stage, uint64_t policy) {

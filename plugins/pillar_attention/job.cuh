@@ -24,8 +24,8 @@ struct RowTile {
     int num_rows;
     int group;
     uint32_t inverse;  // of the group, see group_inverse
-    int num_keys;   // keys of its last row: tokens 0, 1, ... of the slot, or entries of a draft's list
-    int first_new;  // from this key on keys are the step's own tokens
+    int num_keys;      // keys of its last row: tokens 0, 1, ... of the slot, or entries of a draft's list
+    int first_new;     // from this key on keys are the step's own tokens
 
     __device__ __forceinline__ int packed_rows() const { return num_rows * group; }
     __device__ __forceinline__ int row(int packed) const { return static_cast<int>(packed * inverse >> 16); }

@@ -101,8 +101,8 @@ Status fill_device(int32_t head_dim, Way way, const Device& device, Occupancy* o
 }
 
 // Wide where the rows of a verification would not fit a narrow row tile, and for steps that must be of a prompt: they
-// have more rows than drafts and verifications can have, and so many that the prompt's work is the most of it. Not where
-// no slot leaves scores and there is no more than a row for each, as where all draft, or decode without drafts: a
+// have more rows than drafts and verifications can have, and so many that the prompt's work is the most of it. Not
+// where no slot leaves scores and there is no more than a row for each, as where all draft, or decode without drafts: a
 // verification among them would read its keys twice. In other steps drafts of large groups pay for the others.
 Way choose_way(const PillarAttentionParams& params, const Device& device) {
     constexpr int kUsualRows = 9, kManyRows = 1024;

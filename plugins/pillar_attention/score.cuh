@@ -25,8 +25,8 @@ struct ScoredRows {
     uint32_t factors[4];  // the matrix, as mma.sync wants it
     uint32_t flags;
 
-    // Of `flags`: whether the lane puts its first row of sums, or its second; whether it has two rows of weights; whether
-    // a row's probability may exceed 1.
+    // Of `flags`: whether the lane puts its first row of sums, or its second; whether it has two rows of weights;
+    // whether a row's probability may exceed 1.
     static constexpr uint32_t kPuts = 1, kPutsSecond = 2, kTwo = 4, kCuts = 8;
     __device__ __forceinline__ bool has(uint32_t flag) const { return (flags & flag) != 0; }
 };
@@ -189,8 +189,8 @@ __device__ __forceinline__ void cut_weights(const ScoredRows& scored, const floa
 
 // The tile's sums over the packed rows of each scored row, to shared memory. kTwo: lanes have a second row of weights.
 template <bool kTwo, int kColumns>
-__device__ __forceinline__ void sum_columns_of(float* sums, const ScoredRows& scored,
-                                               const ScoreWeights<kColumns>& taken) {
+__device__ __forceinline__ void put_column_sums(float* sums, const ScoredRows& scored,
+                                                const ScoreWeights<kColumns>& taken) {
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
         float c[4] = {};
@@ -211,9 +211,9 @@ __device__ __forceinline__ void sum_weights(Shared& shared, const ScoredRows& sc
     const int key = WarpShare<kRowWarps>::first_key(warp) + lane % 4 * 2;
     float* sums = &shared.sums[buffer][scored.first + lane / 4][key];
     if (scored.has(ScoredRows::kTwo)) {
-        sum_columns_of<true>(sums, scored, taken);
+        put_column_sums<true>(sums, scored, taken);
     } else {
-        sum_columns_of<false>(sums, scored, taken);
+        put_column_sums<false>(sums, scored, taken);
     }
 }
 

@@ -9,8 +9,8 @@ namespace sparsespec {
 // keep 11 bits down to 4e-9 of the largest, where they would end at 6e-5.
 constexpr float kWeightExponent = 14;
 
-// A warp's packed rows, 16 or 8: queries, and what their softmax has come to over the warp's keys. In log2; lane l holds
-// parts of rows l / 4 and l / 4 + 8. Those beyond 8 are zeros where there are no more.
+// A warp's packed rows, 16 or 8: queries, and what their softmax has come to over the warp's keys. In log2; lane l
+// holds parts of rows l / 4 and l / 4 + 8. Those beyond 8 are zeros where there are no more.
 template <int kHeadDim>
 struct WarpRows {
     uint32_t q[kHeadDim / 16][4];  // as query.cuh says
@@ -20,8 +20,8 @@ struct WarpRows {
     float scale[2];  // of products of query and key, to logits
     int last_key[2];
     int read_by_all;  // keys that even the tile's first row reads
-    bool any;         // whether the warp has rows
-    bool two;         // whether a lane has two of them
+    bool has_rows;
+    bool has_two;  // rows to each lane
 };
 
 // Rows of the tile go over kRowWarps warps, keys over the others: few rows leave warps free to split the keys. Not so
