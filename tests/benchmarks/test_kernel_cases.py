@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -103,6 +105,17 @@ def test_steps_are_valid(workload: Workload) -> None:
     if workload.scored:
         assert step.score_index is not None
         assert step.score_index[scored].tolist() == list(range(len(scored)))
+
+
+def test_cached_slots_share_the_pages_of_one_and_layers_a_pool() -> None:
+    workload = replace(verify(SMALL), cached=True)
+    pools = tuple(torch.zeros(SMALL.pool_shape) for _ in range(2))
+    prepared = prepare(workload, KvPools(pools))
+    table = prepared.step.page_table
+    assert table.shape == (SMALL.batch, SMALL.slot_pages)
+    assert bool((table == table[0]).all())
+    assert len(table[0].unique()) == SMALL.slot_pages
+    assert all(layer.kv_pool is pools[0] for layer in prepared.layers)
 
 
 @pytest.mark.parametrize("name", ["draft", "long draft", "mixed"])
@@ -225,6 +238,7 @@ def test_groups_have_the_issues_cases() -> None:
         "shapes",
         "fp8",
         "mix",
+        "cached",
     ]
     by_name = {group.name: [case for cases in group.sets for case in cases] for group in groups()}
     assert [case.workload.geometry.batch for case in by_name["growth"][::2]] == [384, 192, 96, 48, 24, 12, 6]
