@@ -95,8 +95,6 @@ __device__ __forceinline__ void consume_tile(const Worker<Kind>& worker, WarpRow
         if (kMultipliesFp8<Kind> && pass.attends) {
             widen_values(worker, at);
         }
-    }
-    if constexpr (kTogether) {
         products_wait();
         hold(weights);
     } else {

@@ -23,7 +23,7 @@ struct ScoredRows {
     uint32_t rows;        // a byte for packed rows 2 (lane % 4), the next, and those 8 on: which row of the warp's sums
     uint32_t first;       // the warp's first row of `sums`
     uint32_t factors[4];  // the matrix, as mma.sync wants it
-    uint32_t flags;
+    uint32_t flags;       // in one register: truth values of their own were spilled
 
     // Of `flags`: whether the lane puts its first row of sums, or its second; whether it has two rows of weights;
     // whether a row's probability may exceed 1.

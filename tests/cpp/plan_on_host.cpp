@@ -33,8 +33,9 @@ extern "C" {
 // units: [batch, 2] units, KV tiles of each.
 void describe_slots(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_t tile_rows, int32_t* units) {
     const StepLengths step = step_lengths(batch, lengths);
+    const int rows = rows_per_tile(tile_rows, heads[0] / heads[1]);
     for (int slot = 0; slot < batch; ++slot) {
-        const SlotUnits described(slot_work(step, slot), heads[1], rows_per_tile(tile_rows, heads[0] / heads[1]));
+        const SlotUnits described(slot_work(step, slot), heads[1], rows);
         units[slot * 2] = described.num_units();
         units[slot * 2 + 1] = described.kv_tiles;
     }
@@ -50,9 +51,9 @@ int32_t plan(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_
     params.step = step_lengths(batch, lengths);
     std::vector<int64_t> cost_start;
     StepCost step{0, 0};
+    const int rows = rows_per_tile(tile_rows, heads[0] / heads[1]);
     for (int slot = 0; slot < batch; ++slot) {
-        const int step_rows = rows_per_tile(tile_rows, heads[0] / heads[1]);
-        const int64_t cost = SlotUnits(slot_work(params.step, slot), heads[1], step_rows).cost();
+        const int64_t cost = SlotUnits(slot_work(params.step, slot), heads[1], rows).cost();
         if (cost > 0) {
             active_slots[step.num_active++] = slot;
             cost_start.push_back(step.cost);
