@@ -9,16 +9,6 @@
 
 namespace sparsespec {
 
-// Scales a product of query and key to a logit in log2.
-template <typename Kind>
-__device__ __forceinline__ float logit_scale(const Worker<Kind>& worker) {
-    if constexpr (Kind::kFp8) {
-        return log2_scale<Kind::kHeadDim>() * worker.params.kv_scale[worker.tile().kv_head];
-    } else {
-        return log2_scale<Kind::kHeadDim>();
-    }
-}
-
 template <int kRowWarps, typename Kind>
 __device__ __forceinline__ void load_rows(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine) {
     const RowTile& tile = worker.tile();

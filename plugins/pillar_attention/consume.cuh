@@ -3,28 +3,10 @@
 
 #include "pillar_attention/complete.cuh"
 #include "pillar_attention/consume_ahead.cuh"
+#include "pillar_attention/consume_columns.cuh"
 #include "pillar_attention/widen.cuh"
 
 namespace sparsespec {
-
-// Who consumes goes through stages, and through the two buffers of their sums.
-struct ConsumerCursors {
-    RingCursor stages;
-    RingCursor sums;
-    int scored_parity = 0;
-    int buffer = 0;  // of fp16, for an FP8 pool's next tile
-
-    // Where products find the tile that all consumers have made fp16 of. Two buffers in turn make one meeting a tile
-    // enough: who has come to that of the next tile is done with this one's products, and only after it is this buffer
-    // written to anew.
-    template <typename Kind>
-    __device__ __forceinline__ const unsigned char* widened(const Worker<Kind>& worker) {
-        consumer_sync(worker);
-        const unsigned char* tile = worker.buffer(buffer);
-        buffer ^= 1;
-        return tile;
-    }
-};
 
 // Where mma.sync finds the keys or values that the stage has, in 16 bits.
 template <typename Kind>
@@ -51,14 +33,14 @@ __device__ __forceinline__ void widen_values(const Worker<Kind>& worker, const C
 // The tile's sums, to the scorer.
 template <int kRowWarps, typename Kind, int kColumns>
 __device__ __forceinline__ void put_sums(const Worker<Kind>& worker, const ScoredRows& scored, bool has_rows,
-                                         const ScoreWeights<kColumns>& taken, RingCursor& sums) {
+                                         const ScoreWeights<kColumns>& taken, PairCursor& sums) {
     auto& pipeline = worker.shared.pipeline;
-    barrier_wait(&pipeline.sums_empty[sums.place], sums.parity ^ 1);
+    barrier_wait(&pipeline.sums_empty[sums.place()], sums.parity() ^ 1);
     if (has_rows) {
-        sum_weights<kRowWarps>(worker.shared, scored, taken, sums.place, worker.warp, worker.lane);
+        sum_weights<kRowWarps>(worker.shared, scored, taken, sums.place(), worker.warp, worker.lane);
     }
-    barrier_arrive(&pipeline.sums_full[sums.place]);
-    sums.advance(2);
+    barrier_arrive(&pipeline.sums_full[sums.place()]);
+    sums.advance();
 }
 
 // Adds the tile's values to the output, or has wgmma start to.
@@ -168,7 +150,7 @@ __device__ __forceinline__ void consume_tiles(const Worker<Kind>& worker, Consum
     } else {
         consume_range<kRowWarps>(worker, mine, scored, pass, range, at);
     }
-    if (pass.scores) {
+    if (!kHasWgmma && pass.scores) {  // sums lie where warps now exchange their output
         barrier_wait(&worker.shared.pipeline.scored, at.scored_parity);
         at.scored_parity ^= 1;
     }
@@ -179,7 +161,9 @@ __device__ __forceinline__ void consume_tiles(const Worker<Kind>& worker, Consum
 
 template <typename Kind>
 __device__ __forceinline__ void consume_job(const Worker<Kind>& worker, ConsumerCursors& at) {
-    if constexpr (kHasWgmma || Kind::kWay == Way::kWide) {
+    if constexpr (kHasColumns<Kind>) {
+        consume_job_columns(worker, at);
+    } else if constexpr (Kind::kWay == Way::kWide) {
         consume_tiles<Kind::kWarps>(worker, at);
     } else if (worker.tile().packed_rows() <= 16) {
         consume_tiles<1>(worker, at);

@@ -189,6 +189,24 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint3
                  : "r"(address));
 }
 
+// The same the other way: to shared memory. Of matrices that each lane holds two neighbours of row lane / 4 of, the
+// transposes.
+__device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint32_t a, uint32_t b, uint32_t c,
+                                                          uint32_t d) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(address), "r"(a), "r"(b),
+                 "r"(c), "r"(d)
+                 : "memory");
+#endif
+}
+
+__device__ __forceinline__ void store_two_matrices_transposed(uint32_t address, uint32_t a, uint32_t b) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1,%2};\n" ::"r"(address), "r"(a), "r"(b)
+                 : "memory");
+#endif
+}
+
 // The transpose of an 8x8 matrix of 16-bit numbers, of which each lane holds two neighbours of row lane / 4.
 __device__ __forceinline__ uint32_t transposed(uint32_t matrix) {
     uint32_t result;

@@ -102,6 +102,19 @@ __device__ __forceinline__ float2 rest_of(float2 x, uint32_t pair) {
     return {x.x - taken.x, x.y - taken.y};
 }
 
+struct PowerOfTwo {
+    float factor;
+    float inverse;
+};
+
+// What brings a row whose largest magnitude is `most` to numbers of which the largest is from 128 on and below 256.
+__device__ __forceinline__ PowerOfTwo power_for(float most) {
+    constexpr uint32_t kOne = 127, kLargest = 7;  // exponents
+    // Within what leaves both powers normal numbers, also for rows of zeros and of infinities.
+    const uint32_t exponent = min(max(__float_as_uint(most) >> 23, 32u), 254u);
+    return {__uint_as_float((2 * kOne + kLargest - exponent) << 23), __uint_as_float((exponent - kLargest) << 23)};
+}
+
 // A row of a query as the sum of two rows of FP8: q[s] of what the second rounds away, then q[head_dim / 32 + s] of the
 // numbers themselves, each for 32 numbers. The row is multiplied by a power of two, so that its largest number is
 // from 128 on and below 256. Returns that power's inverse.
@@ -115,10 +128,8 @@ __device__ __forceinline__ float2 rest_of(float2 x, uint32_t pair) {
 // products after its first, so that it loses the least while it is small.
 template <int kHeadDim>
 __device__ __forceinline__ float split_query(const float2 (&x)[kHeadDim / 16][2], uint32_t (&q)[kHeadDim / 16][2]) {
-    constexpr uint32_t kOne = 127, kLargest = 7;  // exponents
-    // Within what leaves both powers normal numbers, also for rows of zeros and of infinities.
-    const uint32_t exponent = min(max(__float_as_uint(largest_of_row(x)) >> 23, 32u), 254u);
-    const float factor = __uint_as_float((2 * kOne + kLargest - exponent) << 23);
+    const PowerOfTwo power = power_for(largest_of_row(x));
+    const float factor = power.factor;
 #pragma unroll
     for (int part = 0; part < kHeadDim / 16; ++part) {
         const float2 low = {x[part][0].x * factor, x[part][0].y * factor};
@@ -128,7 +139,17 @@ __device__ __forceinline__ float split_query(const float2 (&x)[kHeadDim / 16][2]
         q[part / 2][part % 2] = pack_fp8(rest_of(low, taken.x), rest_of(high, taken.y));
         q[kHeadDim / 32 + part / 2][part % 2] = four;
     }
-    return __uint_as_float((exponent - kLargest) << 23);
+    return power.inverse;
+}
+
+// Scales a product of query and key to a logit in log2.
+template <typename Kind>
+__device__ __forceinline__ float logit_scale(const Worker<Kind>& worker) {
+    if constexpr (Kind::kFp8) {
+        return log2_scale<Kind::kHeadDim>() * worker.params.kv_scale[worker.tile().kv_head];
+    } else {
+        return log2_scale<Kind::kHeadDim>();
+    }
 }
 
 // One packed row's query as a lane of the matrix units holds it. Returns what its products are to be multiplied by.

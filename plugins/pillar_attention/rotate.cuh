@@ -37,6 +37,18 @@ __device__ __forceinline__ void unpack_eight(const uint4& packed, float (&number
     }
 }
 
+// From an address that 16 divides.
+__device__ __forceinline__ void load_eight(const float* from, float (&numbers)[8]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float4 four = reinterpret_cast<const float4*>(from)[half];
+        numbers[half * 4] = four.x;
+        numbers[half * 4 + 1] = four.y;
+        numbers[half * 4 + 2] = four.z;
+        numbers[half * 4 + 3] = four.w;
+    }
+}
+
 template <typename T>
 __device__ __forceinline__ uint4 pack_eight(const float (&numbers)[8]) {
     return {Numbers<T>::pack(numbers[0], numbers[1]), Numbers<T>::pack(numbers[2], numbers[3]),
@@ -96,11 +108,13 @@ __device__ __forceinline__ VectorPart rotated(const VectorPart& vector, const T*
         normalize<T, kHeadDim>(low, high, norm, eps, part);
     }
     if (holds_part<kHeadDim>(part)) {
+        float cosine[8], sine[8];
+        load_eight(rope + part * 8, cosine);
+        load_eight(rope + kHeadDim / 2 + part * 8, sine);
 #pragma unroll
         for (int index = 0; index < 8; ++index) {
-            const float cosine = rope[part * 8 + index], sine = rope[kHeadDim / 2 + part * 8 + index];
-            turned_low[index] = turned(low[index], high[index], cosine, -sine);
-            turned_high[index] = turned(high[index], low[index], cosine, sine);
+            turned_low[index] = turned(low[index], high[index], cosine[index], -sine[index]);
+            turned_high[index] = turned(high[index], low[index], cosine[index], sine[index]);
         }
     }
     return {pack_eight<T>(turned_low), pack_eight<T>(turned_high)};

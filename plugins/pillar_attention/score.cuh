@@ -12,9 +12,9 @@
 
 namespace sparsespec {
 
-// Factors are in fp16 times 2^10, so that they too are precise where they are small.
-constexpr float kFactorExponent = 10;
-constexpr float kSumOne = 16384.0f * 1024.0f;  // what a probability of 1 comes to in `sums`
+// Factors are in fp16 times 2^8, so that they too are precise where they are small.
+constexpr float kFactorExponent = 8;
+constexpr float kSumOne = 16384.0f * 256.0f;  // what a probability of 1 comes to in `sums`
 constexpr uint32_t kNotScored = 0xff;
 
 // A warp's packed rows as they are scored.

@@ -1,6 +1,7 @@
 // The scorer: a warp that makes scores of the consumers' sums, tile after tile, beside them.
 #pragma once
 
+#include "pillar_attention/columns.cuh"
 #include "pillar_attention/score.cuh"
 
 namespace sparsespec {
@@ -21,6 +22,10 @@ static_assert(max_score_sums(Way::kNarrow) <= 32 && max_score_sums(Way::kWide) <
 template <typename Kind>
 __device__ __forceinline__ SumRows find_sum_rows(const Worker<Kind>& worker) {
     const RowTile& tile = worker.tile();
+    if constexpr (kHasColumns<Kind>) {
+        const RowRange rows = scored_rows(tile, 0, Kind::kTileRows);
+        return {min(rows.end - rows.first, kMaxBlockRows), tile.scored_row(rows.first), 0};
+    }
     const int step = rows_per_warp<Kind::kWarps, Kind>(tile);
     SumRows found{0, 0, 0};
     int next_plane = -1;
@@ -106,6 +111,42 @@ __device__ __forceinline__ ColumnSums sum_columns(const Shared& shared, int buff
     return columns;
 }
 
+// The same of sums that column_scores.cuh has left, a row for each scored row and behind them one of all. Of each row
+// the lane takes a token for its column in the middle, where a diagonal always has one, and the token for its first
+// column or, where that lies before the tile, for its last one.
+template <int kAtOnce, typename Shared>
+__device__ __forceinline__ ColumnSums sum_planes(const Shared& shared, int buffer, const SumRows& rows,
+                                                 ScorePlanes planes, int lane) {
+    static_assert(kDiagonalColumns == 3 && kMeanColumns == 2 && kReach <= 16, "as above");
+    ColumnSums columns;
+    const float* sums = &shared.sums[buffer][0][0];
+#pragma unroll
+    for (int index = 0; index < kMeanColumns; ++index) {
+        columns.mean[index] = sums[rows.count * kScoreStride + index * 32 + lane];
+    }
+    const int end = planes == ScorePlanes::kDiagonal ? rows.count : 0;
+#pragma unroll 1
+    for (int first = 0; first < end; first += kAtOnce) {
+        float middle[kAtOnce], outer[kAtOnce];
+        const int place = lane + rows.first_plane + first;
+#pragma unroll
+        for (int row = 0; row < kAtOnce; ++row) {
+            const float* from = sums + (first + row) * kScoreStride;
+            const bool present = first + row < end;
+            middle[row] = present ? from[place + row + 32 - kReach] : 0;
+            outer[row] = present ? from[(place + row - kReach) & (kTileTokens - 1)] : 0;
+        }
+#pragma unroll
+        for (int row = 0; row < kAtOnce; ++row) {
+            const bool before = place + row < kReach;
+            columns.diagonal[0] += before ? 0 : outer[row];
+            columns.diagonal[1] += middle[row];
+            columns.diagonal[2] += before ? outer[row] : 0;
+        }
+    }
+    return columns;
+}
+
 // Writes the lane's scores of a job. What of ScoreTarget is the same for every tile.
 struct ScoreWriter {
     char* scores;       // of the lane's first token of a tile 0, in plane 0
@@ -170,23 +211,32 @@ __device__ __forceinline__ void put_diagonals(const Worker<Kind>& worker, const 
 }
 
 template <typename Kind>
-__device__ __forceinline__ void score_tiles(const Worker<Kind>& worker, const SumRows& rows, RingCursor& buffers) {
+__device__ __forceinline__ ColumnSums column_sums(const Worker<Kind>& worker, const SumRows& rows, int buffer) {
+    if constexpr (kHasColumns<Kind>) {
+        return sum_planes<5>(worker.shared, buffer, rows, worker.params.score_planes, worker.lane);
+    } else {
+        constexpr int kAtOnce = producer_registers(Kind::kWay, Kind::kHeadDim) < 64 ? 4 : 6;
+        return sum_columns<kAtOnce>(worker.shared, buffer, rows, worker.lane);
+    }
+}
+
+template <typename Kind>
+__device__ __forceinline__ void score_tiles(const Worker<Kind>& worker, const SumRows& rows, PairCursor& buffers) {
     WorkerShared<Kind::kWay>& shared = worker.shared;
     const TileRange range = worker.job().range;
     const ScorePlanes planes = worker.params.score_planes;
-    constexpr int kAtOnce = producer_registers(Kind::kWay, Kind::kHeadDim) < 64 ? 4 : 6;
     const ScoreWriter writer = score_writer(worker);
     float carry = 0;
     for (int kv_tile = range.begin; kv_tile < range.end; ++kv_tile) {
-        barrier_wait(&shared.pipeline.sums_full[buffers.place], buffers.parity);
+        barrier_wait(&shared.pipeline.sums_full[buffers.place()], buffers.parity());
         if (planes == ScorePlanes::kRows) {
             for (int column = worker.lane; column < kTileTokens; column += 32) {
-                put_rows(worker, rows, buffers.place, kv_tile, column);
+                put_rows(worker, rows, buffers.place(), kv_tile, column);
             }
-            barrier_arrive(&shared.pipeline.sums_empty[buffers.place]);
+            barrier_arrive(&shared.pipeline.sums_empty[buffers.place()]);
         } else {
-            const ColumnSums columns = sum_columns<kAtOnce>(shared, buffers.place, rows, worker.lane);
-            barrier_arrive(&shared.pipeline.sums_empty[buffers.place]);
+            const ColumnSums columns = column_sums(worker, rows, buffers.place());
+            barrier_arrive(&shared.pipeline.sums_empty[buffers.place()]);
 #pragma unroll
             for (int index = 0; index < kMeanColumns; ++index) {
                 writer.put(0, kv_tile * kTileTokens + index * 32, columns.mean[index]);
@@ -195,7 +245,7 @@ __device__ __forceinline__ void score_tiles(const Worker<Kind>& worker, const Su
                 put_diagonals(worker, writer, kv_tile, kv_tile == range.begin, columns, carry);
             }
         }
-        buffers.advance(2);
+        buffers.advance();
     }
     if (planes == ScorePlanes::kDiagonal && worker.lane < kReach) {  // those that are still open after the last tile
         writer.put(1, range.end * kTileTokens - kReach, carry);
@@ -203,9 +253,8 @@ __device__ __forceinline__ void score_tiles(const Worker<Kind>& worker, const Su
 }
 
 template <typename Kind>
-__device__ __forceinline__ void score_job(const Worker<Kind>& worker, RingCursor& buffers) {
+__device__ __forceinline__ void score_job(const Worker<Kind>& worker, PairCursor& buffers) {
     score_tiles(worker, find_sum_rows(worker), buffers);
-    __threadfence();  // whoever puts a shared unit together adds halos to what is written
     barrier_arrive(&worker.shared.pipeline.scored);
 }
 
@@ -213,7 +262,8 @@ __device__ __forceinline__ void score_job(const Worker<Kind>& worker, RingCursor
 template <typename Kind>
 __device__ __forceinline__ void run_scorer(Worker<Kind> worker) {
     auto& pipeline = worker.shared.pipeline;
-    RingCursor jobs, buffers;
+    RingCursor jobs;
+    PairCursor buffers;
     while (true) {
         barrier_wait(&pipeline.job_full[jobs.place], jobs.parity);
         worker.job_slot = jobs.place;

@@ -42,10 +42,7 @@ __host__ __device__ constexpr int consumer_registers(Way way, int head_dim) {
 // values. With an FP8 pool the room of two is for buffers of fp16, and the rest for twice as many stages.
 constexpr int kMaxRoom = 12;
 constexpr int kBuffers = 2;
-__host__ __device__ constexpr int num_stages(bool fp8, int room) {
-    return fp8 ? 2 * (room - kBuffers) : room;
-}
-constexpr int kMaxStages = num_stages(true, kMaxRoom);
+constexpr int kMaxStages = 2 * (kMaxRoom - kBuffers);
 static_assert(kMaxStages >= kMaxRoom, "barriers for every kind of stages");
 constexpr int kMaxJobs = 5;  // that are told and not done
 // Tiles that the scout takes up at a time, and how many it is ahead of the copier at most. A wide worker's one scout
@@ -70,7 +67,7 @@ __host__ __device__ constexpr int max_score_sums(Way way) {
     return kMaxBlockRows + (way == Way::kNarrow ? 2 : consumer_warps(way) - 1);
 }
 // How far apart they are: as above.
-constexpr int kScoreStride = kTileTokens + 8;
+constexpr int kScoreStride = kTileTokens + 4;
 
 // Barriers, and what goes with them.
 template <int kTilesAhead>
@@ -120,6 +117,21 @@ __host__ __device__ constexpr int tile_bytes(int head_dim, int number_bytes) {
 // The same whatever numbers the pool has: PillarPlan, which does not know, counts on as many workers.
 __host__ __device__ constexpr int room_bytes(int head_dim, int room) {
     return room * tile_bytes(head_dim, 2);
+}
+
+// A buffer of a narrow worker's weights with wgmma: of its row tile, in 16 bits.
+constexpr int kWeightBytes = tile_rows(Way::kNarrow) * kTileTokens * 2;
+
+// Where in the room the stages begin. What lies before: narrow workers' queries and two buffers of weights with wgmma,
+// else buffers of fp16 for an FP8 pool.
+__device__ constexpr int stages_offset(Way way, int head_dim, bool fp8) {
+    return kHasWgmma && way == Way::kNarrow ? tile_bytes(head_dim, 2) + 2 * kWeightBytes
+           : fp8                            ? kBuffers * tile_bytes(head_dim, 2)
+                                            : 0;
+}
+
+__device__ constexpr int num_stages(Way way, int head_dim, bool fp8, int room) {
+    return (room_bytes(head_dim, room) - stages_offset(way, head_dim, fp8)) / tile_bytes(head_dim, fp8 ? 1 : 2);
 }
 
 __host__ __device__ constexpr int shared_bytes(Way way, int head_dim, int room) {

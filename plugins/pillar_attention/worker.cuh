@@ -14,7 +14,8 @@ struct KernelKind {
     using Model = ModelType;                                          // of qkv and output
     using Product = std::conditional_t<kFp8Pool, __half, ModelType>;  // of what the matrix products multiply
     static constexpr int kHeadDim = kDim;
-    static constexpr bool kFp8 = kFp8Pool;  // keys and values are 8-bit numbers in the pool and in stages
+    static constexpr bool kFp8 = kFp8Pool;                // keys and values are 8-bit numbers in the pool and in stages
+    static constexpr int kHeadBlocks = (kDim + 63) / 64;  // of 64 numbers, what wgmma makes of a head at once
     static constexpr int kKeyBytes = kDim * (kFp8 ? 1 : 2);  // of a key there, and of a value
     using StageLayout = TileLayout<kKeyBytes, kWorkWay>;
     using ValueLayout = TileLayout<kDim * 2, kWorkWay>;  // of values as the matrix products take them
@@ -52,11 +53,16 @@ struct Worker {
     __device__ __forceinline__ const RowTile& tile() const { return job().tile; }
     __device__ __forceinline__ unsigned char* stage(int place) const { return memory + stage_offset(place); }
     __device__ __forceinline__ int stage_offset(int place) const {
-        return (Kind::kFp8 ? kBuffers * tile_bytes(Kind::kHeadDim, 2) : 0) + place * (kTileTokens * Kind::kKeyBytes);
+        return stages_offset(Kind::kWay, Kind::kHeadDim, Kind::kFp8) + place * (kTileTokens * Kind::kKeyBytes);
     }
     // Of keys or values in fp16.
     __device__ __forceinline__ unsigned char* buffer(int place) const {
         return memory + place * tile_bytes(Kind::kHeadDim, 2);
+    }
+    // What narrow workers with wgmma have there instead: queries, and two buffers of weights.
+    __device__ __forceinline__ unsigned char* queries() const { return memory; }
+    __device__ __forceinline__ unsigned char* weights(int place) const {
+        return memory + tile_bytes(Kind::kHeadDim, 2) + place * kWeightBytes;
     }
     __device__ __forceinline__ const typename Kind::Model* qkv_row(int row) const {
         return static_cast<const typename Kind::Model*>(params.qkv) +
@@ -79,6 +85,15 @@ struct RingCursor {
         place = place + 1 == num_places ? 0 : place + 1;
         parity ^= place == 0;
     }
+};
+
+// The same of two places, in one register.
+struct PairCursor {
+    uint32_t passed = 0;
+
+    __device__ __forceinline__ int place() const { return passed & 1; }
+    __device__ __forceinline__ int parity() const { return passed >> 1 & 1; }
+    __device__ __forceinline__ void advance() { ++passed; }
 };
 
 // A consumer's, until the stage is full. kFences: wgmma is to see what others than the copy engine may have written.

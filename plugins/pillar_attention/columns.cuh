@@ -1,0 +1,77 @@
+// Narrow workers with wgmma: the packed rows are columns of the matrix products, and keys, or a value's numbers, are
+// their rows. S^T = K Q^T has the 64 keys of a tile for its rows, whatever number of packed rows there are, so that no
+// product is spent on rows that do not exist, and each lane weighs only what is there. K and V are read where they lie;
+// queries and weights go through shared memory.
+//
+// Here: where they lie there, and what a lane keeps in registers.
+#pragma once
+
+#include "pillar_attention/wgmma.cuh"
+#include "pillar_attention/worker.cuh"
+
+namespace sparsespec {
+
+// Whether a worker works so.
+template <typename Kind>
+constexpr bool kHasColumns = kHasWgmma && Kind::kWay == Way::kNarrow;
+
+// The base of a row that has read no key: the first one moves it.
+constexpr float kLowestBase = -0x1p100f;
+// Weights are 2^(logit - base). A base moves where a weight exceeds 2^kMostExponent, to kMoveExponent below the row's
+// largest logit so far: larger ones seldom move it again, and in fp16 weights keep 11 bits down to 2e-7 of the largest.
+constexpr float kMostExponent = 14;
+constexpr float kMoveExponent = 8;
+
+// Packed rows, in row tiles of kColumns (a multiple of 8) or fewer, as a lane of the four consumer warps holds them.
+// Lane l holds of each eight columns 2 (l % 4) and the next one; of S^T keys l / 4 and l / 4 + 8 of its warp's 16; of
+// the output O^T two numbers of each 64, see output_number. Bases are alike in all lanes and warps with the column.
+template <typename Kind, int kColumns>
+struct ColumnRows {
+    static constexpr int kEights = kColumns / 8;
+
+    float output[Kind::kHeadBlocks][kEights][4];
+    float base[kEights][2];                    // in log2
+    float sum[kEights][2];                     // of this lane's keys only, until the end
+    float scale[Kind::kFp8 ? kEights : 1][2];  // of products of query and key, to logits in log2
+    int read_by_all;                           // keys that even the tile's first row reads
+
+    __device__ __forceinline__ float logit_scale(int eight, int index) const {
+        return scale[Kind::kFp8 ? eight : 0][index];
+    }
+};
+
+// Which number of a head the lane holds as half `half` (rows l / 4, or l / 4 + 8) of block `block` of O^T. Of 16-bit
+// values: as the matrix units take them. Of FP8 values, which lanes bring to the matrix units: numbers that they find
+// side by side.
+template <typename Kind>
+__device__ __forceinline__ int output_number(int warp, int lane, int block, int half) {
+    if constexpr (Kind::kFp8 && Kind::kHeadDim == 128) {
+        return warp * 32 + lane / 4 * 4 + block * 2 + half;
+    } else if constexpr (Kind::kFp8) {
+        return block * 64 + warp * 16 + lane / 4 * 2 + half;
+    } else {
+        return block * 64 + warp * 16 + lane / 4 + half * 8;
+    }
+}
+
+// Weights: a row for each packed row, with the tile's 64 keys. Queries: a row with 2 * head_dim bytes, numbers of 16
+// bits; with an FP8 pool the two parts of split_query, one after the other.
+using WeightLayout = TileLayout<kTileTokens * 2, Way::kNarrow>;
+template <typename Kind>
+using QueryLayout = TileLayout<Kind::kHeadDim * 2, Way::kWide>;
+
+// Waits for the other consumers; whether any of them says so.
+template <typename Kind>
+__device__ __forceinline__ bool any_consumer(const Worker<Kind>&, bool says) {
+    uint32_t any;
+    asm volatile(
+        "{ .reg .pred mine, any; setp.ne.u32 mine, %1, 0;\n"
+        "bar.red.or.pred any, 1, %2, mine;\n"
+        "selp.u32 %0, 1, 0, any; }\n"
+        : "=r"(any)
+        : "r"(uint32_t{says}), "n"(Kind::kConsumers)
+        : "memory");
+    return any != 0;
+}
+
+}  // namespace sparsespec
