@@ -15,7 +15,6 @@ __device__ __forceinline__ void load_rows(const Worker<Kind>& worker, WarpRows<K
     const float scale = logit_scale(worker);
     const int first = first_row<kRowWarps>(worker);
     mine.has_rows = first < tile.packed_rows();
-    mine.has_two = rows_per_warp<kRowWarps, Kind>(tile) > 8;
     mine.read_by_all = tile.last_key(0) + 1;
 #pragma unroll
     for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
@@ -27,9 +26,7 @@ __device__ __forceinline__ void load_rows(const Worker<Kind>& worker, WarpRows<K
         const int packed = min(row, tile.packed_rows() - 1);  // rows beyond repeat the last and are dropped in the end
         uint32_t q[Kind::kHeadDim / 16][2] = {};
         mine.scale[half] = scale;
-        if (half == 0 || mine.has_two) {
-            mine.scale[half] *= load_query(worker, packed, q);
-        }
+        load_query(worker, packed, q);
 #pragma unroll
         for (int step = 0; step < Kind::kHeadDim / 16; ++step) {
             mine.q[step][half] = q[step][0];
@@ -64,19 +61,15 @@ __device__ __forceinline__ void multiply_keys(const Worker<Kind>& worker, const 
     }
 }
 
-// -inf for keys that a row does not read. `unmasked`: a bit for each key of the tile; `two`, here and below: whether
-// lanes have a second row.
+// -inf for keys that a row does not read. `unmasked`: a bit for each key of the tile.
 template <int kRowWarps, int kHeadDim, int kColumns>
-__device__ __forceinline__ void set_masks(const WarpRows<kHeadDim>& mine, bool two, int kv_tile, uint64_t unmasked,
-                                          int warp, int lane, float (&logits)[kColumns][4]) {
+__device__ __forceinline__ void set_masks(const WarpRows<kHeadDim>& mine, int kv_tile, uint64_t unmasked, int warp,
+                                          int lane, float (&logits)[kColumns][4]) {
     // From the lane's first key on, so that what is left is constant.
     const int first = WarpShare<kRowWarps>::first_key(warp) + lane % 4 * 2;
     const uint64_t bits = unmasked >> first;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        if (half > 0 && !two) {
-            break;
-        }
         const int last = mine.last_key[half] - kv_tile * kTileTokens - first;
 #pragma unroll
         for (int column = 0; column < kColumns; ++column) {
@@ -95,20 +88,17 @@ template <int kRowWarps, typename Kind, int kColumns>
 __device__ __forceinline__ void mask_keys(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int kv_tile,
                                           uint64_t unmasked, float (&logits)[kColumns][4]) {
     if (unmasked != ~uint64_t{0} || (kv_tile + 1) * kTileTokens > mine.read_by_all) {
-        set_masks<kRowWarps>(mine, mine.has_two, kv_tile, unmasked, worker.warp, worker.lane, logits);
+        set_masks<kRowWarps>(mine, kv_tile, unmasked, worker.warp, worker.lane, logits);
     }
 }
 
 // The bases that the lane's own keys ask for.
 template <int kHeadDim, int kColumns>
-__device__ __forceinline__ void find_lane_base(const WarpRows<kHeadDim>& mine, bool two,
-                                               const float (&logits)[kColumns][4], float (&base)[2]) {
+__device__ __forceinline__ void find_lane_base(const WarpRows<kHeadDim>& mine, const float (&logits)[kColumns][4],
+                                               float (&base)[2]) {
     base[1] = mine.base[1];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        if (half > 0 && !two) {
-            break;
-        }
         float most = logits[0][half * 2];
 #pragma unroll
         for (int column = 0; column < kColumns; ++column) {
@@ -151,12 +141,9 @@ __device__ __forceinline__ void rescale_output(WarpRows<kHeadDim>& mine, const f
 
 // Logits become weights 2^(scaled logit - base), and are summed.
 template <int kHeadDim, int kColumns>
-__device__ __forceinline__ void exponentiate(WarpRows<kHeadDim>& mine, bool two, float (&logits)[kColumns][4]) {
+__device__ __forceinline__ void exponentiate(WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        if (half > 0 && !two) {
-            break;  // zeros
-        }
         const float base = finite_base(mine.base[half]);
 #pragma unroll
         for (int column = 0; column < kColumns; ++column) {
@@ -180,7 +167,7 @@ __device__ __forceinline__ bool any_moves(const WarpRows<kHeadDim>& mine, const 
 template <int kHeadDim, int kColumns>
 __device__ __forceinline__ bool update_softmax(WarpRows<kHeadDim>& mine, float (&logits)[kColumns][4]) {
     float base[2];
-    find_lane_base(mine, mine.has_two, logits, base);
+    find_lane_base(mine, logits, base);
     const bool moves = any_moves(mine, base);
     if (moves) {
         float factor[2];
@@ -188,7 +175,7 @@ __device__ __forceinline__ bool update_softmax(WarpRows<kHeadDim>& mine, float (
         move_base(mine, base, factor);
         rescale_output(mine, factor);
     }
-    exponentiate(mine, mine.has_two, logits);
+    exponentiate(mine, logits);
     return moves;
 }
 
@@ -263,20 +250,18 @@ __device__ __forceinline__ void weigh(const Worker<Kind>& worker, Pass pass, War
     }
 }
 
-// As multiply_keys, by the whole warpgroup; started only. Queries in two parts go through the keys twice.
+// As multiply_keys, by the whole warpgroup; started only.
 template <typename Kind>
 __device__ __forceinline__ void start_keys(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int stage,
                                            float (&logits)[kTileTokens / 8][4]) {
     using Layout = typename Kind::StageLayout;
-    constexpr int kDepth = Kind::kKeyBytes / 32;
     const uint64_t keys = matrix_descriptor<Layout>(worker.stage(stage));
     hold(logits);
     products_begin();
 #pragma unroll
     for (int step = 0; step < Kind::kHeadDim / 16; ++step) {
-        const int depth = step % kDepth;
-        const int bytes = depth / Layout::kSteps * Layout::kBlockBytes + depth % Layout::kSteps * 32;
-        Products<KeyProduct<Kind>, false>::multiply_add(logits, mine.q[step], keys + bytes / 16, step > 0);
+        const int bytes = step / Layout::kSteps * Layout::kBlockBytes + step % Layout::kSteps * 32;
+        Products<typename Kind::Product, false>::multiply_add(logits, mine.q[step], keys + bytes / 16, step > 0);
     }
     products_commit();
 }

@@ -1,4 +1,4 @@
-// What a narrow worker's row tile has come to: to the workspace if other workers share the unit, else to the output.
+// What a team's rows have come to: to the workspace if other workers share the unit, else to the output.
 #pragma once
 
 #include "pillar_attention/columns.cuh"
@@ -42,7 +42,7 @@ __device__ __forceinline__ ColumnTotals share_totals(const Worker<Kind>& worker,
             }
         }
     }
-    consumer_sync(worker);
+    team_sync(worker);
     return totals;
 }
 
@@ -50,9 +50,10 @@ __device__ __forceinline__ ColumnTotals share_totals(const Worker<Kind>& worker,
 template <typename Kind, int kColumns>
 __device__ __forceinline__ void put_part(const Worker<Kind>& worker, const ColumnRows<Kind, kColumns>& rows,
                                          const ColumnTotals& totals) {
-    const RowTile& tile = worker.tile();
+    const RowTile& tile = worker.team_tile();
     const Partial& part = worker.job().part;
-    const int first_row = max(0, tile.first_row - tile.work.body_rows) * tile.group, packed_rows = tile.packed_rows();
+    const int before = max(0, worker.tile().first_row - tile.work.body_rows) + tile.first_row - worker.tile().first_row;
+    const int first_row = before * tile.group, packed_rows = tile.packed_rows();
     if (worker.thread < packed_rows) {
         part.base[first_row + worker.thread] = totals.base[worker.thread];
         part.sum[first_row + worker.thread] = totals.sum(kColumns, worker.thread);
@@ -83,7 +84,7 @@ template <typename Kind, int kColumns>
 __device__ __forceinline__ void stage_output(const Worker<Kind>& worker, const ColumnRows<Kind, kColumns>& rows,
                                              const ColumnTotals& totals) {
     using Model = typename Kind::Model;
-    const float scale = value_scale<Kind>(worker.params, worker.tile().kv_head);
+    const float scale = value_scale<Kind>(worker.params, worker.team_tile().kv_head);
 #pragma unroll
     for (int eight = 0; eight < kColumns / 8; ++eight) {
 #pragma unroll
@@ -110,8 +111,8 @@ __device__ __forceinline__ void stage_output(const Worker<Kind>& worker, const C
 template <typename Kind>
 __device__ __forceinline__ void copy_output(const Worker<Kind>& worker) {
     constexpr int kChunks = Kind::kHeadDim / 8;
-    const RowTile& tile = worker.tile();
-    for (int index = worker.thread; index < tile.packed_rows() * kChunks; index += Kind::kConsumers) {
+    const RowTile& tile = worker.team_tile();
+    for (int index = worker.thread; index < tile.packed_rows() * kChunks; index += kTeamThreads) {
         const int packed = index / kChunks, chunk = index % kChunks;
         const uint4 numbers =
             *reinterpret_cast<const uint4*>(worker.weights(0) + QueryLayout<Kind>::offset(packed, chunk));
@@ -124,15 +125,15 @@ __device__ __forceinline__ void finish_columns(const Worker<Kind>& worker, const
     const ColumnTotals totals = share_totals(worker, rows);
     if (worker.job().finish.shares) {
         put_part(worker, rows, totals);
-        consumer_sync(worker);  // the next job's queries go to where the sums are
+        team_sync(worker);  // the next job's queries go to where the sums are
         return;
     }
     const int packed = worker.thread;
-    if (packed < worker.tile().packed_rows()) {
-        put_lse(worker, worker.tile(), packed, totals.base[packed] + log2f(totals.sum(kColumns, packed)));
+    if (packed < worker.team_tile().packed_rows()) {
+        put_lse(worker, worker.team_tile(), packed, totals.base[packed] + log2f(totals.sum(kColumns, packed)));
     }
     stage_output(worker, rows, totals);
-    consumer_sync(worker);
+    team_sync(worker);
     copy_output(worker);
 }
 

@@ -1,8 +1,10 @@
 // Queries of a row tile, to shared memory: by all consumer warps, kVectorLanes lanes to a packed row.
 #pragma once
 
+#include <cuda_fp8.h>
+
 #include "pillar_attention/columns.cuh"
-#include "pillar_attention/query.cuh"
+#include "pillar_attention/rotate.cuh"
 
 namespace sparsespec {
 
@@ -12,7 +14,42 @@ __device__ __forceinline__ unsigned char* query_chunk(const Worker<Kind>& worker
     return worker.queries() + QueryLayout<Kind>::offset(packed, chunk);
 }
 
-// Eight numbers of the query as FP8 in two parts, as split_query does.
+// Four numbers to FP8, to the nearest even.
+__device__ __forceinline__ uint32_t pack_fp8(float2 low, float2 high) {
+    return __nv_cvt_float2_to_fp8x2(low, __NV_SATFINITE, __NV_E4M3) |
+           uint32_t{__nv_cvt_float2_to_fp8x2(high, __NV_SATFINITE, __NV_E4M3)} << 16;
+}
+
+// What x is more than a pair of fp16.
+__device__ __forceinline__ float2 rest_of(float2 x, uint32_t pair) {
+    const float2 taken = Numbers<__half>::unpack(pair);
+    return {x.x - taken.x, x.y - taken.y};
+}
+
+// A power of two and its inverse.
+struct PowerOfTwo {
+    float factor;
+    float inverse;
+};
+
+// What brings a row whose largest magnitude is `most` to numbers of which the largest is from 128 on and below 256.
+__device__ __forceinline__ PowerOfTwo power_for(float most) {
+    constexpr uint32_t kOne = 127, kLargest = 7;  // exponents
+    // Within what leaves both powers normal numbers, also for rows of zeros and of infinities.
+    const uint32_t exponent = min(max(__float_as_uint(most) >> 23, 32u), 254u);
+    return {__uint_as_float((2 * kOne + kLargest - exponent) << 23), __uint_as_float((exponent - kLargest) << 23)};
+}
+
+// Eight numbers of a query as the sum of two rows of FP8: first what the second rounds away, then the numbers
+// themselves, all multiplied by the row's power of two.
+//
+// FP8 has 4 bits. A number of bf16 has 8: of one in [2^e, 2^(e + 1)), what is rounded away is a multiple of 2^(e - 7)
+// and no more than 8 of them, which is again a number of FP8. FP8's smallest is 2^-9, so down to 2^-2, a 512th of the
+// row's largest at worst, the sum is bf16's number, and below it is off by 2^-10 at most. fp16's, of 11 bits, keep 9:
+// they are off by a 512th at most.
+//
+// Both parts can be added up in the same sums. What is small comes first: the matrix units keep 13 bits of a sum of FP8
+// products after its first, so that it loses the least while it is small.
 template <typename Kind>
 __device__ __forceinline__ void put_split_eight(const Worker<Kind>& worker, int packed, int first, const float (&x)[8],
                                                 float factor) {
@@ -66,9 +103,9 @@ __device__ __forceinline__ void put_query(const Worker<Kind>& worker, int packed
 template <int kColumns, typename Kind>
 __device__ __forceinline__ void load_queries(const Worker<Kind>& worker, float* scales) {
     using Model = typename Kind::Model;
-    constexpr int kAtOnce = Kind::kConsumers / kVectorLanes, kTimes = (kColumns + kAtOnce - 1) / kAtOnce;
+    constexpr int kAtOnce = kTeamThreads / kVectorLanes, kTimes = (kColumns + kAtOnce - 1) / kAtOnce;
     const PillarAttentionParams& params = worker.params;
-    const RowTile& tile = worker.tile();
+    const RowTile& tile = worker.team_tile();
     const int first = worker.thread / kVectorLanes, part = worker.thread % kVectorLanes;
     const int last = tile.packed_rows() - 1;
     VectorPart query[kTimes];

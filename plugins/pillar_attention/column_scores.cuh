@@ -3,7 +3,7 @@
 // its weights, and then a column with the factors of all. What comes out goes to shared memory, to the scorer.
 #pragma once
 
-#include "pillar_attention/column_attend.cuh"
+#include "pillar_attention/column_softmax.cuh"
 #include "pillar_attention/score.cuh"
 
 namespace sparsespec {
@@ -11,12 +11,14 @@ namespace sparsespec {
 // A tile's packed rows as they are scored.
 template <int kEights>
 struct ScoredColumns {
-    // Of scored rows and their sum, eight at a time. More than two are for the widest row tiles alone.
-    static constexpr int kPlaneEights = kEights < tile_rows(Way::kNarrow) / 8 ? 2 : 3;
+    // Of scored rows and their sum, eight at a time. More than two are for the most columns alone.
+    static constexpr int kPlaneEights = kEights < kTeamRows / 8 ? 2 : 3;
     static_assert(kMaxBlockRows < 3 * 8, "scored rows, and their sum");
 
     uint32_t factors[kPlaneEights][kEights];  // the matrix, as mma.sync wants it
     int count;                                // scored rows
+    int first;                                // row of `sums` that the first has
+    int sum;                                  // and their sum
     float limit;                              // the lane's largest exponent that no probability above 1 can have
 };
 
@@ -25,25 +27,18 @@ __device__ __forceinline__ int scored_place(const RowTile& tile, const RowRange&
     return packed < tile.packed_rows() ? tile.row(packed) - rows.first : -1;
 }
 
-// Where shared memory has a packed row's log-sum-exp to be scored by.
-template <typename Kind>
-__device__ __forceinline__ float* known_lse(const Worker<Kind>& worker, int packed) {
-    const RowTile& tile = worker.tile();
-    const int place = (tile.first_row - tile.work.body_rows) * tile.group + packed;
-    return &worker.shared.lse[min(max(place, 0), kMaxBlockRows * kMaxGroup - 1)];  // whatever the lengths promise
-}
-
-// The log-sum-exp that the draft of a packed row has left, of the thread's.
+// The log-sum-exp, in log2, that the thread's packed row is scored by.
 template <typename Kind>
 __device__ __forceinline__ float lane_lse(const Worker<Kind>& worker) {
-    return score_lse(worker, min(worker.thread, worker.tile().packed_rows() - 1));
+    const RowTile& tile = worker.team_tile();
+    return score_lse(worker, tile, min(worker.thread, tile.packed_rows() - 1));
 }
 
-// To shared memory, before the first tile. All consumers meet before they are read.
+// To shared memory, before the first tile. The team meets before they are read.
 template <typename Kind>
-__device__ __forceinline__ void put_known_lse(const Worker<Kind>& worker, float lse) {
-    if (worker.job().pass.attends && worker.thread < worker.tile().packed_rows()) {
-        *known_lse(worker, worker.thread) = lse;
+__device__ __forceinline__ void put_team_lse(const Worker<Kind>& worker, float lse) {
+    if (worker.thread < worker.team_tile().packed_rows()) {
+        worker.shared.team_lse[worker.team][worker.thread] = lse;
     }
 }
 
@@ -51,20 +46,36 @@ __device__ __forceinline__ void put_known_lse(const Worker<Kind>& worker, float 
 template <typename Kind>
 __device__ __forceinline__ float exponent_of_one(const Worker<Kind>& worker, const RowRange& rows, int packed,
                                                  float base) {
-    return scored_place(worker.tile(), rows, packed) >= 0 ? *known_lse(worker, packed) - base : INFINITY;
+    return scored_place(worker.team_tile(), rows, packed) >= 0 ? worker.shared.team_lse[worker.team][packed] - base
+                                                               : INFINITY;
 }
 
 // Sums are weights times factors, and kSumOne is a probability of 1: a factor is so many powers of 2, but for those
 // that fp16 does not hold, whose rows' weights are multiplied by the rest (cut_columns).
 constexpr float kSumExponent = kWeightExponent + kFactorExponent, kMostFactor = 15;
 
+// Scored rows of all teams follow each other, then the teams' sums.
+template <typename Kind, int kEights>
+__device__ __forceinline__ void place_sums(const Worker<Kind>& worker, const RowRange& rows,
+                                           ScoredColumns<kEights>& scored) {
+    scored.count = min(rows.end - rows.first, kMaxBlockRows);
+    scored.first = 0;
+    scored.sum = scored.count;
+    if constexpr (num_teams(Kind::kWay) > 1) {
+        const RowTile& tile = worker.tile();
+        const int all = scored_row_count(tile);
+        scored.first = worker.team == 0 ? 0 : all - scored.count;
+        scored.sum = all + worker.team;
+    }
+}
+
 // The matrix of factors for new bases.
 template <typename Kind, int kEights>
 __device__ __forceinline__ void set_factors(const Worker<Kind>& worker, const float (&base)[kEights][2],
                                             ScoredColumns<kEights>& scored) {
-    const RowTile& tile = worker.tile();
+    const RowTile& tile = worker.team_tile();
     const RowRange rows = scored_rows(tile, 0, kEights * 8);
-    scored.count = min(rows.end - rows.first, kMaxBlockRows);
+    place_sums(worker, rows, scored);
     scored.limit = kMostExponent;
 #pragma unroll
     for (int eight = 0; eight < kEights; ++eight) {
@@ -94,7 +105,7 @@ __device__ __forceinline__ void set_factors(const Worker<Kind>& worker, const fl
 template <typename Kind, int kEights>
 __device__ __forceinline__ void cut_columns(const Worker<Kind>& worker, const float (&base)[kEights][2],
                                             const ColumnNumbers<kEights>& weights, PackedColumns<kEights>& taken) {
-    const RowRange rows = scored_rows(worker.tile(), 0, kEights * 8);
+    const RowRange rows = scored_rows(worker.team_tile(), 0, kEights * 8);
 #pragma unroll
     for (int eight = 0; eight < kEights; ++eight) {
         float most[2], factor[2];
@@ -114,32 +125,42 @@ __device__ __forceinline__ void cut_columns(const Worker<Kind>& worker, const fl
     }
 }
 
+// The sums of eight scored rows over their packed rows, of the warp's 16 keys.
+template <int kEights>
+__device__ __forceinline__ void sum_columns(const uint32_t (&factors)[kEights], const PackedColumns<kEights>& taken,
+                                            float (&c)[4]) {
+    c[0] = c[1] = c[2] = c[3] = 0;
+#pragma unroll
+    for (int eight = 0; eight < kEights; eight += 2) {
+        const bool second = eight + 1 < kEights;
+        const uint32_t a[4] = {taken[eight][0], taken[eight][1], second ? taken[eight + second][0] : 0,
+                               second ? taken[eight + second][1] : 0};
+        Numbers<__half>::multiply_add(c, a, factors[eight], second ? factors[eight + second] : 0);
+    }
+}
+
 // The tile's sums over the packed rows of each scored row, to shared memory.
 template <typename Kind, int kEights>
 __device__ __forceinline__ void put_column_sums(const Worker<Kind>& worker, const ScoredColumns<kEights>& scored,
                                                 const PackedColumns<kEights>& taken, int buffer) {
+    constexpr int kPlaneEights = ScoredColumns<kEights>::kPlaneEights;
     const int key = worker.warp * 16 + worker.lane / 4, lane_plane = worker.lane % 4 * 2;
+    float c[kPlaneEights][4];
 #pragma unroll
-    for (int planes = 0; planes < ScoredColumns<kEights>::kPlaneEights; ++planes) {
-        if (planes * 8 > scored.count) {
-            break;
-        }
-        float c[4] = {};
+    for (int planes = 0; planes < kPlaneEights; ++planes) {
+        sum_columns(scored.factors[planes], taken, c[planes]);
+    }
 #pragma unroll
-        for (int eight = 0; eight < kEights; eight += 2) {
-            const bool second = eight + 1 < kEights;
-            const uint32_t a[4] = {taken[eight][0], taken[eight][1], second ? taken[eight + second][0] : 0,
-                                   second ? taken[eight + second][1] : 0};
-            Numbers<__half>::multiply_add(c, a, scored.factors[planes][eight],
-                                          second ? scored.factors[planes][eight + second] : 0);
-        }
+    for (int planes = 0; planes < kPlaneEights; ++planes) {
 #pragma unroll
         for (int index = 0; index < 2; ++index) {
             const int plane = planes * 8 + lane_plane + index;
             if (plane <= scored.count) {
-                float* sums = &worker.shared.sums[buffer][plane][key];
-                sums[0] = c[index];
-                sums[8] = c[index + 2];
+                const bool is_alone = num_teams(Kind::kWay) == 1;
+                const int row = is_alone ? plane : plane < scored.count ? scored.first + plane : scored.sum;
+                float* sums = &worker.shared.sums[buffer][row][key];
+                sums[0] = c[planes][index];
+                sums[8] = c[planes][index + 2];
             }
         }
     }

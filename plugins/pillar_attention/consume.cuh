@@ -19,17 +19,6 @@ __device__ __forceinline__ const unsigned char* tile_of_halves(const Worker<Kind
     }
 }
 
-// Makes fp16 of an FP8 pool's values while products of the tile's keys are under way, and leaves their stage.
-template <typename Kind>
-__device__ __forceinline__ void widen_values(const Worker<Kind>& worker, const ConsumerCursors& at) {
-    RingCursor values = at.stages;
-    values.advance(worker.num_stages);
-    wait_for_stage<false>(worker, values);
-    widen(worker, values.place, at.buffer);
-    products_see_copies();
-    release_stage(worker, values);
-}
-
 // The tile's sums, to the scorer.
 template <int kRowWarps, typename Kind, int kColumns>
 __device__ __forceinline__ void put_sums(const Worker<Kind>& worker, const ScoredRows& scored, bool has_rows,
@@ -43,86 +32,36 @@ __device__ __forceinline__ void put_sums(const Worker<Kind>& worker, const Score
     sums.advance();
 }
 
-// Adds the tile's values to the output, or has wgmma start to.
-template <int kRowWarps, typename Kind, int kPairs>
-__device__ __forceinline__ void add_values(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine,
-                                           const uint32_t (&weights)[kPairs][4], ConsumerCursors& at) {
-    if constexpr (kMultipliesFp8<Kind>) {
-        start_values(worker, mine, at.widened(worker), weights);
-    } else if constexpr (kHasWgmma) {
-        wait_for_stage(worker, at.stages);
-        start_values(worker, mine, worker.stage(at.stages.place), weights);
-    } else {
-        wait_for_stage(worker, at.stages);
-        const unsigned char* values = tile_of_halves(worker, at);
-        if (mine.has_rows) {
-            multiply_values<kRowWarps>(worker, mine, values, weights);
-        }
-    }
-}
-
-// One tile. Its keys' stage can be filled anew while its values are still to be read.
+// One tile, by warps that share no products. Its keys' stage can be filled anew while its values are still to be read.
 template <int kRowWarps, typename Kind>
 __device__ __forceinline__ void consume_tile(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine,
                                              ScoredRows& scored, Pass pass, int kv_tile, ConsumerCursors& at) {
     constexpr int kColumns = WarpShare<kRowWarps>::kKeys / 8;
-    constexpr bool kTogether = kHasWgmma;
     float weights[kColumns][4];
     ScoreWeights<kColumns> taken;
     uint32_t packed[kColumns / 2][4] = {};
     wait_for_stage(worker, at.stages);
     const uint64_t unmasked = worker.shared.pipeline.unmasked[at.stages.place];
-    if constexpr (kTogether) {
-        start_keys(worker, mine, at.stages.place, weights);
-        if (kMultipliesFp8<Kind> && pass.attends) {
-            widen_values(worker, at);
-        }
-        products_wait();
-        hold(weights);
-    } else {
-        const unsigned char* keys = tile_of_halves(worker, at);
-        if (mine.has_rows) {
-            multiply_keys<kRowWarps>(worker, mine, keys, weights);
-        }
-    }
+    const unsigned char* keys = tile_of_halves(worker, at);
     if (mine.has_rows) {
+        multiply_keys<kRowWarps>(worker, mine, keys, weights);
         mask_keys<kRowWarps>(worker, mine, kv_tile, unmasked, weights);
-    }
-    if constexpr (kTogether) {
-        release_stage(worker, at.stages);
-    }
-    // Where wide workers score, a branch would cost registers that they do not have.
-    if ((kTogether && Kind::kWay == Way::kWide && pass.scores) || mine.has_rows) {
         weigh<kRowWarps>(worker, pass, mine, scored, weights, taken);
         pack_weights<typename Kind::Product>(weights, packed);
     }
-    if constexpr (!kTogether) {  // earlier it would cost registers
-        release_stage(worker, at.stages);
-    }
+    release_stage(worker, at.stages);  // earlier it would cost registers
     if (pass.attends) {
-        add_values<kRowWarps>(worker, mine, packed, at);
+        wait_for_stage(worker, at.stages);
+        const unsigned char* values = tile_of_halves(worker, at);
+        if (mine.has_rows) {
+            multiply_values<kRowWarps>(worker, mine, values, packed);
+        }
     }
     if (pass.scores) {
         put_sums<kRowWarps>(worker, scored, mine.has_rows, taken, at.sums);
     }
-    if constexpr (kTogether) {
-        products_wait();
-        hold(mine.output);
-    }
-    if (kMultipliesFp8<Kind> && pass.attends) {
-        at.stages.advance(worker.num_stages);  // widen_values has left it
-    } else if (pass.attends) {
+    if (pass.attends) {
         release_stage(worker, at.stages);
-    }
-}
-
-template <int kRowWarps, typename Kind>
-__device__ __forceinline__ void consume_range(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine,
-                                              ScoredRows& scored, Pass pass, const TileRange& range,
-                                              ConsumerCursors& at) {
-#pragma unroll 1
-    for (int kv_tile = range.begin; kv_tile < range.end; ++kv_tile) {
-        consume_tile<kRowWarps>(worker, mine, scored, pass, kv_tile, at);
     }
 }
 
@@ -134,23 +73,14 @@ __device__ __forceinline__ void consume_tiles(const Worker<Kind>& worker, Consum
     WarpRows<Kind::kHeadDim> mine;
     ScoredRows scored;
     load_rows<kRowWarps>(worker, mine);
-    if constexpr (kConsumesAhead<Kind>) {
-        if (!pass.scores && !worker.tile().work.drafts) {
-            consume_ahead(worker, mine, range, at.stages);
-            finish_rows<kRowWarps>(worker, mine);
-            return;
-        }
-    }
     if (pass.scores) {
         open_scores<kRowWarps>(worker, scored);
     }
-    // Where registers are short, a loop of its own has nothing of what scores need.
-    if ((kMultipliesFp8<Kind> || Kind::kWay == Way::kWide) && !pass.scores) {
-        consume_range<kRowWarps>(worker, mine, scored, {true, false}, range, at);
-    } else {
-        consume_range<kRowWarps>(worker, mine, scored, pass, range, at);
+#pragma unroll 1
+    for (int kv_tile = range.begin; kv_tile < range.end; ++kv_tile) {
+        consume_tile<kRowWarps>(worker, mine, scored, pass, kv_tile, at);
     }
-    if (!kHasWgmma && pass.scores) {  // sums lie where warps now exchange their output
+    if (pass.scores) {  // sums lie where warps now exchange their output
         barrier_wait(&worker.shared.pipeline.scored, at.scored_parity);
         at.scored_parity ^= 1;
     }
@@ -159,18 +89,32 @@ __device__ __forceinline__ void consume_tiles(const Worker<Kind>& worker, Consum
     }
 }
 
+// Many rows that are not scored, in a wide worker.
+template <typename Kind>
+__device__ __forceinline__ void consume_many(const Worker<Kind>& worker, ConsumerCursors& at) {
+    WarpRows<Kind::kHeadDim> mine;
+    load_rows<Kind::kWarps>(worker, mine);
+    consume_ahead(worker, mine, worker.job().range, at.stages);
+    finish_rows<Kind::kWarps>(worker, mine);
+}
+
 template <typename Kind>
 __device__ __forceinline__ void consume_job(const Worker<Kind>& worker, ConsumerCursors& at) {
-    if constexpr (kHasColumns<Kind>) {
-        consume_job_columns(worker, at);
-    } else if constexpr (Kind::kWay == Way::kWide) {
-        consume_tiles<Kind::kWarps>(worker, at);
-    } else if (worker.tile().packed_rows() <= 16) {
+    const RowTile& tile = worker.tile();
+    if constexpr (kConsumesAhead<Kind>) {
+        if (!worker.job().pass.scores && !tile.work.drafts) {
+            consume_many(worker, at);
+        } else {
+            consume_columns(worker, at);
+        }
+    } else if constexpr (kHasWgmma) {
+        consume_columns(worker, at);
+    } else if (tile.packed_rows() <= 16) {
         consume_tiles<1>(worker, at);
-    } else if (worker.tile().packed_rows() <= 32) {
+    } else if (tile.packed_rows() <= 32) {
         consume_tiles<2>(worker, at);
     } else {
-        consume_tiles<Kind::kWarps>(worker, at);
+        consume_tiles<4>(worker, at);
     }
 }
 

@@ -109,16 +109,16 @@ __device__ __forceinline__ void weigh_next(const Worker<Kind>& worker, WarpRows<
     hold(weights);
     if constexpr (kMasks) {
         const uint64_t unmasked = worker.shared.pipeline.unmasked[keys.place];
-        set_masks<Kind::kWarps>(mine, true, kv_tile, unmasked, worker.warp, worker.lane, weights);
+        set_masks<Kind::kWarps>(mine, kv_tile, unmasked, worker.warp, worker.lane, weights);
     }
     release_stage(worker, keys);
-    find_lane_base(mine, true, weights, base);
+    find_lane_base(mine, weights, base);
     const bool moves = any_moves(mine, base);
     if (moves) {  // of no registers that products write
         share_base(base);
     }
     move_base(mine, base, factor);
-    exponentiate(mine, true, weights);
+    exponentiate(mine, weights);
     weigh_before_wait(worker, mine);
     // The output is there, and nothing is under way.
     products_wait();

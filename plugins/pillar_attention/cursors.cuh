@@ -10,7 +10,7 @@ struct ConsumerCursors {
     RingCursor stages;
     PairCursor sums;
     int scored_parity = 0;
-    int buffer = 0;  // of fp16, for an FP8 pool's next tile
+    int buffer = 0;  // of a team's weights; without wgmma of fp16, for an FP8 pool's next tile
 
     // Where products find the tile that all consumers have made fp16 of. Two buffers in turn make one meeting a tile
     // enough: who has come to that of the next tile is done with this one's products, and only after it is this buffer

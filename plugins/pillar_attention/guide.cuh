@@ -200,6 +200,7 @@ struct Guide {
         }
         __syncwarp();
         copy_numbers(&job.tile.work, &state().work, sizeof(SlotWork));
+        put_teams(job.tile);
         if (finish.shares) {
             copy_numbers(&job.finish.unit, starts_here ? &state().end : &state().start, sizeof(WorkerStart));
             job.part = partial<Kind>(worker.params, worker.shape.group, blockIdx.x, starts_here);
@@ -213,6 +214,25 @@ struct Guide {
             warm_up(job);
         }
         jobs.advance(kMaxJobs);
+    }
+
+    // Each team's part of the row tile: half of its rows.
+    __device__ __forceinline__ void put_teams(const RowTile& tile) const {
+        constexpr int kTeams = num_teams(Kind::kWay);
+        if constexpr (kTeams > 1) {
+            __syncwarp();
+#pragma unroll
+            for (int team = 0; team < kTeams; ++team) {
+                RowTile& part = worker.shared.teams[jobs.place][team];
+                copy_numbers(&part, &tile, sizeof(RowTile));
+                __syncwarp();
+                if (worker.lane == 0) {
+                    const int most = ceil_div(tile.num_rows, kTeams), first = min(team * most, tile.num_rows);
+                    part.first_row = tile.first_row + first;
+                    part.num_rows = min(most, tile.num_rows - first);
+                }
+            }
+        }
     }
 
     __device__ __forceinline__ void copy_numbers(void* to, const void* from, int bytes) const {

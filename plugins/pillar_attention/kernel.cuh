@@ -62,7 +62,8 @@ pillar_attention_kernel(const __grid_constant__ PillarAttentionParams params,
     const int thread = threadIdx.x;
     const Worker<Kind> worker{
         params, shape,       shared,      memory,    num_stages(Kind::kWay, Kind::kHeadDim, Kind::kFp8, shape.room),
-        thread, thread / 32, thread % 32, &page_map, 0};
+        thread, thread / 32, thread % 32, &page_map, 0,
+        0};
     if (thread == 0) {
         open_pipeline(shared.pipeline, worker.num_stages, Kind::kWarps);
     }

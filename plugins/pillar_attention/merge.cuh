@@ -216,7 +216,7 @@ __device__ __forceinline__ void finish_rows(const Worker<Kind>& worker, const Wa
         for (int half = 0; half < 2; ++half) {
             const int packed = first_row<kRowWarps>(worker) + worker.lane / 4 + half * 8;
             const float sum = sum_of_row(mine.sum[half]);
-            if (packed < worker.tile().packed_rows() && (half == 0 || mine.has_two)) {
+            if (packed < worker.tile().packed_rows()) {
                 finish_row(worker, mine, half, packed, sum);
             }
         }

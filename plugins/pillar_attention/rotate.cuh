@@ -121,7 +121,7 @@ __device__ __forceinline__ VectorPart rotated(const VectorPart& vector, const T*
 }
 
 // QK-norm of a query that four lanes hold as query.cuh says. `norm`: from the lane's first number on.
-template <typename T, int kHeadDim, int kPair>
+template <typename T, int kHeadDim>
 __device__ __forceinline__ void normalize_query(float2 (&x)[kHeadDim / 16][2], const T* norm, float eps) {
     float squares = 0;
 #pragma unroll
@@ -136,7 +136,7 @@ __device__ __forceinline__ void normalize_query(float2 (&x)[kHeadDim / 16][2], c
     for (int index = 0; index < kHeadDim / 8; ++index) {
         float2& pair = x[index / 2][index % 2];
         const float2 weight =
-            Numbers<T>::unpack(*reinterpret_cast<const uint32_t*>(norm + index / 2 * 16 + index % 2 * kPair));
+            Numbers<T>::unpack(*reinterpret_cast<const uint32_t*>(norm + index / 2 * 16 + index % 2 * 8));
         pair = {rounded<T>(rounded<T>(pair.x * factor) * weight.x), rounded<T>(rounded<T>(pair.y * factor) * weight.y)};
     }
 }

@@ -25,9 +25,8 @@ struct ScoredRows {
     uint32_t factors[4];  // the matrix, as mma.sync wants it
     uint32_t flags;       // in one register: truth values of their own were spilled
 
-    // Of `flags`: whether the lane puts its first row of sums, or its second; whether it has two rows of weights;
-    // whether a row's probability may exceed 1.
-    static constexpr uint32_t kPuts = 1, kPutsSecond = 2, kTwo = 4, kCuts = 8;
+    // Of `flags`: whether the lane puts its first row of sums, or its second; whether a row's probability may exceed 1.
+    static constexpr uint32_t kPuts = 1, kPutsSecond = 2, kCuts = 4;
     __device__ __forceinline__ bool has(uint32_t flag) const { return (flags & flag) != 0; }
 };
 
@@ -60,9 +59,8 @@ __device__ __forceinline__ void put_score(const PillarAttentionParams& params, c
 
 // The log-sum-exp, in log2, that a packed row of the tile is scored by.
 template <typename Kind>
-__device__ __forceinline__ float score_lse(const Worker<Kind>& worker, int packed) {
+__device__ __forceinline__ float score_lse(const Worker<Kind>& worker, const RowTile& tile, int packed) {
     const PillarAttentionParams& params = worker.params;
-    const RowTile& tile = worker.tile();
     if (!worker.job().pass.attends) {
         return worker.shared.lse[(tile.first_row - tile.work.body_rows) * tile.group + packed];
     }
@@ -83,6 +81,12 @@ __device__ __forceinline__ RowRange scored_rows(const RowTile& tile, int first_p
     const int last_packed = min(first_packed + count, tile.packed_rows()) - 1;
     const int first = max(tile.row(first_packed), -tile.scored_row(0));
     return {first, last_packed < first_packed ? first : max(first, tile.row(last_packed) + 1)};
+}
+
+// Scored rows of the tile, no more than there is room for, whatever the device's lengths promise.
+__device__ __forceinline__ int scored_row_count(const RowTile& tile) {
+    const RowRange rows = scored_rows(tile, 0, tile.packed_rows());
+    return min(rows.end - rows.first, kMaxBlockRows);
 }
 
 // Which row of the warp's sums a packed row counts to; `end`: of the warp's packed rows.
@@ -121,7 +125,7 @@ __device__ __forceinline__ void set_factors(ScoredRows& scored, const float (&ba
 template <int kRowWarps, typename Kind>
 __device__ __forceinline__ void open_scores(const Worker<Kind>& worker, ScoredRows& scored) {
     const RowTile& tile = worker.tile();
-    const int step = rows_per_warp<kRowWarps, Kind>(tile);
+    constexpr int step = 16;
     const int first_packed = first_row<kRowWarps>(worker), end = first_packed + step;
     const RowRange rows = scored_rows(tile, first_packed, step);
     scored.first = 0;
@@ -130,10 +134,9 @@ __device__ __forceinline__ void open_scores(const Worker<Kind>& worker, ScoredRo
         scored.first += others.end - others.first;
     }
     // no more than there is room for, whatever the device's lengths promise
-    scored.first = min(scored.first, max_score_sums(Kind::kWay));
-    const int row = worker.lane / 4, count = min(rows.end - rows.first, max_score_sums(Kind::kWay) - scored.first);
-    scored.flags = (row < count ? ScoredRows::kPuts : 0) | (row + 8 < count ? ScoredRows::kPutsSecond : 0) |
-                   (step > 8 ? ScoredRows::kTwo : 0);
+    scored.first = min(scored.first, kMaxScoreSums);
+    const int row = worker.lane / 4, count = min(rows.end - rows.first, kMaxScoreSums - scored.first);
+    scored.flags = (row < count ? ScoredRows::kPuts : 0) | (row + 8 < count ? ScoredRows::kPutsSecond : 0);
     scored.rows = 0;
 #pragma unroll
     for (int index = 0; index < 4; ++index) {
@@ -144,7 +147,7 @@ __device__ __forceinline__ void open_scores(const Worker<Kind>& worker, ScoredRo
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int packed = first_packed + worker.lane / 4 + half * 8;
-        scored.lse[half] = sums_row(tile, rows, packed, end) == kNotScored ? INFINITY : score_lse(worker, packed);
+        scored.lse[half] = sums_row(tile, rows, packed, end) == kNotScored ? INFINITY : score_lse(worker, tile, packed);
     }
     if (!worker.job().pass.attends) {
         const float known[2] = {scored.lse[0] - kWeightExponent, scored.lse[1] - kWeightExponent};
@@ -187,33 +190,23 @@ __device__ __forceinline__ void cut_weights(const ScoredRows& scored, const floa
     }
 }
 
-// The tile's sums over the packed rows of each scored row, to shared memory. kTwo: lanes have a second row of weights.
-template <bool kTwo, int kColumns>
-__device__ __forceinline__ void put_column_sums(float* sums, const ScoredRows& scored,
-                                                const ScoreWeights<kColumns>& taken) {
-#pragma unroll
-    for (int column = 0; column < kColumns; ++column) {
-        float c[4] = {};
-        Numbers<__half>::multiply_add(c, scored.factors, transposed(taken.pairs[column][0]),
-                                      kTwo ? transposed(taken.pairs[column][1]) : 0);
-        if (scored.has(ScoredRows::kPuts)) {
-            *reinterpret_cast<float2*>(sums + column * 8) = {c[0], c[1]};
-        }
-        if (kTwo && scored.has(ScoredRows::kPutsSecond)) {
-            *reinterpret_cast<float2*>(sums + 8 * kScoreStride + column * 8) = {c[2], c[3]};
-        }
-    }
-}
-
+// The tile's sums over the packed rows of each scored row, to shared memory.
 template <int kRowWarps, typename Shared, int kColumns>
 __device__ __forceinline__ void sum_weights(Shared& shared, const ScoredRows& scored,
                                             const ScoreWeights<kColumns>& taken, int buffer, int warp, int lane) {
     const int key = WarpShare<kRowWarps>::first_key(warp) + lane % 4 * 2;
     float* sums = &shared.sums[buffer][scored.first + lane / 4][key];
-    if (scored.has(ScoredRows::kTwo)) {
-        put_column_sums<true>(sums, scored, taken);
-    } else {
-        put_column_sums<false>(sums, scored, taken);
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+        float c[4] = {};
+        Numbers<__half>::multiply_add(c, scored.factors, transposed(taken.pairs[column][0]),
+                                      transposed(taken.pairs[column][1]));
+        if (scored.has(ScoredRows::kPuts)) {
+            *reinterpret_cast<float2*>(sums + column * 8) = {c[0], c[1]};
+        }
+        if (scored.has(ScoredRows::kPutsSecond)) {
+            *reinterpret_cast<float2*>(sums + 8 * kScoreStride + column * 8) = {c[2], c[3]};
+        }
     }
 }
 

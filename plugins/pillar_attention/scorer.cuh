@@ -16,22 +16,21 @@ struct SumRows {
     int first_plane;   // of row 0: its scored row
     uint32_t repeats;  // a bit for each row that belongs to the scored row of the one before
 };
-static_assert(max_score_sums(Way::kNarrow) <= 32 && max_score_sums(Way::kWide) <= 32, "a bit for each row of sums");
+static_assert(kMaxScoreSums <= 32, "a bit for each row of sums");
 
 // Finds which scored row each row of `sums` belongs to, in the order in which the consumers' warps have them.
 template <typename Kind>
 __device__ __forceinline__ SumRows find_sum_rows(const Worker<Kind>& worker) {
     const RowTile& tile = worker.tile();
-    if constexpr (kHasColumns<Kind>) {
-        const RowRange rows = scored_rows(tile, 0, Kind::kTileRows);
-        return {min(rows.end - rows.first, kMaxBlockRows), tile.scored_row(rows.first), 0};
+    if constexpr (kHasWgmma) {
+        return {scored_row_count(tile), tile.scored_row(scored_rows(tile, 0, tile.packed_rows()).first), 0};
     }
-    const int step = rows_per_warp<Kind::kWarps, Kind>(tile);
+    constexpr int step = 16;
     SumRows found{0, 0, 0};
     int next_plane = -1;
     for (int packed = 0; packed < tile.packed_rows(); packed += step) {
         const RowRange rows = scored_rows(tile, packed, step);
-        const int count = min(rows.end - rows.first, max_score_sums(Kind::kWay) - found.count);
+        const int count = min(rows.end - rows.first, kMaxScoreSums - found.count);
         if (count <= 0) {
             continue;
         }
@@ -111,10 +110,10 @@ __device__ __forceinline__ ColumnSums sum_columns(const Shared& shared, int buff
     return columns;
 }
 
-// The same of sums that column_scores.cuh has left, a row for each scored row and behind them one of all. Of each row
-// the lane takes a token for its column in the middle, where a diagonal always has one, and the token for its first
+// The same of sums that column_scores.cuh has left, a row for each scored row and behind them each team's sum. Of each
+// row the lane takes a token for its column in the middle, where a diagonal always has one, and the token for its first
 // column or, where that lies before the tile, for its last one.
-template <int kAtOnce, typename Shared>
+template <int kAtOnce, int kTeams, typename Shared>
 __device__ __forceinline__ ColumnSums sum_planes(const Shared& shared, int buffer, const SumRows& rows,
                                                  ScorePlanes planes, int lane) {
     static_assert(kDiagonalColumns == 3 && kMeanColumns == 2 && kReach <= 16, "as above");
@@ -122,7 +121,10 @@ __device__ __forceinline__ ColumnSums sum_planes(const Shared& shared, int buffe
     const float* sums = &shared.sums[buffer][0][0];
 #pragma unroll
     for (int index = 0; index < kMeanColumns; ++index) {
-        columns.mean[index] = sums[rows.count * kScoreStride + index * 32 + lane];
+#pragma unroll
+        for (int team = 0; team < kTeams; ++team) {
+            columns.mean[index] += sums[(rows.count + team) * kScoreStride + index * 32 + lane];
+        }
     }
     const int end = planes == ScorePlanes::kDiagonal ? rows.count : 0;
 #pragma unroll 1
@@ -212,8 +214,9 @@ __device__ __forceinline__ void put_diagonals(const Worker<Kind>& worker, const 
 
 template <typename Kind>
 __device__ __forceinline__ ColumnSums column_sums(const Worker<Kind>& worker, const SumRows& rows, int buffer) {
-    if constexpr (kHasColumns<Kind>) {
-        return sum_planes<5>(worker.shared, buffer, rows, worker.params.score_planes, worker.lane);
+    if constexpr (kHasWgmma) {
+        return sum_planes<5, num_teams(Kind::kWay)>(worker.shared, buffer, rows, worker.params.score_planes,
+                                                    worker.lane);
     } else {
         constexpr int kAtOnce = producer_registers(Kind::kWay, Kind::kHeadDim) < 64 ? 4 : 6;
         return sum_columns<kAtOnce>(worker.shared, buffer, rows, worker.lane);

@@ -24,6 +24,13 @@ __host__ __device__ constexpr int consumer_warps(Way way) {
 __host__ __device__ constexpr int tile_rows(Way way) {
     return 16 * consumer_warps(way);
 }
+// With wgmma four consumer warps are a team, which shares matrix products.
+constexpr int kTeamThreads = 4 * 32;
+__host__ __device__ constexpr int num_teams(Way way) {
+    return consumer_warps(way) / 4;
+}
+static_assert(tile_rows(Way::kWide) == num_teams(Way::kWide) * kTeamRows && tile_rows(Way::kNarrow) == kTeamRows,
+              "row tiles are of whole teams");
 __host__ __device__ constexpr int worker_threads(Way way) {
     return consumer_warps(way) * 32 + kProducers;
 }
@@ -61,11 +68,10 @@ constexpr int kExchangeStride = kExchange + 4;
 constexpr int kReach = 16;
 // Columns of the sums of a tile's scores: its tokens, and those before it that its diagonals reach.
 constexpr int kScoreColumns = kReach + kTileTokens;
-// Rows of `sums`: a row tile's scored rows, those that two warps share twice. Of four warps most are 17 rows of 3
-// heads.
-__host__ __device__ constexpr int max_score_sums(Way way) {
-    return kMaxBlockRows + (way == Way::kNarrow ? 2 : consumer_warps(way) - 1);
-}
+// Rows of `sums`: a row tile's scored rows and, with wgmma, each team's sum of all of its own; without, those that two
+// warps share twice, most where 17 rows are of 3 heads.
+constexpr int kMaxScoreSums = kMaxBlockRows + 2;
+static_assert(num_teams(Way::kWide) <= 2, "a sum of each team");
 // How far apart they are: as above.
 constexpr int kScoreStride = kTileTokens + 4;
 
@@ -89,7 +95,7 @@ struct Pipeline {
 // Besides the stages; the end of a worker's dynamic shared memory.
 template <Way kWay>
 struct alignas(256) WorkerShared {
-    static constexpr int kWarps = consumer_warps(kWay), kMaxScoreSums = max_score_sums(kWay);
+    static constexpr int kWarps = consumer_warps(kWay);
 
     union {
         float sums[2][kMaxScoreSums][kScoreStride];       // of two tiles, see score.cuh
@@ -99,9 +105,11 @@ struct alignas(256) WorkerShared {
             float row_sum[kWarps][16];
         };
     };
-    float lse[kMaxBlockRows * kMaxGroup];  // of the block's packed rows, in log2
+    float lse[kMaxBlockRows * kMaxGroup];        // of the block's packed rows, in log2
+    float team_lse[num_teams(kWay)][kTeamRows];  // of a team's, to be scored by
     Pipeline<tiles_ahead(kWay)> pipeline;
     Job jobs[kMaxJobs];
+    RowTile teams[kMaxJobs][num_teams(kWay)];  // of wide workers, each team's part of a job's row tile
     TileKeys keys[tiles_ahead(kWay)];
     int32_t listed[batch_tiles(kWay)][kTileTokens];  // entries of a draft's list, the scout's own
     GuideState guide;
@@ -119,15 +127,20 @@ __host__ __device__ constexpr int room_bytes(int head_dim, int room) {
     return room * tile_bytes(head_dim, 2);
 }
 
-// A buffer of a narrow worker's weights with wgmma: of its row tile, in 16 bits.
-constexpr int kWeightBytes = tile_rows(Way::kNarrow) * kTileTokens * 2;
+// A buffer of a team's weights, in 16 bits: of a tile, or of two where few rows leave room.
+constexpr int kWeightBytes = kTeamRows * kTileTokens * 2;
+// A team's queries, in as many bytes as 16-bit numbers take, and two buffers of weights.
+__host__ __device__ constexpr int team_bytes(int head_dim) {
+    return kTeamRows * head_dim * 2 + 2 * kWeightBytes;
+}
 
-// Where in the room the stages begin. What lies before: narrow workers' queries and two buffers of weights with wgmma,
-// else buffers of fp16 for an FP8 pool.
+// Where in the room what teams have begins, and where the stages do. Without wgmma there are no teams, but buffers of
+// fp16 for an FP8 pool.
+__device__ constexpr int teams_offset(int head_dim, bool fp8) {
+    return fp8 && !kHasWgmma ? kBuffers * tile_bytes(head_dim, 2) : 0;
+}
 __device__ constexpr int stages_offset(Way way, int head_dim, bool fp8) {
-    return kHasWgmma && way == Way::kNarrow ? tile_bytes(head_dim, 2) + 2 * kWeightBytes
-           : fp8                            ? kBuffers * tile_bytes(head_dim, 2)
-                                            : 0;
+    return teams_offset(head_dim, fp8) + (kHasWgmma ? num_teams(way) * team_bytes(head_dim) : 0);
 }
 
 __device__ constexpr int num_stages(Way way, int head_dim, bool fp8, int room) {

@@ -9,8 +9,8 @@ namespace sparsespec {
 // keep 11 bits down to 4e-9 of the largest, where they would end at 6e-5.
 constexpr float kWeightExponent = 14;
 
-// A warp's packed rows, 16 or 8: queries, and what their softmax has come to over the warp's keys. In log2; lane l
-// holds parts of rows l / 4 and l / 4 + 8. Those beyond 8 are zeros where there are no more.
+// A warp's 16 packed rows: queries, and what their softmax has come to over the warp's keys. In log2; lane l holds
+// parts of rows l / 4 and l / 4 + 8.
 template <int kHeadDim>
 struct WarpRows {
     uint32_t q[kHeadDim / 16][4];  // as query.cuh says
@@ -21,7 +21,6 @@ struct WarpRows {
     int last_key[2];
     int read_by_all;  // keys that even the tile's first row reads
     bool has_rows;
-    bool has_two;  // rows to each lane
 };
 
 // Rows of the tile go over kRowWarps warps, keys over the others: few rows leave warps free to split the keys. Not so
@@ -35,18 +34,10 @@ struct WarpShare {
     __device__ static int first_key(int warp) { return warp % kKeyWarps * kKeys; }
 };
 
-// Packed rows of a warp: 16, or 8 where that leaves none without a warp. A lane has then one row's keys to weigh, not
-// two, and more warps do. Where wide workers look ahead or score, they have no registers for that.
-template <int kRowWarps, typename Kind>
-__device__ __forceinline__ int rows_per_warp(const RowTile& tile) {
-    constexpr bool kSpreads = kHasWgmma && kRowWarps == Kind::kWarps;
-    const bool spreads = kSpreads && (Kind::kWay == Way::kNarrow || tile.work.drafts);
-    return spreads && tile.packed_rows() <= 8 * kRowWarps ? 8 : 16;
-}
-
+// The warp's first packed row.
 template <int kRowWarps, typename Kind>
 __device__ __forceinline__ int first_row(const Worker<Kind>& worker) {
-    return WarpShare<kRowWarps>::row_warp(worker.warp) * rows_per_warp<kRowWarps, Kind>(worker.tile());
+    return WarpShare<kRowWarps>::row_warp(worker.warp) * 16;
 }
 
 constexpr float kLog2E = 1.4426950408889634f;
@@ -55,6 +46,16 @@ constexpr float kLog2E = 1.4426950408889634f;
 template <int kHeadDim>
 __device__ __forceinline__ constexpr float log2_scale() {
     return kHeadDim == 64 ? kLog2E / 8 : kHeadDim == 96 ? kLog2E / 9.797958971132712f : kLog2E / 11.313708498984761f;
+}
+
+// Scales a product of query and key to a logit in log2.
+template <typename Kind>
+__device__ __forceinline__ float logit_scale(const Worker<Kind>& worker) {
+    if constexpr (Kind::kFp8) {
+        return log2_scale<Kind::kHeadDim>() * worker.params.kv_scale[worker.tile().kv_head];
+    } else {
+        return log2_scale<Kind::kHeadDim>();
+    }
 }
 
 // The base that weights can be taken from: also where a row has read no key yet.

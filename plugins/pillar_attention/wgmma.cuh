@@ -50,35 +50,31 @@ struct Products;
 // and those of what follows them.
 #define SPARSESPEC_COLUMN(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
 #define SPARSESPEC_C_8 SPARSESPEC_COLUMN(0)
-#define SPARSESPEC_C_16 SPARSESPEC_C_8, SPARSESPEC_COLUMN(1)
-#define SPARSESPEC_C_32 SPARSESPEC_C_16, SPARSESPEC_COLUMN(2), SPARSESPEC_COLUMN(3)
+#define SPARSESPEC_C_32 SPARSESPEC_C_8, SPARSESPEC_COLUMN(1), SPARSESPEC_COLUMN(2), SPARSESPEC_COLUMN(3)
 #define SPARSESPEC_C_40 SPARSESPEC_C_32, SPARSESPEC_COLUMN(4)
-#define SPARSESPEC_C_48 SPARSESPEC_C_40, SPARSESPEC_COLUMN(5)
-#define SPARSESPEC_C_64 SPARSESPEC_C_48, SPARSESPEC_COLUMN(6), SPARSESPEC_COLUMN(7)
+#define SPARSESPEC_C_64 SPARSESPEC_C_40, SPARSESPEC_COLUMN(5), SPARSESPEC_COLUMN(6), SPARSESPEC_COLUMN(7)
 #define SPARSESPEC_C_96 \
     SPARSESPEC_C_64, SPARSESPEC_COLUMN(8), SPARSESPEC_COLUMN(9), SPARSESPEC_COLUMN(10), SPARSESPEC_COLUMN(11)
 #define SPARSESPEC_C_128 \
     SPARSESPEC_C_96, SPARSESPEC_COLUMN(12), SPARSESPEC_COLUMN(13), SPARSESPEC_COLUMN(14), SPARSESPEC_COLUMN(15)
 #define SPARSESPEC_NAMES_8 "%0, %1, %2, %3"
-#define SPARSESPEC_NAMES_16 SPARSESPEC_NAMES_8 ", %4, %5, %6, %7"
-#define SPARSESPEC_NAMES_32 SPARSESPEC_NAMES_16 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define SPARSESPEC_NAMES_32 SPARSESPEC_NAMES_8 ", %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define SPARSESPEC_NAMES_40 SPARSESPEC_NAMES_32 ", %16, %17, %18, %19"
-#define SPARSESPEC_NAMES_48 SPARSESPEC_NAMES_40 ", %20, %21, %22, %23"
-#define SPARSESPEC_NAMES_64 SPARSESPEC_NAMES_48 ", %24, %25, %26, %27, %28, %29, %30, %31"
-#define SPARSESPEC_NAMES_96 \
-    SPARSESPEC_NAMES_64 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-#define SPARSESPEC_NAMES_128 \
-    SPARSESPEC_NAMES_96 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define SPARSESPEC_NAMES_64 SPARSESPEC_NAMES_40 ", %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define SPARSESPEC_NAMES_96                                                  \
+    SPARSESPEC_NAMES_64                                                      \
+    ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45" \
+    ", %46, %47"
+#define SPARSESPEC_NAMES_128                                                 \
+    SPARSESPEC_NAMES_96                                                      \
+    ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61" \
+    ", %62, %63"
 #define SPARSESPEC_AB_8 "{%4, %5, %6, %7}, %8"
 #define SPARSESPEC_ADDS_8 "%9"
-#define SPARSESPEC_AB_16 "{%8, %9, %10, %11}, %12"
-#define SPARSESPEC_ADDS_16 "%13"
 #define SPARSESPEC_AB_32 "{%16, %17, %18, %19}, %20"
 #define SPARSESPEC_ADDS_32 "%21"
 #define SPARSESPEC_AB_40 "{%20, %21, %22, %23}, %24"
 #define SPARSESPEC_ADDS_40 "%25"
-#define SPARSESPEC_AB_48 "{%24, %25, %26, %27}, %28"
-#define SPARSESPEC_ADDS_48 "%29"
 #define SPARSESPEC_AB_64 "{%32, %33, %34, %35}, %36"
 #define SPARSESPEC_ADDS_64 "%37"
 #define SPARSESPEC_AB_96 "{%48, %49, %50, %51}, %52"
@@ -87,14 +83,10 @@ struct Products;
 #define SPARSESPEC_ADDS_128 "%69"
 #define SPARSESPEC_SHARED_AB_8 "%4, %5"
 #define SPARSESPEC_SHARED_ADDS_8 "%6"
-#define SPARSESPEC_SHARED_AB_16 "%8, %9"
-#define SPARSESPEC_SHARED_ADDS_16 "%10"
 #define SPARSESPEC_SHARED_AB_32 "%16, %17"
 #define SPARSESPEC_SHARED_ADDS_32 "%18"
 #define SPARSESPEC_SHARED_AB_40 "%20, %21"
 #define SPARSESPEC_SHARED_ADDS_40 "%22"
-#define SPARSESPEC_SHARED_AB_48 "%24, %25"
-#define SPARSESPEC_SHARED_ADDS_48 "%26"
 #define SPARSESPEC_SHARED_AB_64 "%32, %33"
 #define SPARSESPEC_SHARED_ADDS_64 "%34"
 
@@ -123,18 +115,12 @@ struct Products;
                      : "l"(a), "l"(b), "r"(int{adds}));                                                             \
     }
 
-// For all numbers of packed rows that narrow workers have products for.
+// For all numbers of columns that teams have.
 #define SPARSESPEC_ROWS(product, depth, type, transposed)                                                         \
-    product(8, depth, type, transposed) product(16, depth, type, transposed) product(32, depth, type, transposed) \
-        product(40, depth, type, transposed) product(48, depth, type, transposed) product(64, depth, type, transposed)
+    product(8, depth, type, transposed) product(32, depth, type, transposed) product(40, depth, type, transposed) \
+        product(64, depth, type, transposed)
 
-// One product of 32 bytes in depth. Keys: b's columns are rows in shared memory, as FP8 must have them. Values,
-// kTransposed: they are columns.
-template <>
-struct Products<__nv_fp8_e4m3, false> {
-    SPARSESPEC_PRODUCT(64, 32, "e4m3", "")
-};
-
+// One product of 32 bytes in depth. Keys: b's columns are rows in shared memory. Values, kTransposed: they are columns.
 template <>
 struct Products<__nv_bfloat16, false> {
     SPARSESPEC_PRODUCT(64, 16, "bf16", ", 0")
@@ -198,10 +184,6 @@ struct ColumnProducts<__half, true> {
 #undef SPARSESPEC_NAMES_8
 #undef SPARSESPEC_AB_8
 #undef SPARSESPEC_ADDS_8
-#undef SPARSESPEC_C_16
-#undef SPARSESPEC_NAMES_16
-#undef SPARSESPEC_AB_16
-#undef SPARSESPEC_ADDS_16
 #undef SPARSESPEC_C_32
 #undef SPARSESPEC_NAMES_32
 #undef SPARSESPEC_AB_32
@@ -210,10 +192,6 @@ struct ColumnProducts<__half, true> {
 #undef SPARSESPEC_NAMES_40
 #undef SPARSESPEC_AB_40
 #undef SPARSESPEC_ADDS_40
-#undef SPARSESPEC_C_48
-#undef SPARSESPEC_NAMES_48
-#undef SPARSESPEC_AB_48
-#undef SPARSESPEC_ADDS_48
 #undef SPARSESPEC_C_64
 #undef SPARSESPEC_NAMES_64
 #undef SPARSESPEC_AB_64
@@ -228,14 +206,10 @@ struct ColumnProducts<__half, true> {
 #undef SPARSESPEC_ADDS_128
 #undef SPARSESPEC_SHARED_AB_8
 #undef SPARSESPEC_SHARED_ADDS_8
-#undef SPARSESPEC_SHARED_AB_16
-#undef SPARSESPEC_SHARED_ADDS_16
 #undef SPARSESPEC_SHARED_AB_32
 #undef SPARSESPEC_SHARED_ADDS_32
 #undef SPARSESPEC_SHARED_AB_40
 #undef SPARSESPEC_SHARED_ADDS_40
-#undef SPARSESPEC_SHARED_AB_48
-#undef SPARSESPEC_SHARED_ADDS_48
 #undef SPARSESPEC_SHARED_AB_64
 #undef SPARSESPEC_SHARED_ADDS_64
 

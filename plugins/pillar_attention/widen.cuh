@@ -1,5 +1,4 @@
-// FP8 tiles become fp16, by the consumers: values, whose columns wgmma can multiply in 16 bits only; without wgmma keys
-// too.
+// Without wgmma: tiles of an FP8 pool become fp16, by the consumers.
 #pragma once
 
 #include "pillar_attention/worker.cuh"

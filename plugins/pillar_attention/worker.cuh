@@ -48,6 +48,7 @@ struct Worker {
     int lane;
     const void* page_map;  // the pool, in boxes of the keys, or values, of a page and head
     int job_slot;          // of the job that the role is at
+    int team;              // of a consumer, while threads, warps and lanes count within it
 
     __device__ __forceinline__ const Job& job() const { return shared.jobs[job_slot]; }
     __device__ __forceinline__ const RowTile& tile() const { return job().tile; }
@@ -59,10 +60,15 @@ struct Worker {
     __device__ __forceinline__ unsigned char* buffer(int place) const {
         return memory + place * tile_bytes(Kind::kHeadDim, 2);
     }
-    // What narrow workers with wgmma have there instead: queries, and two buffers of weights.
-    __device__ __forceinline__ unsigned char* queries() const { return memory; }
+    // Of a team: its part of the row tile, its queries, and its two buffers of weights.
+    __device__ __forceinline__ const RowTile& team_tile() const {
+        return num_teams(Kind::kWay) == 1 ? tile() : shared.teams[job_slot][team];
+    }
+    __device__ __forceinline__ unsigned char* queries() const {
+        return memory + teams_offset(Kind::kHeadDim, Kind::kFp8) + team * team_bytes(Kind::kHeadDim);
+    }
     __device__ __forceinline__ unsigned char* weights(int place) const {
-        return memory + tile_bytes(Kind::kHeadDim, 2) + place * kWeightBytes;
+        return queries() + kTeamRows * Kind::kHeadDim * 2 + place * kWeightBytes;
     }
     __device__ __forceinline__ const typename Kind::Model* qkv_row(int row) const {
         return static_cast<const typename Kind::Model*>(params.qkv) +
@@ -74,6 +80,26 @@ struct Worker {
 template <typename Kind>
 __device__ __forceinline__ void consumer_sync(const Worker<Kind>&) {
     asm volatile("bar.sync 1, %0;\n" ::"n"(Kind::kConsumers) : "memory");
+}
+
+// Waits for the others of the team. Barriers 4 and 5.
+template <typename Kind>
+__device__ __forceinline__ void team_sync(const Worker<Kind>& worker) {
+    asm volatile("bar.sync %0, %1;\n" ::"r"(4 + worker.team), "n"(kTeamThreads) : "memory");
+}
+
+// The same; whether any of them says so.
+template <typename Kind>
+__device__ __forceinline__ bool any_of_team(const Worker<Kind>& worker, bool says) {
+    uint32_t any;
+    asm volatile(
+        "{ .reg .pred mine, any; setp.ne.u32 mine, %1, 0;\n"
+        "bar.red.or.pred any, %2, %3, mine;\n"
+        "selp.u32 %0, 1, 0, any; }\n"
+        : "=r"(any)
+        : "r"(uint32_t{says}), "r"(4 + worker.team), "n"(kTeamThreads)
+        : "memory");
+    return any != 0;
 }
 
 // A place in a ring; those who fill and those who empty it pass through the same places in the same order.

@@ -70,9 +70,12 @@ __host__ __device__ inline SlotWork slot_work(const StepLengths& step, int slot)
     return slot_work(slot_lengths(step, slot), slot);
 }
 
-// Whole rows of the slot that fit a row tile.
+// Packed rows that a team of four warps takes.
+constexpr int kTeamRows = 64;
+
+// Whole rows of the slot that fit a row tile: whole rows of each team.
 __host__ __device__ inline int rows_per_tile(int tile_rows, int group) {
-    return tile_rows / group;
+    return tile_rows / kTeamRows * (kTeamRows / group);
 }
 
 __host__ __device__ inline int ceil_div(int a, int b) {

@@ -1,4 +1,4 @@
-// What stands in for divisions in PillarAttention and PillarPlan, for tests on the CPU.
+// How PillarAttention and PillarPlan divide rows into row tiles, and by the group, for tests on the CPU.
 #include "pillar_attention/job.cuh"
 
 namespace sparsespec {
@@ -17,6 +17,10 @@ void count_row_tiles(int32_t rows_per_tile, int32_t count, int32_t* tiles) {
     for (int32_t rows = 0; rows < count; ++rows) {
         tiles[rows] = row_tiles(rows, rows_per_tile);
     }
+}
+
+int32_t count_tile_rows(int32_t tile_rows, int32_t group) {
+    return rows_per_tile(tile_rows, group);
 }
 
 }  // extern "C"

@@ -1,4 +1,4 @@
-"""What stands in for divisions in PillarAttention and PillarPlan, compiled for the CPU."""
+"""How PillarAttention and PillarPlan divide rows into row tiles, and by the group, compiled for the CPU."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from host_library import host_library
 from sparsespec.plugins.limits import MAX_GROUP
 
 PACKED_ROWS = 4096  # that group_inverse promises to be right below
+TEAM_ROWS = 64  # packed rows that a team takes
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +31,11 @@ def test_row_tiles(row_tiles: ctypes.CDLL, rows_per_tile: int) -> None:
     tiles = np.empty(1000, np.int32)
     row_tiles.count_row_tiles(rows_per_tile, 1000, ctypes.c_void_p(tiles.ctypes.data))
     assert (tiles == -(-np.arange(1000) // rows_per_tile)).all()
+
+
+@pytest.mark.parametrize("teams", [1, 2])
+@pytest.mark.parametrize("group", range(1, MAX_GROUP + 1))
+def test_teams_share_a_row_tile_evenly(row_tiles: ctypes.CDLL, group: int, teams: int) -> None:
+    """The more numerous half of a row tile's whole rows fits a team, and one row more of each would not."""
+    rows = row_tiles.count_tile_rows(teams * TEAM_ROWS, group)
+    assert -(-rows // teams) * group <= TEAM_ROWS < (rows // teams + 1) * group
