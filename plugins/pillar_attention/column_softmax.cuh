@@ -185,11 +185,11 @@ __device__ __forceinline__ Softened soften_columns(const Worker<Kind>& worker, C
             put_columns(worker, tile_weights<kColumns, kTiles>(worker, buffer, tile), packed[tile]);
         }
         see_values(worker, values);
-        moves = any_of_team(worker, softened.most > kMostExponent);
-        if (!moves) {
-            break;
+        const bool exceeds = any_of_team(worker, softened.most > kMostExponent);
+        if (moves || !exceeds) {
+            break;  // once moved is enough, also where logits are so large that their rounding exceeds
         }
-        softened.moved = true;
+        moves = softened.moved = true;
     }
 #pragma unroll
     for (int eight = 0; eight < kEights; ++eight) {

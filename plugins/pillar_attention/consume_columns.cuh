@@ -90,8 +90,8 @@ __device__ __forceinline__ void find_logits(const Worker<Kind>& worker, const Ti
     release_stages(worker, stages.keys, stages.count);
 }
 
-// What consumers have of a job: its rows, and what scores need of the weights of the tiles before.
-// kTiles: tiles that are taken at a time.
+// What consumers have of a job: its rows, and what scores need of the weights of the tiles before. kTiles: tiles that
+// are taken at a time.
 template <typename Kind, int kColumns, int kTiles>
 struct ColumnJob {
     static constexpr int kEights = kColumns / 8;
@@ -249,8 +249,8 @@ __device__ __forceinline__ void consume_as(const Worker<Kind>& consumer, Consume
     if constexpr (kAttends) {
         team_sync(worker);
     } else {
-        consumer_sync(
-            worker);  // all teams have read what the pass before left, before a job after this one writes anew
+        // All teams have read what the pass before left, before a job after this one writes anew.
+        consumer_sync(worker);
     }
     open_columns<kAttends>(worker, job.rows, scales);
     const TileRange range = worker.job().range;
