@@ -174,8 +174,7 @@ __device__ __forceinline__ void weigh_by_lse(const ColumnRows<Kind, kColumns>& r
     for (int eight = 0; eight < kEights; ++eight) {
 #pragma unroll
         for (int index = 0; index < 4; ++index) {
-            const float exponent =
-                fmaf(logits[eight][index], rows.logit_scale(eight, index % 2), -rows.base[eight][index % 2]);
+            const float exponent = rows.exponent(logits[eight], eight, index);
             weights[eight][index] = exp2_fast(fminf(exponent, kMostExponent));
         }
     }

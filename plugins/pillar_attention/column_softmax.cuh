@@ -39,8 +39,7 @@ __device__ __forceinline__ float weigh_columns(const ColumnRows<Kind, kColumns>&
     for (int eight = 0; eight < kEights; ++eight) {
 #pragma unroll
         for (int index = 0; index < 4; ++index) {
-            const float exponent =
-                fmaf(logits[eight][index], rows.logit_scale(eight, index % 2), -rows.base[eight][index % 2]);
+            const float exponent = rows.exponent(logits[eight], eight, index);
             most = fmaxf(most, exponent);
             weights[eight][index] = exp2_fast(exponent);
         }

@@ -36,6 +36,10 @@ struct ColumnRows {
     __device__ __forceinline__ float logit_scale(int eight, int index) const {
         return scale[Kind::kFp8 ? eight : 0][index];
     }
+    // Of the weight that logit `index` makes, of the lane's four in eight columns.
+    __device__ __forceinline__ float exponent(const float (&logits)[4], int eight, int index) const {
+        return fmaf(logits[index], logit_scale(eight, index % 2), -base[eight][index % 2]);
+    }
 };
 
 // Which number of a head the lane holds as half `half` (rows l / 4, or l / 4 + 8) of block `block` of O^T. Of 16-bit

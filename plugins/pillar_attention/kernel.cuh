@@ -55,6 +55,7 @@ template <typename Kind>
 __global__ void __launch_bounds__(worker_threads(Kind::kWay), workers_per_processor(Kind::kWay))
 pillar_attention_kernel(const __grid_constant__ PillarAttentionParams params,
                         const __grid_constant__ CUtensorMap page_map, const __grid_constant__ LaunchShape shape) {
+    static_assert(num_stages(Kind::kWay, Kind::kHeadDim, Kind::kFp8, kMaxRoom) <= kMaxStages, "a barrier each");
     extern __shared__ __align__(1024) unsigned char memory[];
     WorkerShared<Kind::kWay>& shared =
         *reinterpret_cast<WorkerShared<Kind::kWay>*>(memory + room_bytes(Kind::kHeadDim, shape.room));

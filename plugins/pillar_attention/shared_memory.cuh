@@ -16,7 +16,8 @@ constexpr bool kHasWgmma = false;
 #endif
 
 // A worker's warps: four of them consume tiles, or eight; of four others the guide says what there is to do, the scout
-// finds out where keys lie, the copier copies them, and the scorer puts scores together. Sixteen packed rows a warp.
+// finds out where keys lie, the copier copies them, and the scorer puts scores together. Sixteen packed rows of a row
+// tile for each that consumes.
 constexpr int kProducers = 4 * 32;
 __host__ __device__ constexpr int consumer_warps(Way way) {
     return way == Way::kNarrow ? 4 : 8;
@@ -45,12 +46,11 @@ __host__ __device__ constexpr int producer_registers(Way way, int head_dim) {
 __host__ __device__ constexpr int consumer_registers(Way way, int head_dim) {
     return way == Way::kWide ? 216 : 256 - producer_registers(way, head_dim);
 }
-// A worker's room for keys and values, at most, in stages of 16-bit numbers, each for the keys of a tile or for its
-// values. With an FP8 pool the room of two is for buffers of fp16, and the rest for twice as many stages.
+// A worker's room, at most, in stages of 16-bit numbers, each for the keys of a tile or for its values. What lies
+// before the stages takes its part, see stages_offset; stages of an FP8 pool are half as long.
 constexpr int kMaxRoom = 12;
-constexpr int kBuffers = 2;
+constexpr int kBuffers = 2;  // of fp16, for an FP8 pool without wgmma
 constexpr int kMaxStages = 2 * (kMaxRoom - kBuffers);
-static_assert(kMaxStages >= kMaxRoom, "barriers for every kind of stages");
 constexpr int kMaxJobs = 5;  // that are told and not done
 // Tiles that the scout takes up at a time, and how many it is ahead of the copier at most. A wide worker's one scout
 // has a whole multiprocessor to feed.

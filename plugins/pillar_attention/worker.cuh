@@ -41,7 +41,7 @@ struct Worker {
     const PillarAttentionParams& params;
     const LaunchShape& shape;
     WorkerShared<Kind::kWay>& shared;
-    unsigned char* memory;  // with an FP8 pool kBuffers buffers; num_stages stages
+    unsigned char* memory;  // what teams have, or buffers for an FP8 pool; then num_stages stages
     int num_stages;
     int thread;
     int warp;
