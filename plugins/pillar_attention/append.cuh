@@ -70,14 +70,16 @@ __device__ __forceinline__ void append_token(const PillarAttentionParams& params
     const typename Kind::Model* key = static_cast<const typename Kind::Model*>(params.qkv) +
                                       int64_t{row} * (params.num_heads + 2 * params.num_kv_heads) * Kind::kHeadDim +
                                       (params.num_heads + kv_head) * Kind::kHeadDim;
+    const Rotation rotation =
+        load_rotation<Kind::kHeadDim>(params.rope_table + int64_t{position} * Kind::kHeadDim, part);
     VectorPart k{}, v{};
+    wait_for_launch_before();  // which may have made the keys
     if (holds) {
         k = load_part<typename Kind::Model, Kind::kHeadDim>(key, part);
         v = load_part<typename Kind::Model, Kind::kHeadDim>(key + params.num_kv_heads * Kind::kHeadDim, part);
     }
-    const float* rope = params.rope_table + int64_t{position} * Kind::kHeadDim;
     k = rotated<typename Kind::Model, Kind::kHeadDim>(k, static_cast<const typename Kind::Model*>(params.k_norm),
-                                                      params.rms_norm_eps, rope, part);
+                                                      params.rms_norm_eps, rotation, part);
     if (holds) {
         const int64_t at = token + int64_t{kv_head} * params.page_size * Kind::kHeadDim + part * 8;
         const float* scale = params.kv_scale + kv_head;
@@ -87,29 +89,44 @@ __device__ __forceinline__ void append_token(const PillarAttentionParams& params
     }
 }
 
-// A warp for each row and kAppendHeads of its KV heads.
+// Where a row's token is to go.
+struct AppendPlace {
+    bool exists;
+    int position;
+    int page;
+};
+
+__device__ __forceinline__ AppendPlace append_place(const PillarAttentionParams& params, int row, int lane) {
+    const StepLengths& step = params.step;
+    if (row >= step.row_start[step.max_batch_size]) {
+        return {};
+    }
+    const int slot = find_slot(step, row, lane);
+    if (step.phase[slot] == static_cast<int>(Phase::kIdle)) {
+        return {};
+    }
+    const int position = step.kv_len[slot] + step.draft_index[slot] + row - step.row_start[slot];
+    return {true, position, load_page(params, slot, position, __ffs(params.page_size) - 1)};
+}
+
+// A warp for each row and kAppendHeads of its KV heads. It lets the attention start at once, and waits for the launch
+// before itself when it knows where its token is to go.
 template <typename Kind>
-__global__ void __launch_bounds__(kAppendThreads)
+__global__ void __launch_bounds__(kAppendThreads, 8)
 append_kernel(const __grid_constant__ PillarAttentionParams params) {
-    wait_for_launch_before();
     start_dependents();
     const int warp = static_cast<int>(blockIdx.x * kAppendThreads + threadIdx.x) / 32, lane = threadIdx.x % 32;
     const int groups = ceil_div(params.num_kv_heads, kAppendHeads);
     const int row = warp / groups, kv_head = warp % groups * kAppendHeads + lane / kVectorLanes;
-    const StepLengths& step = params.step;
-    if (row >= step.row_start[step.max_batch_size]) {
-        return;
+    const AppendPlace place = append_place(params, row, lane);
+    if (place.exists) {
+        const int64_t token = int64_t{place.page} * 2 * value_offset<Kind::kHeadDim>(params) +
+                              int64_t{place.position & (params.page_size - 1)} * Kind::kHeadDim;
+        append_token<Kind>(params, row, token, place.position, kv_head, lane % kVectorLanes,
+                           kv_head < params.num_kv_heads);
+    } else {
+        wait_for_launch_before();  // whatever was to do: who waits for this launch waits for both
     }
-    const int slot = find_slot(step, row, lane);
-    if (step.phase[slot] == static_cast<int>(Phase::kIdle)) {
-        return;
-    }
-    const int position = step.kv_len[slot] + step.draft_index[slot] + row - step.row_start[slot];
-    const int page_shift = __ffs(params.page_size) - 1;
-    const int page = load_page(params, slot, position, page_shift);
-    const int64_t token = int64_t{page} * 2 * value_offset<Kind::kHeadDim>(params) +
-                          int64_t{position & (params.page_size - 1)} * Kind::kHeadDim;
-    append_token<Kind>(params, row, token, position, kv_head, lane % kVectorLanes, kv_head < params.num_kv_heads);
 }
 
 }  // namespace sparsespec

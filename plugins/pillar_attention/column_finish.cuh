@@ -46,14 +46,20 @@ __device__ __forceinline__ ColumnTotals share_totals(const Worker<Kind>& worker,
     return totals;
 }
 
+// Where the team's rows begin among those of a part.
+template <typename Kind>
+__device__ __forceinline__ int first_part_row(const Worker<Kind>& worker) {
+    const RowTile& all = worker.tile();
+    return (max(0, all.first_row - all.work.body_rows) + worker.team_tile().first_row - all.first_row) * all.group;
+}
+
 // The worker's part of a unit.
 template <typename Kind, int kColumns>
 __device__ __forceinline__ void put_part(const Worker<Kind>& worker, const ColumnRows<Kind, kColumns>& rows,
                                          const ColumnTotals& totals) {
     const RowTile& tile = worker.team_tile();
     const Partial& part = worker.job().part;
-    const int before = max(0, worker.tile().first_row - tile.work.body_rows) + tile.first_row - worker.tile().first_row;
-    const int first_row = before * tile.group, packed_rows = tile.packed_rows();
+    const int first_row = first_part_row(worker), packed_rows = tile.packed_rows();
     if (worker.thread < packed_rows) {
         part.base[first_row + worker.thread] = totals.base[worker.thread];
         part.sum[first_row + worker.thread] = totals.sum(kColumns, worker.thread);

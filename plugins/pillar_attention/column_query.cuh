@@ -109,6 +109,7 @@ __device__ __forceinline__ void load_queries(const Worker<Kind>& worker, float* 
     const int first = worker.thread / kVectorLanes, part = worker.thread % kVectorLanes;
     const int last = tile.packed_rows() - 1;
     VectorPart query[kTimes];
+    Rotation rotation[kTimes];
 #pragma unroll
     for (int time = 0; time < kTimes; ++time) {  // all loads before anything is made of them
         const int packed = min(first + time * kAtOnce, last);
@@ -117,6 +118,8 @@ __device__ __forceinline__ void load_queries(const Worker<Kind>& worker, float* 
             query[time] = load_part<Model, Kind::kHeadDim>(
                 worker.qkv_row(tile.qkv_row(packed)) + tile.query_head(packed) * Kind::kHeadDim, part);
         }
+        const float* rope = params.rope_table + int64_t{tile.position(max(0, packed))} * Kind::kHeadDim;
+        rotation[time] = load_rotation<Kind::kHeadDim>(rope, part);
     }
 #pragma unroll
     for (int time = 0; time < kTimes; ++time) {
@@ -124,9 +127,8 @@ __device__ __forceinline__ void load_queries(const Worker<Kind>& worker, float* 
         if (kColumns % kAtOnce != 0 && packed - worker.lane / kVectorLanes >= kColumns) {
             break;  // the whole warp
         }
-        const float* rope = params.rope_table + int64_t{tile.position(min(packed, last))} * Kind::kHeadDim;
         const VectorPart turned = rotated<Model, Kind::kHeadDim>(query[time], static_cast<const Model*>(params.q_norm),
-                                                                 params.rms_norm_eps, rope, part);
+                                                                 params.rms_norm_eps, rotation[time], part);
         put_query(worker, packed, part, turned, scales);
     }
 }

@@ -91,11 +91,12 @@ __device__ __forceinline__ void consume_tiles(const Worker<Kind>& worker, Consum
 
 // Many rows that are not scored, in a wide worker.
 template <typename Kind>
-__device__ __forceinline__ void consume_many(const Worker<Kind>& worker, ConsumerCursors& at) {
+__device__ __forceinline__ void consume_many(const Worker<Kind>& consumer, ConsumerCursors& at) {
+    const Worker<Kind> worker = in_team(consumer);
     WarpRows<Kind::kHeadDim> mine;
-    load_rows<Kind::kWarps>(worker, mine);
+    open_many_rows(worker, mine);
     consume_ahead(worker, mine, worker.job().range, at.stages);
-    finish_rows<Kind::kWarps>(worker, mine);
+    finish_many_rows(worker, mine);
 }
 
 template <typename Kind>
@@ -109,12 +110,14 @@ __device__ __forceinline__ void consume_job(const Worker<Kind>& worker, Consumer
         }
     } else if constexpr (kHasWgmma) {
         consume_columns(worker, at);
-    } else if (tile.packed_rows() <= 16) {
-        consume_tiles<1>(worker, at);
-    } else if (tile.packed_rows() <= 32) {
-        consume_tiles<2>(worker, at);
-    } else {
-        consume_tiles<4>(worker, at);
+    } else if constexpr (Kind::kWay == Way::kNarrow) {
+        if (tile.packed_rows() <= 16) {
+            consume_tiles<1>(worker, at);
+        } else if (tile.packed_rows() <= 32) {
+            consume_tiles<2>(worker, at);
+        } else {
+            consume_tiles<4>(worker, at);
+        }
     }
 }
 
@@ -142,8 +145,9 @@ __device__ __forceinline__ void run_consumer(Worker<Kind> worker) {
     auto& pipeline = worker.shared.pipeline;
     RingCursor jobs;
     ConsumerCursors at;
-    const Turns<Kind> turns(worker.warp);
+    const Turns<Kind> turns(worker.warp / 4);
     turns.open();
+    wait_for_launch_before();  // for the queries
     while (true) {
         barrier_wait(&pipeline.job_full[jobs.place], jobs.parity);
         worker.job_slot = jobs.place;

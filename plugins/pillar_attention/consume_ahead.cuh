@@ -2,10 +2,10 @@
 // units are busy with the values of the tile before.
 //
 // No branch depends on a tile or on a warp's rows while products are under way: the compiler would let each of them
-// wait for the one before. Warps without rows work on repetitions of the last row.
+// wait for the one before.
 #pragma once
 
-#include "pillar_attention/attend.cuh"
+#include "pillar_attention/many_rows.cuh"
 
 namespace sparsespec {
 
@@ -21,15 +21,15 @@ __device__ __forceinline__ int same_in_all_lanes(int number) {
     return __shfl_sync(0xffffffffu, number, 0);
 }
 
-// The two warpgroups of a worker start their products in turn, so that one's softmax runs under the other's products.
+// The two teams of a worker start their products in turn, so that one's softmax runs under the other's products.
 // Barriers 2 and 3: it is the first's turn, or the second's. Both have the same tiles, and so as many turns.
 template <typename Kind>
 struct Turns {
     static constexpr int kThreads = Kind::kConsumers;
-    static_assert(kThreads == 2 * 128 || !kConsumesAhead<Kind>, "two warpgroups");
+    static_assert(kThreads == 2 * kTeamThreads || !kConsumesAhead<Kind>, "two teams");
     int mine;
 
-    __device__ __forceinline__ explicit Turns(int warp) : mine(2 + same_in_all_lanes(warp / 4)) {}
+    __device__ __forceinline__ explicit Turns(int team) : mine(2 + same_in_all_lanes(team)) {}
     __device__ __forceinline__ void wait() const {
         asm volatile("bar.sync %0, %1;\n" ::"r"(mine), "n"(kThreads) : "memory");
     }
@@ -87,7 +87,7 @@ __device__ __forceinline__ void start_products(const Worker<Kind>& worker, WarpR
                                                const RingCursor& keys, const RingCursor& values,
                                                float (&logits)[kTileTokens / 8][4], const TileWeights& packed) {
     const int keys_place = same_in_all_lanes(keys.place), values_place = same_in_all_lanes(values.place);
-    const Turns<Kind> turns(worker.warp);
+    const Turns<Kind> turns(worker.team);
     wait_for_stage<kMasks>(worker, keys);
     turns.wait();
     start_keys(worker, mine, keys_place, logits);

@@ -149,8 +149,9 @@ struct Guide {
         while (true) {
             const UnitRows tile{rows.kv_head, first, min(step, end - first)};
             first += step;
-            const bool may_repeat = first >= end && pass.attends && scored && !at_once;
-            add_job(tile, range, pass, {shares, may_repeat, rows.first, rows.count}, starts_here);
+            const bool keeps_lse = pass.attends && scored && !at_once;
+            const bool may_repeat = keeps_lse && first >= end;
+            add_job(tile, range, pass, {shares, keeps_lse, may_repeat, rows.first, rows.count}, starts_here);
             if (first < end) {
                 continue;
             }
@@ -228,7 +229,7 @@ struct Guide {
                 __syncwarp();
                 if (worker.lane == 0) {
                     const int most = ceil_div(tile.num_rows, kTeams), first = min(team * most, tile.num_rows);
-                    part.first_row = tile.first_row + first;
+                    part.first_row = tile.first_row + (first < tile.num_rows ? first : 0);  // a row that there is
                     part.num_rows = min(most, tile.num_rows - first);
                 }
             }
@@ -253,8 +254,6 @@ struct Guide {
                     min(kWarmLines, ceil_div((job.list.num_staying + job.list.num_moving) * 4, kLine)));
         touch_lines(params.page_table + int64_t{tile.work.slot} * params.max_pages,
                     min(kWarmLines, (position >> worker.shape.page_shift) * 4 / kLine + 1));
-        touch_lines(worker.qkv_row(tile.qkv_row(0)) + tile.query_head(0) * Kind::kHeadDim,
-                    tile.group * Kind::kHeadDim * 2 / kLine);
         touch_lines(params.rope_table + int64_t{position} * Kind::kHeadDim, Kind::kHeadDim * 4 / kLine);
     }
 

@@ -118,7 +118,8 @@ struct Partial {
 // What the consumers do when a job is done.
 struct Finish {
     bool shares;      // the unit with other workers
-    bool may_repeat;  // its scores are still to come, if that completes the unit
+    bool keeps_lse;   // its scores are made by its log-sum-exps, which are to lie in shared memory
+    bool may_repeat;  // the unit's last row tile: its scores are still to come, if that completes the unit
     int first_row;    // of all of the unit's rows, also where they are several row tiles
     int num_rows;
     WorkerStart unit;  // a start within the unit, if it is shared

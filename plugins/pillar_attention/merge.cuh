@@ -52,7 +52,9 @@ __device__ __forceinline__ void put_score_lse(const Worker<Kind>& worker, const 
 
 template <typename Kind>
 __device__ __forceinline__ void put_lse(const Worker<Kind>& worker, const RowTile& tile, int packed, float lse) {
-    put_score_lse(worker, tile, packed, lse);
+    if (worker.job().finish.keeps_lse) {  // else a team that has gone on may already have left its own there
+        put_score_lse(worker, tile, packed, lse);
+    }
     put_draft_lse(worker.params, tile, worker.job().list.shift, packed, lse);
 }
 
@@ -92,7 +94,8 @@ __device__ __forceinline__ Sum row_total(const Shared& shared, int packed) {
 #pragma unroll
     for (int key_warp = 0; key_warp < kKeyWarps; ++key_warp) {
         const int warp = packed / 16 * kKeyWarps + key_warp;
-        total.add(shared.row_base[warp][packed % 16], shared.row_sum[warp][packed % 16], {0, 0, 0, 0});
+        total.add(shared.exchange.row_base[warp][packed % 16], shared.exchange.row_sum[warp][packed % 16],
+                  {0, 0, 0, 0});
     }
     return total;
 }
@@ -111,8 +114,8 @@ __device__ __forceinline__ void share_sums(const Worker<Kind>& worker, const War
     for (int half = 0; half < 2; ++half) {
         const float sum = sum_of_row(mine.sum[half]);
         if (worker.lane % 4 == 0) {
-            worker.shared.row_base[worker.warp][worker.lane / 4 + half * 8] = mine.base[half];
-            worker.shared.row_sum[worker.warp][worker.lane / 4 + half * 8] = sum;
+            worker.shared.exchange.row_base[worker.warp][worker.lane / 4 + half * 8] = mine.base[half];
+            worker.shared.exchange.row_sum[worker.warp][worker.lane / 4 + half * 8] = sum;
         }
     }
     consumer_sync(worker);
@@ -131,7 +134,7 @@ __device__ __forceinline__ float4 sum_exchange(const Shared& shared, int packed,
 #pragma unroll
     for (int key_warp = 0; key_warp < kKeyWarps; ++key_warp) {
         const int warp = packed / 16 * kKeyWarps + key_warp;
-        const float4 part = *reinterpret_cast<const float4*>(&shared.exchange[warp][packed % 16][column]);
+        const float4 part = *reinterpret_cast<const float4*>(&shared.exchange.output[warp][packed % 16][column]);
         sum = {sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w};
     }
     return sum;
@@ -184,8 +187,8 @@ __device__ __forceinline__ void finish_shared_rows(const Worker<Kind>& worker, c
         for (int index = 0; index < kExchange / 4; ++index) {
             const int column = index / 2, half = index % 2;
             const float (&output)[4] = mine.output[first / 8 + column];
-            *reinterpret_cast<float2*>(
-                &worker.shared.exchange[worker.warp][worker.lane / 4 + half * 8][column * 8 + worker.lane % 4 * 2]) = {
+            *reinterpret_cast<float2*>(&worker.shared.exchange.output[worker.warp][worker.lane / 4 + half * 8]
+                                                                     [column * 8 + worker.lane % 4 * 2]) = {
                 output[half * 2] * factor[half], output[half * 2 + 1] * factor[half]};
         }
         consumer_sync(worker);

@@ -96,11 +96,28 @@ __device__ __forceinline__ void normalize(float (&low)[8], float (&high)[8], con
     }
 }
 
-// The vector after QK-norm, if norm is not null, and RoPE. `rope`: the position's row of rope_table. Every lane of the
-// warp takes part; lanes that hold no part get and give zeros.
+// What rotates a lane's part.
+struct Rotation {
+    float cosine[8];
+    float sine[8];
+};
+
+// `rope`: a position's row of rope_table.
+template <int kHeadDim>
+__device__ __forceinline__ Rotation load_rotation(const float* rope, int part) {
+    Rotation rotation{};
+    if (holds_part<kHeadDim>(part)) {
+        load_eight(rope + part * 8, rotation.cosine);
+        load_eight(rope + kHeadDim / 2 + part * 8, rotation.sine);
+    }
+    return rotation;
+}
+
+// The vector after QK-norm, if norm is not null, and RoPE. Every lane of the warp takes part; lanes that hold no part
+// get and give zeros.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ VectorPart rotated(const VectorPart& vector, const T* norm, float eps, const float* rope,
-                                              int part) {
+__device__ __forceinline__ VectorPart rotated(const VectorPart& vector, const T* norm, float eps,
+                                              const Rotation& rotation, int part) {
     float low[8], high[8], turned_low[8] = {}, turned_high[8] = {};
     unpack_eight<T>(vector.low, low);
     unpack_eight<T>(vector.high, high);
@@ -108,13 +125,11 @@ __device__ __forceinline__ VectorPart rotated(const VectorPart& vector, const T*
         normalize<T, kHeadDim>(low, high, norm, eps, part);
     }
     if (holds_part<kHeadDim>(part)) {
-        float cosine[8], sine[8];
-        load_eight(rope + part * 8, cosine);
-        load_eight(rope + kHeadDim / 2 + part * 8, sine);
 #pragma unroll
         for (int index = 0; index < 8; ++index) {
-            turned_low[index] = turned(low[index], high[index], cosine[index], -sine[index]);
-            turned_high[index] = turned(high[index], low[index], cosine[index], sine[index]);
+            const float cosine = rotation.cosine[index], sine = rotation.sine[index];
+            turned_low[index] = turned(low[index], high[index], cosine, -sine);
+            turned_high[index] = turned(high[index], low[index], cosine, sine);
         }
     }
     return {pack_eight<T>(turned_low), pack_eight<T>(turned_high)};

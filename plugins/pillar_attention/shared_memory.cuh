@@ -92,18 +92,24 @@ struct Pipeline {
     bool once_more;                    // of the last piece decided
 };
 
+// What warps without wgmma exchange when a job ends; wide workers have wgmma.
+template <Way kWay>
+struct Exchange {};
+template <>
+struct Exchange<Way::kNarrow> {
+    static constexpr int kWarps = consumer_warps(Way::kNarrow);
+
+    float output[kWarps][16][kExchangeStride];
+    float row_base[kWarps][16];  // of a warp's rows over its keys, in log2
+    float row_sum[kWarps][16];
+};
+
 // Besides the stages; the end of a worker's dynamic shared memory.
 template <Way kWay>
 struct alignas(256) WorkerShared {
-    static constexpr int kWarps = consumer_warps(kWay);
-
     union {
-        float sums[2][kMaxScoreSums][kScoreStride];       // of two tiles, see score.cuh
-        struct {                                          // when a job ends
-            float exchange[kWarps][16][kExchangeStride];  // of the output
-            float row_base[kWarps][16];                   // of a warp's rows over its keys, in log2
-            float row_sum[kWarps][16];
-        };
+        float sums[2][kMaxScoreSums][kScoreStride];  // of two tiles, see score.cuh
+        Exchange<kWay> exchange;
     };
     float lse[kMaxBlockRows * kMaxGroup];        // of the block's packed rows, in log2
     float team_lse[num_teams(kWay)][kTeamRows];  // of a team's, to be scored by

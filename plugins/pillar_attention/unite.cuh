@@ -7,31 +7,31 @@
 namespace sparsespec {
 
 constexpr int kUniteThreads = 256;
-// Parts whose numbers a thread loads at once.
-constexpr int kUniteAhead = 8;
+// On a multiprocessor. More would leave the first workers of the next launch no registers; where prompts' row tiles are
+// shared there is more to put together than that they could win.
+constexpr int unite_blocks(Way way) {
+    return way == Way::kNarrow ? 2 : 4;
+}
+constexpr int kUniteWarps = kUniteThreads / 32;
+// Parts whose numbers a lane loads at once.
+constexpr int kUniteAhead = 4;
 
-// The block's threads in teams, each of which adds up one row, four columns a thread; of many parts several teams share
-// a row.
+// How a warp's lanes share rows: of a part each has four columns of one row.
 template <int kHeadDim>
-struct UniteTeams {
-    static constexpr int kQuads = kHeadDim / 4, kTeams = kUniteThreads / kQuads;
-    int per_row;  // teams
-    int rows;     // at once
+struct UniteLane {
+    static constexpr int kRowLanes = kHeadDim > 64 ? 32 : 16;
+    static constexpr int kRows = 32 / kRowLanes;
 
-    __device__ __forceinline__ explicit UniteTeams(int parts)
-        : per_row(parts <= kUniteAhead       ? 1
-                  : parts <= 2 * kUniteAhead ? 2
-                                             : 4),
-          rows(kTeams / per_row) {}
-};
+    int row;     // of the warp's
+    int place;   // among the row's lanes
+    int column;  // of the head, the lane's first
+    bool has_columns;
 
-template <int kHeadDim>
-struct UniteShared {
-    static constexpr int kTeams = UniteTeams<kHeadDim>::kTeams;
-    float factor[kMaxWorkers * kTeams / 4];  // of each row's parts
-    float base[kTeams];
-    float sum[kTeams];
-    float4 output[kTeams][kHeadDim / 4];  // of each team
+    __device__ __forceinline__ UniteLane()
+        : row(static_cast<int>(threadIdx.x) % 32 / kRowLanes),
+          place(static_cast<int>(threadIdx.x) % kRowLanes),
+          column(place * 4),
+          has_columns(column < kHeadDim) {}
 };
 
 // A shared unit.
@@ -56,96 +56,175 @@ __device__ __forceinline__ SharedUnit shared_unit(const PillarAttentionParams& p
             params.score_planes == ScorePlanes::kNone ? 0 : params.score_index[work.slot]};
 }
 
-// What scales each part of some rows to the row's base, the row's base and its sum, to shared memory. A warp for each
-// row, a lane for each part.
-template <typename Kind>
-__device__ __forceinline__ void weigh_parts(const PillarAttentionParams& params, const SharedUnit& unit, int first_row,
-                                            int num_rows, UniteShared<Kind::kHeadDim>& shared) {
-    const PlannedWorker* planned = planned_workers(params.plan, Kind::kWay);
-    const int lane = threadIdx.x % 32, num_parts = unit.num_parts();
-    for (int row = threadIdx.x / 32; row < num_rows; row += kUniteThreads / 32) {
-        float* factors = shared.factor + row * num_parts;
-        float most = -INFINITY, total = 0;
-        for (int place = lane; place < num_parts; place += 32) {
-            const int worker = unit.start.first_worker + place;
-            const Partial part = partial<Kind>(params, unit.rows.group, worker, place == 0);
-            const float base = __ldcg(part.base + first_row + row), sum = __ldcg(part.sum + first_row + row);
-            const bool present = has_tiles(planned, worker) && sum > 0;
-            // bases may differ between lanes: each lane's sum goes by its own until they meet
-            const float next = present ? fmaxf(most, base) : most;
-            total = total * exp2f(most == -INFINITY ? 0 : most - next) + (present ? sum * exp2f(base - next) : 0);
-            most = next;
-            factors[place] = present ? base : -INFINITY;
+// How a block's warps share the rows of a unit: of few rows with many parts several warps, one after another, share one
+// warp's rows, and each takes every per_row-th part.
+template <int kHeadDim>
+struct UniteTeams {
+    using Lane = UniteLane<kHeadDim>;
+    static constexpr int kMostPerRow = Lane::kRowLanes / kUniteAhead;  // so that a lane knows the parts of all
+
+    int per_row;
+    int rows;  // of the block, at once
+
+    UniteTeams() = default;
+    __device__ __forceinline__ UniteTeams(int parts, int block_rows) : per_row(1) {
+        while (per_row < kMostPerRow && per_row * kUniteAhead < parts &&
+               block_rows * per_row * 2 <= kUniteWarps * Lane::kRows) {
+            per_row *= 2;
         }
-        float row_base = most;
-        for (int step = 1; step < 32; step *= 2) {
-            row_base = fmaxf(row_base, __shfl_xor_sync(0xffffffffu, row_base, step));
-        }
-        total = most == -INFINITY ? 0 : total * exp2f(most - row_base);
-        for (int step = 1; step < 32; step *= 2) {
-            total += __shfl_xor_sync(0xffffffffu, total, step);
-        }
-        for (int place = lane; place < num_parts; place += 32) {
-            factors[place] = factors[place] == -INFINITY ? 0 : exp2f(factors[place] - row_base);
-        }
-        shared.base[row] = row_base;
-        shared.sum[row] = total;
+        rows = kUniteWarps / per_row * Lane::kRows;
     }
+};
+
+// Blocks that share each unit.
+__device__ __forceinline__ int unite_slices(int num_units) {
+    return max(1, static_cast<int>(gridDim.x) / max(1, num_units));
 }
 
-// A team's sum of four numbers of a row's output, of every `step`th part from `place` on.
+// What a block is at: one unit, and of its rows every `stride`th `teams.rows`, from `first_row` on.
 template <typename Kind>
-__device__ __forceinline__ float4 add_parts(const PillarAttentionParams& params, const SharedUnit& unit, int packed,
-                                            int column, int place, int step, const float* factors) {
-    float4 sum{0, 0, 0, 0};
-    const int num_parts = unit.num_parts();
-#pragma unroll 1
-    for (; place < num_parts; place += kUniteAhead * step) {
-        float4 output[kUniteAhead];
-        float factor[kUniteAhead];
+struct UniteTask {
+    SharedUnit unit;
+    UniteTeams<Kind::kHeadDim> teams;
+    int first_row;
+    int stride;
+
+    UniteTask() = default;
+    __device__ __forceinline__ UniteTask(const SharedUnit& shared, int slice, int slices)
+        : unit(shared),
+          teams(shared.num_parts(), ceil_div(shared.rows.packed_rows(), slices)),
+          first_row(slice * teams.rows),
+          stride(slices * teams.rows) {}
+};
+
+// The base and the sum of a row's part; a sum of 0 where there is no such part.
+struct PartSum {
+    float base = -INFINITY;
+    float sum = 0;
+
+    __device__ __forceinline__ void add(const PartSum& other) {
+        const float most = fmaxf(base, other.base), finite = finite_base(most);
+        sum = sum * exp2f(base - finite) + other.sum * exp2f(other.base - finite);
+        base = most;
+    }
+};
+
+template <typename Kind>
+__device__ __forceinline__ PartSum load_part_sum(const PillarAttentionParams& params, const SharedUnit& unit, int row,
+                                                 int place) {
+    if (place >= unit.num_parts()) {
+        return {};
+    }
+    // All loads before it is known whether they are of use.
+    const int worker = unit.start.first_worker + place;
+    const Partial part = partial<Kind>(params, unit.rows.group, worker, place == 0);
+    const PartSum loaded{__ldcg(part.base + row), __ldcg(part.sum + row)};
+    const bool exists = has_tiles(planned_workers(params.plan, Kind::kWay), worker);
+    return exists && loaded.sum > 0 ? loaded : PartSum{};
+}
+
+// Of all parts of the lane's row, in all lanes that share it. `first`: of the part that has the lane's place.
+template <typename Kind>
+__device__ __forceinline__ PartSum total_of_row(const PillarAttentionParams& params, const SharedUnit& unit, int row,
+                                                int place, PartSum first) {
+    constexpr int kLanes = UniteLane<Kind::kHeadDim>::kRowLanes;
+    for (place += kLanes; place - place % kLanes < unit.num_parts(); place += kLanes) {
+        first.add(load_part_sum<Kind>(params, unit, row, place));
+    }
 #pragma unroll
-        for (int index = 0; index < kUniteAhead; ++index) {
-            const int each = place + index * step;
-            factor[index] = each < num_parts ? factors[each] : 0;
-            output[index] = {0, 0, 0, 0};
-            if (factor[index] > 0) {
-                const Partial part = partial<Kind>(params, unit.rows.group, unit.start.first_worker + each, each == 0);
-                output[index] =
-                    __ldcg(reinterpret_cast<const float4*>(part.output + int64_t{packed} * Kind::kHeadDim + column));
+    for (int step = 1; step < kLanes; step *= 2) {
+        first.add({__shfl_xor_sync(0xffffffffu, first.base, step), __shfl_xor_sync(0xffffffffu, first.sum, step)});
+    }
+    return first;
+}
+
+// The lane's four numbers of some parts of a row.
+struct PartOutputs {
+    float4 numbers[kUniteAhead];
+};
+
+template <typename Kind>
+__device__ __forceinline__ PartOutputs load_outputs(const PillarAttentionParams& params, const SharedUnit& unit,
+                                                    int row, int column, int first_part, int step) {
+    PartOutputs loaded;
+#pragma unroll
+    for (int index = 0; index < kUniteAhead; ++index) {
+        const int place = first_part + index * step;
+        loaded.numbers[index] = {0, 0, 0, 0};
+        if (place < unit.num_parts() && column < Kind::kHeadDim) {
+            const Partial part = partial<Kind>(params, unit.rows.group, unit.start.first_worker + place, place == 0);
+            loaded.numbers[index] =
+                __ldcg(reinterpret_cast<const float4*>(part.output + int64_t{row} * Kind::kHeadDim + column));
+        }
+    }
+    return loaded;
+}
+
+// The lane's four numbers of a row, of every `step`th part from `member` on; and the row's base and sum.
+template <typename Kind>
+__device__ __forceinline__ Sum add_parts(const PillarAttentionParams& params, const SharedUnit& unit,
+                                         const UniteLane<Kind::kHeadDim>& lane, int row, int member, int step) {
+    constexpr int kLanes = UniteLane<Kind::kHeadDim>::kRowLanes;
+    const int num_parts = unit.num_parts();
+    PartOutputs output = load_outputs<Kind>(params, unit, row, lane.column, member, step);
+    PartSum mine = load_part_sum<Kind>(params, unit, row, lane.place);
+    const PartSum total = total_of_row<Kind>(params, unit, row, lane.place, mine);
+    Sum sum{total.base, total.sum, {0, 0, 0, 0}};
+#pragma unroll 1
+    for (int first = 0; first < num_parts; first += step * kUniteAhead) {
+        if (first > 0) {
+            output = load_outputs<Kind>(params, unit, row, lane.column, first + member, step);
+            if (first % kLanes == 0) {
+                mine = load_part_sum<Kind>(params, unit, row, first + lane.place);
             }
         }
+        const float factor = mine.sum > 0 ? exp2f(mine.base - total.base) : 0;
 #pragma unroll
         for (int index = 0; index < kUniteAhead; ++index) {
-            sum = {sum.x + factor[index] * output[index].x, sum.y + factor[index] * output[index].y,
-                   sum.z + factor[index] * output[index].z, sum.w + factor[index] * output[index].w};
+            const float scale = __shfl_sync(0xffffffffu, factor, first % kLanes + member + index * step, kLanes);
+            const float4& added = output.numbers[index];
+            if (scale > 0) {  // what a part that is not there holds may be anything
+                sum.output = {sum.output.x + scale * added.x, sum.output.y + scale * added.y,
+                              sum.output.z + scale * added.z, sum.output.w + scale * added.w};
+            }
         }
     }
     return sum;
 }
 
-// Some rows' output, of which weigh_parts has left the factors.
-template <typename Kind>
-__device__ __forceinline__ void unite_rows(const PillarAttentionParams& params, const SharedUnit& unit,
-                                           const UniteTeams<Kind::kHeadDim>& teams, int first_row, int num_rows,
-                                           UniteShared<Kind::kHeadDim>& shared) {
-    constexpr int kQuads = UniteTeams<Kind::kHeadDim>::kQuads;
-    const int team = threadIdx.x / kQuads, quad = threadIdx.x % kQuads, row = team / teams.per_row;
-    const bool works = row < num_rows;
-    if (works) {
-        shared.output[team][quad] = add_parts<Kind>(params, unit, first_row + row, quad * 4, team % teams.per_row,
-                                                    teams.per_row, shared.factor + row * unit.num_parts());
-    }
+// Adds up what the warps that share rows have come to, in their order. The block is together.
+__device__ __forceinline__ void share_outputs(int warp, int per_row, Sum& sum) {
+    __shared__ float4 outputs[kUniteWarps][32];
+    const int lane = threadIdx.x % 32;
     __syncthreads();
-    if (works && team % teams.per_row == 0) {
-        Sum sum{shared.base[row], shared.sum[row], shared.output[team][quad]};
-        for (int other = 1; other < teams.per_row; ++other) {
-            const float4& added = shared.output[team + other][quad];
-            sum.output = {sum.output.x + added.x, sum.output.y + added.y, sum.output.z + added.z,
-                          sum.output.w + added.w};
+    outputs[warp][lane] = sum.output;
+    __syncthreads();
+    for (int other = 1; other < per_row && warp % per_row == 0; ++other) {
+        const float4& added = outputs[warp + other][lane];
+        sum.output = {sum.output.x + added.x, sum.output.y + added.y, sum.output.z + added.z, sum.output.w + added.w};
+    }
+}
+
+template <typename Kind>
+__device__ __forceinline__ void unite_rows(const PillarAttentionParams& params, const UniteTask<Kind>& task) {
+    const UniteLane<Kind::kHeadDim> lane;
+    const int warp = static_cast<int>(threadIdx.x) / 32, per_row = task.teams.per_row;
+    const RowTile& rows = task.unit.rows;
+    const int packed_rows = rows.packed_rows();
+    for (int first = task.first_row; first < packed_rows; first += task.stride) {
+        const int row = first + warp / per_row * lane.kRows + lane.row;
+        Sum sum = add_parts<Kind>(params, task.unit, lane, min(row, packed_rows - 1), warp % per_row, per_row);
+        if (per_row > 1) {
+            share_outputs(warp, per_row, sum);
         }
-        put_output<Kind>(params, unit.rows, first_row + row, quad * 4, sum);
-        if (quad == 0) {
-            put_draft_lse(params, unit.rows, unit.draft_index, first_row + row, sum.base + log2f(sum.sum));
+        if (row >= packed_rows || warp % per_row != 0) {
+            continue;
+        }
+        if (lane.has_columns) {
+            put_output<Kind>(params, rows, row, lane.column, sum);
+        }
+        if (lane.place == 0) {
+            put_draft_lse(params, rows, task.unit.draft_index, row, sum.base + log2f(sum.sum));
         }
     }
 }
@@ -172,29 +251,44 @@ __device__ __forceinline__ void unite_halos(const PillarAttentionParams& params,
     }
 }
 
-// Blocks share the units; where units are few, blocks share a unit's rows too.
+// The block's task with number `number`, to shared memory. The block is together.
 template <typename Kind>
-__global__ void __launch_bounds__(kUniteThreads)
-unite_kernel(const __grid_constant__ PillarAttentionParams params) {
-    __shared__ UniteShared<Kind::kHeadDim> shared;
-    start_dependents();
+__device__ __forceinline__ void find_task(const PillarAttentionParams& params, int number, UniteTask<Kind>& task) {
     const WayPlan& plan = *way_plan(params.plan, Kind::kWay);
-    const int group = params.num_heads / params.num_kv_heads, num_units = plan.num_shared;
-    const int slices = max(1, static_cast<int>(gridDim.x) / max(1, num_units));
-    wait_for_launch_before();
-    for (int task = blockIdx.x; task < num_units * slices; task += gridDim.x) {
-        const SharedUnit unit = shared_unit<Kind>(params, group, plan.workers[plan.shared[task % num_units]]);
-        const UniteTeams<Kind::kHeadDim> teams(unit.num_parts());
-        const int slice = task / num_units;
-        for (int first = slice * teams.rows; first < unit.rows.packed_rows(); first += slices * teams.rows) {
-            const int num_rows = min(teams.rows, unit.rows.packed_rows() - first);
-            weigh_parts<Kind>(params, unit, first, num_rows, shared);
-            __syncthreads();
-            unite_rows<Kind>(params, unit, teams, first, num_rows, shared);
-            __syncthreads();
+    const int num_units = plan.num_shared, slices = unite_slices(num_units);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        const PlannedWorker& planned = plan.workers[plan.shared[number % num_units]];
+        task = UniteTask<Kind>(shared_unit<Kind>(params, params.num_heads / params.num_kv_heads, planned),
+                               number / num_units, slices);
+    }
+    __syncthreads();
+}
+
+// Blocks share the units; where units are few, blocks share a unit's rows too. Before it waits for the parts a block
+// has read what the plan says of its first unit.
+template <typename Kind>
+__global__ void __launch_bounds__(kUniteThreads, 4)
+unite_kernel(const __grid_constant__ PillarAttentionParams params) {
+    __shared__ UniteTask<Kind> task;
+    start_dependents();
+    const int num_units = way_plan(params.plan, Kind::kWay)->num_shared;
+    const int num_tasks = num_units * unite_slices(num_units);
+    int number = static_cast<int>(blockIdx.x);
+    if (number < num_tasks) {
+        find_task(params, number, task);
+    } else if (number > 0) {
+        return;  // to leave the next launch its registers
+    }
+    wait_for_launch_before();  // block 0 at least does, so that who waits for this launch waits for both
+    while (number < num_tasks) {
+        unite_rows(params, task);
+        if (task.first_row == 0 && has_halos(params, task.unit)) {
+            unite_halos<Kind>(params, task.unit);
         }
-        if (slice == 0 && has_halos(params, unit)) {
-            unite_halos<Kind>(params, unit);
+        number += gridDim.x;
+        if (number < num_tasks) {
+            find_task(params, number, task);
         }
     }
 }

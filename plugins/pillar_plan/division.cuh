@@ -61,7 +61,8 @@ __host__ __device__ inline WorkerStart start_in_slot(const SlotUnits& units, int
     WorkerStart start{};
     start.active = active;
     start.unit = place.unit;
-    const int64_t tiles_cost = place.within > kUnitOverhead ? place.within - kUnitOverhead : 0;
+    const int overhead = units.overhead(place.unit);
+    const int64_t tiles_cost = place.within > overhead ? place.within - overhead : 0;
     // The last row tile of a body may have fewer keys than it is weighed by.
     const int tile = static_cast<int>(tiles_cost / units.tile_cost(place.unit));
     start.tile = tile < units.kv_tiles ? tile : units.kv_tiles > 0 ? units.kv_tiles - 1 : 0;

@@ -12,10 +12,11 @@ namespace sparsespec {
 constexpr int kTileTokens = 64;
 
 // What things cost, in a sixteenth of the time of a tile: a tile; one whose scores are made on the way; and what a unit
-// takes besides its tiles.
+// takes besides its tiles, a block's or a row tile of a body.
 constexpr int kTileCost = 16;
 constexpr int kScoredTileCost = 18;
 constexpr int kUnitOverhead = 24;
+constexpr int kBodyOverhead = 72;
 // Units that cost no more stay whole, where a worker has two of them or more: to put parts together costs more than an
 // uneven share does.
 constexpr int kSmallUnit = 16 * kTileCost;
@@ -105,7 +106,7 @@ struct SlotUnits {
           body_tiles(row_tiles(work.body_rows, step)),
           kv_tiles(ceil_div(work.num_keys, kTileTokens)),
           block_tile_cost(block_tiles * (work.verifies && work.score_rows > 0 ? kScoredTileCost : kTileCost)),
-          first_body_cost(kUnitOverhead + (work.first_position + step) / (kTileTokens / kTileCost)),
+          first_body_cost(kBodyOverhead + (work.first_position + step) / (kTileTokens / kTileCost)),
           body_cost_growth(step / (kTileTokens / kTileCost)) {}
 
     __host__ __device__ int num_block_units() const { return block_tiles > 0 ? num_kv_heads : 0; }
@@ -114,6 +115,8 @@ struct SlotUnits {
     // Of one of a unit's KV tiles.
     __host__ __device__ int64_t tile_cost(int unit) const { return is_block(unit) ? block_tile_cost : kTileCost; }
     __host__ __device__ int64_t block_cost() const { return kUnitOverhead + int64_t{kv_tiles} * block_tile_cost; }
+    // Of what is not its tiles.
+    __host__ __device__ int overhead(int unit) const { return is_block(unit) ? kUnitOverhead : kBodyOverhead; }
     // Of the body's row tile.
     __host__ __device__ int64_t body_cost(int tile) const { return first_body_cost + int64_t{tile} * body_cost_growth; }
     // Of the body's first `tiles` row tiles of one KV head.

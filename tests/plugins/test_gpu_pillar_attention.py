@@ -150,6 +150,20 @@ def test_large_groups_without_scores(
         check(kernels, CaseKind(params, torch.bfloat16, group), slots, record_property)
 
 
+@pytest.mark.parametrize("fp8", [False, True])
+def test_scores_by_log_sum_exps_after_units_without(
+    kernels: PluginAttention, record_property: Record, fp8: bool
+) -> None:
+    """A team that is done first goes on: what the other still has to leave of the unit before must not reach it."""
+    before = (NaiveSlot(Phase.VERIFY, 9, 0), NaiveSlot(Phase.VERIFY, 16, 1), NaiveSlot(Phase.VERIFY, 7, 40))
+    scored = (NaiveSlot(Phase.VERIFY, 6, 0, score_rows=6), NaiveSlot(Phase.VERIFY, 2, 16, score_rows=1))
+    for seed, (group, head_dim) in enumerate(((9, 64), (16, 96), (8, 128))):
+        params = replace(params_of(group, head_dim, 16, "rows"), score_normalizer="exact")
+        kind = CaseKind(params, torch.bfloat16, seed, huge_key=True, kv_fp8=fp8)
+        for other in before:
+            check(kernels, kind, (other, scored[0], other, scored[1]) * 64, record_property)
+
+
 @pytest.mark.parametrize("phase", [Phase.DRAFT, Phase.VERIFY])
 def test_long_context(kernels: PluginAttention, record_property: Record, phase: Phase) -> None:
     length = 128 * 1024
