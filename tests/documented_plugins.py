@@ -61,7 +61,7 @@ _LENGTHS = (
     Documented("row_start", _INT32, ("B+1",)),
     *_by_slot("phase", "draft_index", "score_rows", "kv_len", "recent_start", "num_staying", "num_moving"),
 )
-_PLAN = Documented("plan", _INT32, ("B+33856",))
+_PLAN = Documented("plan", _INT32, ("B+66688",))
 
 
 def all_fields(plugin: str, given: Fields) -> Fields | None:

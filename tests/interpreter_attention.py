@@ -17,7 +17,7 @@ from naive_step import log_sum_exp, logits_of, planes_of
 from recorded_types import DataType, require
 
 PREFILL, DRAFT, VERIFY, IDLE = range(4)
-PLAN_HEAD = 33856
+PLAN_HEAD = 66688
 
 
 @dataclass(frozen=True)

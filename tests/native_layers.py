@@ -15,7 +15,7 @@ from sparsespec.builder.trt.attention_layers import AttentionOutputs
 from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
 from sparsespec.plugins.plugin_signature import attention_inputs, plan_inputs
 
-PLAN_HEAD = 33856
+PLAN_HEAD = 66688
 
 
 class NativeLayers:
@@ -28,7 +28,7 @@ class NativeLayers:
     def insert_plan(
         self, network: INetworkDefinition, params: PillarAttentionParams, step: StepInputs[ITensor]
     ) -> ITensor:
-        """[33856 + B] int32."""
+        """[66688 + B] int32."""
         total = self._total(network, plan_inputs(step), self._trt.DataType.INT32, rank=1)
         head = self._constant(network, np.zeros(PLAN_HEAD, np.int32))
         plan = network.add_concatenation([head, step.phase]).get_output(0)  # type: ignore[attr-defined]

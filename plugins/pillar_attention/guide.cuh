@@ -10,15 +10,12 @@ namespace sparsespec {
 // The lengths of the slots at work, one slot after another, read ahead: each lane reads one of a slot's numbers.
 struct SlotReader {
     const int32_t* numbers;  // the lane's, [max_batch_size]
-    const int32_t* slots;    // at work
-    int last;                // place in `slots` that there is something to read at
     int slot;
     int number;  // the lane's, of `slot`
     int next_slot;
     int next_number;
 
-    __device__ __forceinline__ void read_next_slot(int place) { next_slot = slots[min(place + 1, last)]; }
-    // Some time after read_next_slot: it waits for that.
+    // Some time after next_slot has been loaded: it waits for that.
     __device__ __forceinline__ void read_next_number() { next_number = numbers[max(next_slot, 0)]; }
     __device__ __forceinline__ void advance() {
         slot = next_slot;
@@ -67,24 +64,39 @@ struct Guide {
 
     __device__ __forceinline__ GuideState& state() const { return worker.shared.guide; }
 
-    // From the worker's start to the next worker's.
+    // Both of the worker's stretches, in the same order as all others: drafts among verifications would wait for their
+    // lists and pages all the time. What is better first was measured.
     __device__ __forceinline__ void run() {
-        SlotReader reader = read_start();
-        int unit = state().start.unit, tile = state().start.tile;
-        const int end_active = state().end.active, end_unit = state().end.unit, end_tile = state().end.tile;
+        constexpr int kFirst = static_cast<int>(Kind::kHeadDim == 64 ? Units::kWhole : Units::kDivided);
+        read_stretches();
 #pragma unroll 1
-        for (int active = state().start.active; active <= end_active; ++active) {
-            const bool last_slot = active == end_active;
-            if (last_slot && end_unit == 0 && end_tile == 0) {
+        for (int turn = 0; turn < kUnitLists; ++turn) {
+            const Stretch& stretch = state().stretches[turn == 0 ? kFirst : kUnitLists - 1 - kFirst];
+            if (!same_unit(stretch.start, stretch.end) || stretch.start.tile != stretch.end.tile) {
+                walk(stretch);
+            }
+        }
+        end();
+    }
+
+    // From the worker's start in a list to the next worker's.
+    __device__ __forceinline__ void walk(const Stretch& stretch) {
+        SlotReader reader = read_start(stretch);
+        const WorkerStart& ends = stretch.end;
+        int unit = stretch.start.unit, tile = stretch.start.tile;
+#pragma unroll 1
+        for (int active = stretch.start.active; active <= ends.active; ++active) {
+            const bool last_slot = active == ends.active;
+            if (last_slot && ends.unit == 0 && ends.tile == 0) {
                 break;  // also where no slot is left
             }
             open_slot(reader);
-            reader.read_next_slot(active);
+            reader.next_slot = active_slot(active + 1);
             const SlotUnits units(state().work, worker.params.num_kv_heads, worker.shape.rows_per_tile);
-            const int num_units = last_slot ? end_unit + (end_tile > 0) : units.num_units();
+            const int num_units = last_slot ? ends.unit + (ends.tile > 0) : units.num_units();
 #pragma unroll 1
             for (; unit < num_units; ++unit) {
-                const int end = last_slot && unit == end_unit ? end_tile : units.kv_tiles;
+                const int end = last_slot && unit == ends.unit ? ends.tile : units.kv_tiles;
                 if (tile < end) {
                     add_piece(units, unit, {tile, end});
                     reader.read_next_number();
@@ -94,25 +106,44 @@ struct Guide {
             unit = 0;
             reader.advance();
         }
-        end();
     }
 
-    // Both ends of the stretch, and the lengths of its first slot, in one load.
-    __device__ __forceinline__ SlotReader read_start() const {
-        constexpr int kNumbers = sizeof(PlannedWorker) / sizeof(int32_t);
+    // What the plan says of this worker and where the next one starts: all loads at once. Past the L1: this launch may
+    // have started as soon as the plan was made.
+    __device__ __forceinline__ void read_stretches() const {
+        constexpr int kNumbers = sizeof(PlannedWorker) / sizeof(int32_t), kUsed = kStartNumbers + kLengths;
         const int lane = worker.lane;
-        const int32_t* planned =
-            reinterpret_cast<const int32_t*>(planned_workers(worker.params.plan, Kind::kWay) + blockIdx.x);
-        const int number = lane < kStartNumbers + kLengths ? planned[lane] : 0;
-        const int next_number = lane < kStartNumbers ? planned[kNumbers + lane] : 0;
-        if (lane < kStartNumbers) {
-            reinterpret_cast<int32_t*>(&state().start)[lane] = number;
-            reinterpret_cast<int32_t*>(&state().end)[lane] = next_number;
+        int number[kUnitLists], next[kUnitLists];
+#pragma unroll
+        for (int list = 0; list < kUnitLists; ++list) {
+            const int32_t* planned = reinterpret_cast<const int32_t*>(
+                planned_workers(worker.params.plan, Kind::kWay, static_cast<Units>(list)) + blockIdx.x);
+            number[list] = lane < kUsed ? __ldcg(planned + lane) : 0;
+            next[list] = lane < kStartNumbers ? __ldcg(planned + kNumbers + lane) : 0;
+        }
+#pragma unroll
+        for (int list = 0; list < kUnitLists; ++list) {
+            Stretch& stretch = state().stretches[list];
+            if (lane < kStartNumbers) {
+                reinterpret_cast<int32_t*>(&stretch.start)[lane] = number[list];
+                reinterpret_cast<int32_t*>(&stretch.end)[lane] = next[list];
+            } else if (lane < kUsed) {
+                reinterpret_cast<int32_t*>(&stretch.lengths)[lane - kStartNumbers] = number[list];
+            }
         }
         __syncwarp();
-        SlotReader reader{lane_numbers(worker.params, lane), active_slots(worker.params.plan),
-                          worker.params.step.max_batch_size - 1, state().start.slot,
-                          __shfl_sync(0xffffffffu, number, (kStartNumbers + lane) % 32)};
+    }
+
+    // At a place in the plan's list, or at its last.
+    __device__ __forceinline__ int active_slot(int place) const {
+        const int batch = worker.params.step.max_batch_size;
+        return active_slots(worker.params.plan, Kind::kWay, batch)[min(place, batch - 1)];
+    }
+
+    __device__ __forceinline__ SlotReader read_start(const Stretch& stretch) const {
+        const int lane = worker.lane;
+        SlotReader reader{lane_numbers(worker.params, lane), stretch.start.slot,
+                          lane < kLengths ? reinterpret_cast<const int32_t*>(&stretch.lengths)[lane] : 0};
         if (worker.params.score_planes != ScorePlanes::kNone && lane == kLengths) {
             reader.number = worker.params.score_index[reader.slot];
         }
@@ -203,7 +234,8 @@ struct Guide {
         copy_numbers(&job.tile.work, &state().work, sizeof(SlotWork));
         put_teams(job.tile);
         if (finish.shares) {
-            copy_numbers(&job.finish.unit, starts_here ? &state().end : &state().start, sizeof(WorkerStart));
+            const Stretch& stretch = state().stretches[static_cast<int>(Units::kDivided)];
+            copy_numbers(&job.finish.unit, starts_here ? &stretch.end : &stretch.start, sizeof(WorkerStart));
             job.part = partial<Kind>(worker.params, worker.shape.group, blockIdx.x, starts_here);
         }
         __syncwarp();

@@ -136,10 +136,16 @@ struct Job {
     Finish finish;
 };
 
+// A worker's part of one of the plan's lists.
+struct Stretch {
+    WorkerStart start;
+    SlotLengths lengths;  // of the slot that it starts in
+    WorkerStart end;      // where the next worker starts
+};
+
 // Where the guide is. It lies in shared memory too: registers are short, and local memory is slow while copies go on.
 struct GuideState {
-    WorkerStart start;  // of this worker
-    WorkerStart end;    // of the next one
+    Stretch stretches[kUnitLists];
     SlotLengths lengths;
     SlotWork work;
     int score_index;

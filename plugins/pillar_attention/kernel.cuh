@@ -38,8 +38,12 @@ __device__ __forceinline__ void open_pipeline(Pipeline<kTilesAhead>& pipeline, i
     barrier_init(&pipeline.decided, 1);
 }
 
+// A producer's warp and lane are made anew: else they would be kept from the kernel's start on, in local memory.
 template <typename Kind>
-__device__ __forceinline__ void run_producer(const Worker<Kind>& worker) {
+__device__ __forceinline__ void run_producer(Worker<Kind> worker) {
+    asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(worker.thread));
+    worker.warp = worker.thread / 32;
+    worker.lane = worker.thread % 32;
     if (worker.warp == Kind::kWarps) {
         Guide<Kind>{worker}.run();
     } else if (worker.warp == Kind::kWarps + 1) {

@@ -7,11 +7,7 @@
 namespace sparsespec {
 
 constexpr int kUniteThreads = 256;
-// On a multiprocessor. More would leave the first workers of the next launch no registers; where prompts' row tiles are
-// shared there is more to put together than that they could win.
-constexpr int unite_blocks(Way way) {
-    return way == Way::kNarrow ? 2 : 4;
-}
+constexpr int kUniteBlocks = 4;  // on a multiprocessor: as many as fit
 constexpr int kUniteWarps = kUniteThreads / 32;
 // Parts whose numbers a lane loads at once.
 constexpr int kUniteAhead = 4;
@@ -258,7 +254,7 @@ __device__ __forceinline__ void find_task(const PillarAttentionParams& params, i
     const int num_units = plan.num_shared, slices = unite_slices(num_units);
     __syncthreads();
     if (threadIdx.x == 0) {
-        const PlannedWorker& planned = plan.workers[plan.shared[number % num_units]];
+        const PlannedWorker& planned = planned_workers(params.plan, Kind::kWay)[plan.shared[number % num_units]];
         task = UniteTask<Kind>(shared_unit<Kind>(params, params.num_heads / params.num_kv_heads, planned),
                                number / num_units, slices);
     }
@@ -268,7 +264,7 @@ __device__ __forceinline__ void find_task(const PillarAttentionParams& params, i
 // Blocks share the units; where units are few, blocks share a unit's rows too. Before it waits for the parts a block
 // has read what the plan says of its first unit.
 template <typename Kind>
-__global__ void __launch_bounds__(kUniteThreads, 4)
+__global__ void __launch_bounds__(kUniteThreads, kUniteBlocks)
 unite_kernel(const __grid_constant__ PillarAttentionParams params) {
     __shared__ UniteTask<Kind> task;
     start_dependents();

@@ -5,16 +5,24 @@
 
 namespace sparsespec {
 
-struct StepCost {
-    int num_active;
-    int64_t cost;
+// Slots with the same kind of units, one after another in the plan's list of slots at work.
+struct SlotList {
+    int first;
+    int count;
+    int64_t cost;  // of all their units
+
+    __host__ __device__ int end() const { return first + count; }
 };
 
-// All units of the slots at work, slot after slot.
+// All units of a step: those of slots with a unit that workers may share, then those of the others.
 struct WorkList {
-    const int32_t* active_slots;  // [num_active], ascending
-    const int64_t* cost_start;    // [num_active] where the cost of each slot begins
-    StepCost step;
+    const int16_t* active_slots;  // [whole.end()], of each list ascending
+    const int64_t* cost_start;    // [whole.end()] where the cost of each slot begins in its list
+    SlotList divided;
+    SlotList whole;
+    int64_t share;  // every worker's part of the whole cost
+
+    __host__ __device__ int64_t cost() const { return divided.cost + whole.cost; }
 };
 
 // The start nearest to the cost `within` of a unit, that is not inside the unit.
@@ -55,7 +63,7 @@ __host__ __device__ inline UnitPlace find_unit(const SlotUnits& units, int64_t r
 // cost.
 __host__ __device__ inline WorkerStart start_in_slot(const SlotUnits& units, int active, int64_t rest, int64_t share) {
     const UnitPlace place = find_unit(units, rest);
-    if (place.cost <= kSmallUnit && place.cost * 2 <= share) {
+    if (stays_whole(place.cost, share)) {
         return whole_units(active, place.unit, units, place.within * 2 >= place.cost);
     }
     WorkerStart start{};
@@ -69,22 +77,59 @@ __host__ __device__ inline WorkerStart start_in_slot(const SlotUnits& units, int
     return start;
 }
 
-// Where in the list of all tiles a worker starts.
-__host__ __device__ inline WorkerStart find_start(const PillarPlanParams& params, const WorkList& list, int worker,
-                                                  const WorkerShape& shape) {
-    const int64_t target = list.step.cost * worker / shape.num_workers;
-    int low = 0, high = list.step.num_active;
+__host__ __device__ inline SlotUnits units_of(const PillarPlanParams& params, int slot, int tile_rows) {
+    return SlotUnits(slot_work(params.step, slot), params.num_kv_heads,
+                     rows_per_tile(tile_rows, params.num_heads / params.num_kv_heads));
+}
+
+// Where in a list of units the cost `target` lies.
+__host__ __device__ inline WorkerStart find_start(const PillarPlanParams& params, const WorkList& list,
+                                                  const SlotList& slots, int64_t target, int tile_rows) {
+    if (target >= slots.cost) {
+        WorkerStart start{};
+        start.active = slots.end();
+        return start;
+    }
+    int low = slots.first, high = slots.end();
     while (high - low > 1) {
         const int middle = (low + high) / 2;
         (list.cost_start[middle] <= target ? low : high) = middle;
     }
-    const SlotUnits units(slot_work(params.step, list.active_slots[low]), params.num_kv_heads,
-                          rows_per_tile(shape.tile_rows, params.num_heads / params.num_kv_heads));
-    return start_in_slot(units, low, target - list.cost_start[low], list.step.cost / shape.num_workers);
+    return start_in_slot(units_of(params, list.active_slots[low], tile_rows), low, target - list.cost_start[low],
+                         list.share);
 }
 
-__host__ __device__ inline bool same_unit(const WorkerStart& a, const WorkerStart& b) {
-    return a.active == b.active && a.unit == b.unit;
+// The cost of a list's units before a start that is not inside a unit.
+__host__ __device__ inline int64_t cost_before(const PillarPlanParams& params, const WorkList& list,
+                                               const SlotList& slots, const WorkerStart& start, int tile_rows) {
+    if (start.active == slots.end()) {
+        return slots.cost;
+    }
+    return list.cost_start[start.active] +
+           units_of(params, list.active_slots[start.active], tile_rows).cost_before(start.unit);
+}
+
+// Where a worker starts among the whole units; the one beyond the last, where they end. They are spread as evenly as
+// they can be.
+__host__ __device__ inline WorkerStart find_whole_start(const PillarPlanParams& params, const WorkList& list,
+                                                        int worker, const WorkerShape& shape) {
+    return find_start(params, list, list.whole, list.whole.cost * worker / shape.num_workers, shape.tile_rows);
+}
+
+// Where it starts among the others, which make up for what whole units are uneven. So all workers have much the same of
+// both, and what is wrong about the costs of the one against the other makes no difference.
+__host__ __device__ inline WorkerStart find_divided_start(const PillarPlanParams& params, const WorkList& list,
+                                                          int worker, const WorkerShape& shape) {
+    int64_t target;
+    if (list.whole.count == 0 || list.divided.cost <= int64_t{kSmallUnit} * shape.num_workers) {
+        // a whole unit more could be more than a worker's part of the others
+        target = list.divided.cost * worker / shape.num_workers;
+    } else {
+        const WorkerStart whole = find_whole_start(params, list, worker, shape);
+        target =
+            list.cost() * worker / shape.num_workers - cost_before(params, list, list.whole, whole, shape.tile_rows);
+    }
+    return find_start(params, list, list.divided, target > 0 ? target : 0, shape.tile_rows);
 }
 
 // Who shares the unit that starts[worker] lies within, tile > 0; among them may be workers without a tile of their own.

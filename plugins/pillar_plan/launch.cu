@@ -18,7 +18,7 @@ Status launch_pillar_plan(const PillarPlanParams& params, cudaStream_t stream) {
             return status;
         }
     }
-    const size_t bytes = batch * (sizeof(int64_t) + sizeof(int32_t));
+    const size_t bytes = batch * (sizeof(int64_t) + sizeof(int16_t));
     pillar_plan_kernel<<<kWays, kPlanThreads, bytes, stream>>>(params, shapes[0], shapes[1]);
     return cuda_status(cudaGetLastError(), "PillarPlan");
 }

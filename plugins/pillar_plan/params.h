@@ -67,6 +67,10 @@ struct alignas(16) WorkerStart {
     uint32_t arrived;      // of the unit that starts in this worker and goes on: parts finished. 0 between launches
 };
 
+__host__ __device__ inline bool same_unit(const WorkerStart& a, const WorkerStart& b) {
+    return a.active == b.active && a.unit == b.unit;
+}
+
 // A worker in the plan, and the lengths of the slot that it starts in: a warp reads them at once.
 struct alignas(128) PlannedWorker {
     WorkerStart start;
@@ -90,14 +94,20 @@ constexpr int32_t most_workers(Way way) {
     return way == Way::kNarrow ? kMaxWorkers : kMaxWorkers / 2;
 }
 
+// A worker has a stretch of each of two lists of units: of those that workers may share, which is cut anywhere, and of
+// small ones that stay whole.
+enum class Units : int32_t { kDivided, kWhole };
+constexpr int32_t kUnitLists = 2;
+
 // The division of a step for one way to work.
 struct WayPlan {
-    PlannedWorker workers[kMaxWorkers + 1];
+    PlannedWorker workers[kUnitLists][kMaxWorkers + 1];
     int32_t num_shared;               // units that workers share
     int32_t shared[kMaxWorkers - 1];  // for each of them the first worker that starts within it; ascending
 };
 
-// A plan is this for each way, then the slots at work in ascending order; in int32.
+// A plan is this for each way; then for each way in 16 bits the slots at work, those of each list in ascending order.
+// In int32.
 constexpr int64_t kPlanHead = kWays * sizeof(WayPlan) / sizeof(int32_t);
 
 constexpr int64_t plan_size(int64_t max_batch_size) {
@@ -108,13 +118,15 @@ __host__ __device__ inline WayPlan* way_plan(int32_t* plan, Way way) {
     return reinterpret_cast<WayPlan*>(plan) + static_cast<int>(way);
 }
 
-__host__ __device__ inline PlannedWorker* planned_workers(int32_t* plan, Way way) {
-    return way_plan(plan, way)->workers;
+__host__ __device__ inline PlannedWorker* planned_workers(int32_t* plan, Way way, Units units = Units::kDivided) {
+    return way_plan(plan, way)->workers[static_cast<int>(units)];
 }
 
-__host__ __device__ inline int32_t* active_slots(int32_t* plan) {
-    return plan + kPlanHead;
+// [max_batch_size]
+__host__ __device__ inline int16_t* active_slots(int32_t* plan, Way way, int32_t max_batch_size) {
+    return reinterpret_cast<int16_t*>(plan + kPlanHead) + static_cast<int>(way) * max_batch_size;
 }
+static_assert(kMaxPlannedBatch <= INT16_MAX, "a slot in 16 bits");
 
 // How PillarAttention works on the current device, either way. Both launches ask this.
 Status attention_shape(int32_t head_dim, Way way, WorkerShape* shape);

@@ -21,6 +21,10 @@ constexpr int kBodyOverhead = 72;
 // uneven share does.
 constexpr int kSmallUnit = 16 * kTileCost;
 
+__host__ __device__ inline bool stays_whole(int64_t unit_cost, int64_t share) {
+    return unit_cost <= kSmallUnit && unit_cost * 2 <= share;
+}
+
 // The rows of a slot are its body, then its block. A unit is one KV head and either the whole block, whose row tiles
 // one worker passes over one after another so that it alone writes the block's scores; or one row tile of the body.
 struct SlotWork {
@@ -123,8 +127,23 @@ struct SlotUnits {
     __host__ __device__ int64_t body_cost_before(int tiles) const {
         return int64_t{tiles} * first_body_cost + int64_t{tiles} * (tiles - 1) / 2 * body_cost_growth;
     }
+    // Of all units before one.
+    __host__ __device__ int64_t cost_before(int unit) const {
+        const int blocks = num_block_units();
+        if (unit <= blocks) {
+            return unit * block_cost();
+        }
+        const int heads = (unit - blocks) / body_tiles;
+        return blocks * block_cost() + heads * body_cost_before(body_tiles) +
+               body_cost_before(unit - blocks - heads * body_tiles);
+    }
     __host__ __device__ int64_t cost() const {
         return num_block_units() * block_cost() + num_kv_heads * body_cost_before(body_tiles);
+    }
+    // Whether no unit is shared where a worker's whole part is `share`.
+    __host__ __device__ bool stay_whole(int64_t share) const {
+        const int64_t block = block_tiles > 0 ? block_cost() : 0, body = body_tiles > 0 ? body_cost(body_tiles - 1) : 0;
+        return stays_whole(block > body ? block : body, share);
     }
 };
 

@@ -41,31 +41,38 @@ void describe_slots(const int32_t* heads, int32_t batch, const int32_t* lengths,
     }
 }
 
-// starts: [num_workers + 1] WorkerStart, active_slots: [batch]; returns the number of slots at work.
-int32_t plan(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_t tile_rows, int32_t num_workers,
-             WorkerStart* starts, int32_t* active_slots) {
+// starts: [2, num_workers + 1] WorkerStart, of divided units and of whole ones; active_slots: [batch]; counts: slots at
+// work of each list.
+void plan(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_t tile_rows, int32_t num_workers,
+          WorkerStart* starts, int16_t* active_slots, int32_t* counts) {
     const WorkerShape shape{num_workers, tile_rows};
     PillarPlanParams params{};
     params.num_heads = heads[0];
     params.num_kv_heads = heads[1];
     params.step = step_lengths(batch, lengths);
-    std::vector<int64_t> cost_start;
-    StepCost step{0, 0};
-    const int rows = rows_per_tile(tile_rows, heads[0] / heads[1]);
+    int64_t total = 0;
     for (int slot = 0; slot < batch; ++slot) {
-        const int64_t cost = SlotUnits(slot_work(params.step, slot), heads[1], rows).cost();
-        if (cost > 0) {
-            active_slots[step.num_active++] = slot;
-            cost_start.push_back(step.cost);
-            step.cost += cost;
-        }
+        total += units_of(params, slot, tile_rows).cost();
     }
-    for (int worker = 0; worker <= num_workers; ++worker) {
-        starts[worker] = {};
-        starts[worker].active = step.num_active;
-        if (worker < num_workers && step.cost > 0) {
-            starts[worker] = find_start(params, {active_slots, cost_start.data(), step}, worker, shape);
+    std::vector<int64_t> cost_start;
+    const auto list_slots = [&](bool whole) {
+        SlotList listed{static_cast<int>(cost_start.size()), 0, 0};
+        for (int slot = 0; slot < batch; ++slot) {
+            const SlotUnits units = units_of(params, slot, tile_rows);
+            if (units.cost() > 0 && units.stay_whole(total / num_workers) == whole) {
+                active_slots[cost_start.size()] = static_cast<int16_t>(slot);
+                cost_start.push_back(listed.cost);
+                listed.cost += units.cost();
+                ++listed.count;
+            }
         }
+        return listed;
+    };
+    const SlotList divided = list_slots(false), whole = list_slots(true);
+    const WorkList list{active_slots, cost_start.data(), divided, whole, total / num_workers};
+    for (int worker = 0; worker <= num_workers; ++worker) {
+        starts[worker] = find_divided_start(params, list, worker, shape);
+        starts[num_workers + 1 + worker] = find_whole_start(params, list, worker, shape);
     }
     const std::vector<WorkerStart> found(starts, starts + num_workers + 1);
     for (int worker = 0; worker <= num_workers; ++worker) {
@@ -73,7 +80,8 @@ int32_t plan(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_
             find_parts(found.data(), num_workers, worker, &starts[worker]);
         }
     }
-    return step.num_active;
+    counts[0] = divided.count;
+    counts[1] = whole.count;
 }
 
 }  // extern "C"

@@ -29,13 +29,22 @@ def division(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 class Plan:
     """What PillarPlan says of a step, and what there is to do in it."""
 
-    starts: Ints  # [num_workers + 1, 8]
-    active_slots: Ints
+    starts: Ints  # [num_workers + 1, 8] among the units that workers may share
+    whole_starts: Ints  # [num_workers + 1, 8] among those that stay whole
+    active_slots: NDArray[np.int16]
+    counts: tuple[int, int]  # of the slots with the one, and with the other
     units: Ints  # [batch, 2] units, KV tiles of each
 
     def ranges(self, worker: int) -> list[tuple[int, int, int, int]]:
-        """(slot, unit, first tile, end) of the worker's pieces, found as the kernel finds them."""
-        mine, following = self.starts[worker], self.starts[worker + 1]
+        """(slot, unit, first tile, end) of the worker's pieces."""
+        return self._walk(self.starts, worker) + self._walk(self.whole_starts, worker)
+
+    def tiles(self, worker: int) -> int:
+        return sum(end - first for *_, first, end in self.ranges(worker))
+
+    def _walk(self, starts: Ints, worker: int) -> list[tuple[int, int, int, int]]:
+        """As the kernel finds them."""
+        mine, following = starts[worker], starts[worker + 1]
         unit, tile, pieces = int(mine[UNIT]), int(mine[TILE]), []
         for active in range(mine[ACTIVE], following[ACTIVE] + 1):
             is_last = active == following[ACTIVE]
@@ -78,15 +87,16 @@ class Batch:
         batch = len(self.rows)
         lengths = np.concatenate([np.cumsum([0, *self.rows]), *map(np.array, self.columns)]).astype(np.int32)
         heads = np.array([self.num_heads, self.num_kv_heads], dtype=np.int32)
-        starts, active = np.zeros((num_workers + 1, 8), np.int32), np.zeros(batch, np.int32)
-        units = np.zeros((batch, 2), np.int32)
+        starts, active = np.zeros((2, num_workers + 1, 8), np.int32), np.zeros(batch, np.int16)
+        units, counts = np.zeros((batch, 2), np.int32), np.zeros(2, np.int32)
         step = (_pointer(heads), batch, _pointer(lengths), tile_rows)
         division.describe_slots(*step, _pointer(units))
-        count = division.plan(*step, num_workers, _pointer(starts), _pointer(active))
-        return Plan(starts, active[:count], units)
+        division.plan(*step, num_workers, _pointer(starts), _pointer(active), _pointer(counts))
+        divided, whole = counts.tolist()
+        return Plan(*starts, active[: divided + whole], (divided, whole), units)
 
 
-def _pointer(array: Ints) -> ctypes.c_void_p:
+def _pointer(array: Ints | NDArray[np.int16]) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
@@ -172,7 +182,7 @@ def test_equal_requests_are_divided_evenly(division: ctypes.CDLL) -> None:
     """
     columns = ((Phase.VERIFY,) * 96, (0,) * 96, (0,) * 96, (8192,) * 96, *((0,) * 96 for _ in range(4)))
     plan = Batch(32, 8, (9,) * 96, columns).plan(division, 264)
-    tiles = [sum(end - first for *_, first, end in plan.ranges(worker)) for worker in range(264)]
+    tiles = [plan.tiles(worker) for worker in range(264)]
     assert sum(tiles) == 96 * 8 * 129
     assert max(tiles) - min(tiles) <= UNIT_OVERHEAD + 1
 
@@ -187,7 +197,32 @@ def test_small_units_stay_whole(division: ctypes.CDLL) -> None:
     assert max(units) == 3
 
 
+def test_a_mix_is_divided_evenly(division: ctypes.CDLL) -> None:
+    """A slot in nine verifies: all workers have as many drafts but for one, and tiles make up for that one."""
+    drafts = [slot % 9 > 0 for slot in range(512)]
+    columns = (
+        tuple(Phase.DRAFT if draft else Phase.VERIFY for draft in drafts),
+        (0,) * 512,
+        tuple(0 if draft else 9 for draft in drafts),
+        (4096,) * 512,
+        tuple(4080 if draft else 0 for draft in drafts),
+        tuple(204 if draft else 0 for draft in drafts),
+        (0,) * 512,
+        (0,) * 512,
+    )
+    plan = Batch(9, 3, tuple(1 if draft else 9 for draft in drafts), columns).plan(division, 264)
+    assert plan.counts == (57, 455)
+    whole = [sum(drafts[slot] for slot, *_ in plan.ranges(worker)) for worker in range(264)]
+    assert sum(whole) == 455 * 3
+    assert max(whole) - min(whole) == 1
+    draft_cost, tile_cost = 4 + UNIT_OVERHEAD, 18 / 16
+    others = [plan.tiles(worker) - 4 * count for worker, count in enumerate(whole)]
+    costs = [draft_cost * count + tile_cost * tiles for count, tiles in zip(whole, others, strict=True)]
+    assert max(costs) - min(costs) <= UNIT_OVERHEAD + 2 * tile_cost
+
+
 def test_nothing_to_do(division: ctypes.CDLL) -> None:
     plan = Batch(4, 2, (0, 0), ((Phase.IDLE,) * 2, *((5,) * 2 for _ in range(7)))).plan(division, 7)
     assert len(plan.active_slots) == 0
-    assert not plan.starts.any()
+    assert not plan.starts[:, :7].any()
+    assert not plan.whole_starts[:, :7].any()
