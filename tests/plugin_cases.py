@@ -21,7 +21,7 @@ FP8 = frozenset({DataType.FP8})
 SIZES = {
     "B": 3,
     "B + 1": 4,
-    "plan": 2 * (513 * 32 + 512) + 3,
+    "plan": 2 * (2 * 513 * 32 + 512) + 3,
     "rows": 5,
     "pages": 7,
     "drafts": 4,

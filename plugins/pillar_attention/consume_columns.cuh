@@ -274,12 +274,11 @@ __device__ __forceinline__ void attend_as(const Worker<Kind>& worker, ConsumerCu
 }
 
 // The job, with as few columns as there are products for: 32 and 40 are nine rows of three heads and of four. Two tiles
-// at a time gain where few rows leave a team little else to do than to meet, and stages are small; beside verifications
-// drafts lose by it.
+// at a time gain where few rows leave a team little else to do than to meet, and stages are small.
 template <typename Kind>
 __device__ __forceinline__ void consume_columns(const Worker<Kind>& consumer, ConsumerCursors& at) {
     constexpr bool kNarrow = Kind::kWay == Way::kNarrow;
-    constexpr int kFewTiles = Kind::kHeadDim == 64 || Kind::kFp8 ? 2 : 1;
+    constexpr int kFewTiles = Kind::kHeadDim == 64 ? 2 : 1;
     const Worker<Kind> worker = in_team(consumer);
     const RowTile& tile = worker.team_tile();
     const Pass pass = worker.job().pass;
@@ -290,11 +289,7 @@ __device__ __forceinline__ void consume_columns(const Worker<Kind>& consumer, Co
     } else if (!pass.attends) {
         consume_as<false, true, kTeamRows, 1>(consumer, at);
     } else if (packed_rows <= 8 && !pass.scores) {
-        if (kFewTiles > 1 && worker.params.score_planes == ScorePlanes::kNone) {
-            consume_as<true, false, 8, kFewTiles>(consumer, at);
-        } else {
-            consume_as<true, false, 8, 1>(consumer, at);
-        }
+        consume_as<true, false, 8, kFewTiles>(consumer, at);
     } else if (kNarrow && packed_rows <= 32 && !many_scored) {
         attend_as<32, 1>(consumer, at);
     } else if (packed_rows <= 40 && !many_scored) {

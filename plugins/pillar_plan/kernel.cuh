@@ -108,11 +108,11 @@ __device__ inline int list_shared(const WorkerStart* starts, int num_workers, in
     return total;
 }
 
-// Neighbours by neighbouring threads: a worker for each thread would take as long as all the rest.
-__device__ inline void clear_workers(PlannedWorker* first, PlannedWorker* end) {
-    int4* numbers = reinterpret_cast<int4*>(first);
-    const int count = static_cast<int>(reinterpret_cast<int4*>(end) - numbers);
-    for (int index = threadIdx.x; index < count; index += kPlanThreads) {
+// So that no part of the plan is left unwritten, and before all else: this takes no time then. Neighbours by
+// neighbouring threads: a worker for each thread would take as long as all the rest.
+__device__ inline void clear_workers(PlannedWorker (&workers)[kUnitLists][kMaxWorkers + 1]) {
+    int4* numbers = reinterpret_cast<int4*>(&workers);
+    for (int index = threadIdx.x; index < static_cast<int>(sizeof(workers) / sizeof(int4)); index += kPlanThreads) {
         numbers[index] = {0, 0, 0, 0};
     }
 }
@@ -126,16 +126,13 @@ pillar_plan_kernel(PillarPlanParams params, WorkerShape narrow, WorkerShape wide
     const WorkerShape shape = way == Way::kNarrow ? narrow : wide;
     int16_t* active = reinterpret_cast<int16_t*>(cost_start + batch);
     WayPlan& plan = *way_plan(params.plan, way);
+    clear_workers(plan.workers);
     const WorkList list = list_work(params, shape, active, cost_start);
     find_starts(params, list, shape, starts);
     put_starts(params, list, shape, starts, plan);
     const int num_shared = list_shared(starts.of[static_cast<int>(Units::kDivided)], shape.num_workers, plan.shared);
     if (threadIdx.x == 0) {
         plan.num_shared = num_shared;
-    }
-    // Workers not there and slots not at work: so that no part of the plan is left unwritten.
-    for (PlannedWorker(&workers)[kMaxWorkers + 1] : plan.workers) {
-        clear_workers(workers + shape.num_workers + 1, workers + kMaxWorkers + 1);
     }
     if (threadIdx.x < batch) {
         active_slots(params.plan, way, batch)[threadIdx.x] = threadIdx.x < list.whole.end() ? active[threadIdx.x] : -1;

@@ -65,6 +65,7 @@ struct alignas(16) WorkerStart {
     int32_t last_worker;   // of the unit, if tile > 0
     int32_t slot;          // the one at work at place `active`
     uint32_t arrived;      // of the unit that starts in this worker and goes on: parts finished. 0 between launches
+    int32_t unused;        // 0
 };
 
 __host__ __device__ inline bool same_unit(const WorkerStart& a, const WorkerStart& b) {
