@@ -1,7 +1,8 @@
 // The step's own keys and values go from qkv to the pool, keys rotated: a kernel of its own, before the attention. It
 // lets the attention kernel start before it waits itself for the launch before: that finds out what there is to do, and
-// copies what lies in the pool, while the launch before still runs, where that let this one start. What is read so early
-// is older than the step's plan, which was launched without leave to start early: all but qkv, and the step's own tokens.
+// copies what lies in the pool, while the launch before still runs, where that let this one start. What is read so
+// early is older than the step's plan, which was launched without leave to start early: all but qkv, and the step's own
+// tokens.
 #pragma once
 
 #include <cuda_fp8.h>

@@ -269,6 +269,31 @@ def _overwrite(target: AttentionInputs[Tensor], source: AttentionInputs[Tensor])
             getattr(part, name).copy_(tensor)
 
 
+def test_layers_one_after_another(kernels: PluginAttention) -> None:
+    """With nothing between them each starts under the end of the one before, and leaves what it leaves alone."""
+    kind = CaseKind(params_of(4, 128, 16), torch.bfloat16, 12)
+    case = make_case(kind, random_slots(12, 40, 2000))
+    plan = kernels.plan(kind.params, case.step)
+    layers = [replace(case, plan=plan), replace(case, plan=plan, qkv=-case.qkv)] * 6
+
+    def left(given: list[AttentionInputs[Tensor]], outputs: list[Tensor]) -> list[Tensor]:
+        torch.cuda.synchronize()
+        of_layers = [(each.layer.scores, each.layer.draft_lse, each.layer.kv_pool) for each in given]
+        return [tensor for tensors in of_layers for tensor in tensors] + outputs
+
+    alone, among = ([copy_case(layer) for layer in layers] for _ in range(2))
+    outputs = []
+    for layer in alone:
+        outputs.append(kernels.attention(kind.params, layer))
+        torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = [kernels.attention(kind.params, layer) for layer in among]
+    graph.replay()
+    for found, expected in zip(left(among, captured), left(alone, outputs), strict=True):
+        assert torch.equal(found.view(torch.uint8), expected.view(torch.uint8))
+
+
 def test_repeated_launches_agree(kernels: PluginAttention) -> None:
     """Nothing depends on which worker comes first."""
     kind = CaseKind(params_of(4, 128, 16), torch.bfloat16, 11)
