@@ -16,24 +16,18 @@ __device__ __forceinline__ void load_rows(const Worker<Kind>& worker, WarpRows<K
     const int first = first_row<kRowWarps>(worker);
     mine.has_rows = first < tile.packed_rows();
     mine.read_by_all = tile.last_key(0) + 1;
-#pragma unroll
-    for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
-        mine.output[column][0] = mine.output[column][1] = mine.output[column][2] = mine.output[column][3] = 0;
-    }
+    open_rows(mine, scale);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int row = first + worker.lane / 4 + half * 8;
         const int packed = min(row, tile.packed_rows() - 1);  // rows beyond repeat the last and are dropped in the end
         uint32_t q[Kind::kHeadDim / 16][2] = {};
-        mine.scale[half] = scale;
         load_query(worker, packed, q);
 #pragma unroll
         for (int step = 0; step < Kind::kHeadDim / 16; ++step) {
             mine.q[step][half] = q[step][0];
             mine.q[step][half + 2] = q[step][1];
         }
-        mine.base[half] = -INFINITY;
-        mine.sum[half] = 0;
         mine.last_key[half] = tile.last_key(packed);
     }
 }

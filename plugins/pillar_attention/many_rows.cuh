@@ -21,37 +21,12 @@ __device__ __forceinline__ void open_many_rows(const Worker<Kind>& worker, WarpR
     for (int step = 0; step < Kind::kHeadDim / 16; ++step) {
         load_matrices(mine.q[step], queries.at(step, 0));
     }
-    mine.has_rows = true;
     mine.read_by_all = tile.last_key(0) + 1;
-#pragma unroll
-    for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
-        mine.output[column][0] = mine.output[column][1] = mine.output[column][2] = mine.output[column][3] = 0;
-    }
+    open_rows(mine, logit_scale(worker));
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int packed = worker.warp * 16 + worker.lane / 4 + half * 8;
-        mine.scale[half] = logit_scale(worker);
-        mine.base[half] = -INFINITY;
-        mine.sum[half] = 0;
         mine.last_key[half] = tile.last_key(max(0, min(packed, tile.packed_rows() - 1)));
-    }
-}
-
-// A row's part of a unit, to the workspace.
-template <typename Kind>
-__device__ __forceinline__ void put_row_part(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int half,
-                                             int packed, float sum) {
-    const Partial& part = worker.job().part;
-    const int row = first_part_row(worker) + packed, first = worker.lane % 4 * 2;
-    float* output = part.output + int64_t{row} * Kind::kHeadDim + first;
-#pragma unroll
-    for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
-        *reinterpret_cast<float2*>(output + column * 8) = {mine.output[column][half * 2],
-                                                           mine.output[column][half * 2 + 1]};
-    }
-    if (first == 0) {
-        part.base[row] = mine.base[half];
-        part.sum[row] = sum;
     }
 }
 
@@ -82,7 +57,7 @@ __device__ __forceinline__ void finish_many_rows(const Worker<Kind>& worker, con
         if (!shares) {
             stage_row(worker, mine, half, packed, sum);
         } else if (packed < worker.team_tile().packed_rows()) {
-            put_row_part(worker, mine, half, packed, sum);
+            put_row_part(worker, mine, half, first_part_row(worker) + packed, sum);
         }
     }
     team_sync(worker);

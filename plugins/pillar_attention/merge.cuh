@@ -140,6 +140,24 @@ __device__ __forceinline__ float4 sum_exchange(const Shared& shared, int packed,
     return sum;
 }
 
+// A row's part of a unit, to the workspace. `half`: which of the lane's two rows; `row`: of the part.
+template <typename Kind>
+__device__ __forceinline__ void put_row_part(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int half,
+                                             int row, float sum) {
+    const Partial& part = worker.job().part;
+    const int first = worker.lane % 4 * 2;
+    float* output = part.output + int64_t{row} * Kind::kHeadDim + first;
+#pragma unroll
+    for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
+        *reinterpret_cast<float2*>(output + column * 8) = {mine.output[column][half * 2],
+                                                           mine.output[column][half * 2 + 1]};
+    }
+    if (first == 0) {
+        part.base[row] = mine.base[half];
+        part.sum[row] = sum;
+    }
+}
+
 // Of rows that a warp has all keys of. `half`: which of the lane's two.
 template <typename Kind>
 __device__ __forceinline__ void finish_row(const Worker<Kind>& worker, const WarpRows<Kind::kHeadDim>& mine, int half,
@@ -147,18 +165,7 @@ __device__ __forceinline__ void finish_row(const Worker<Kind>& worker, const War
     const RowTile& tile = worker.tile();
     const int first = worker.lane % 4 * 2;
     if (worker.job().finish.shares) {
-        const Partial& part = worker.job().part;
-        const int row = max(0, tile.first_row - tile.work.body_rows) * tile.group + packed;
-        float* output = part.output + int64_t{row} * Kind::kHeadDim + first;
-#pragma unroll
-        for (int column = 0; column < Kind::kHeadDim / 8; ++column) {
-            *reinterpret_cast<float2*>(output + column * 8) = {mine.output[column][half * 2],
-                                                               mine.output[column][half * 2 + 1]};
-        }
-        if (first == 0) {
-            part.base[row] = mine.base[half];
-            part.sum[row] = sum;
-        }
+        put_row_part(worker, mine, half, max(0, tile.first_row - tile.work.body_rows) * tile.group + packed, sum);
         return;
     }
     typename Kind::Model* output = output_row<Kind>(worker.params, tile, packed) + first;

@@ -23,6 +23,21 @@ struct WarpRows {
     bool has_rows;
 };
 
+// Before the first tile: they have read nothing. `scale`: of products of query and key.
+template <int kHeadDim>
+__device__ __forceinline__ void open_rows(WarpRows<kHeadDim>& mine, float scale) {
+#pragma unroll
+    for (int column = 0; column < kHeadDim / 8; ++column) {
+        mine.output[column][0] = mine.output[column][1] = mine.output[column][2] = mine.output[column][3] = 0;
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        mine.scale[half] = scale;
+        mine.base[half] = -INFINITY;
+        mine.sum[half] = 0;
+    }
+}
+
 // Rows of the tile go over kRowWarps warps, keys over the others: few rows leave warps free to split the keys. Not so
 // with wgmma, whose products all warps share.
 template <int kRowWarps>
