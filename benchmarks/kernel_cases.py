@@ -15,6 +15,7 @@ SPECULATION = SpeculationConfig()
 DRAFT_LEN = SPECULATION.draft_len
 DRAFT_INDEX = DRAFT_LEN // 2  # of every draft that is timed: half of the block is drafted
 BLOCK_ROWS = DRAFT_LEN + 1
+INDEX_BYTES = 4  # of a position in a list, and of a page
 PILLAR_RATIO = 0.05
 RECENT = 17  # tokens that a draft reads besides its pillars, its own among them
 SCORE_PLANES = 2  # of "diagonal", in fp16
@@ -154,6 +155,20 @@ def kv_bytes(workload: Workload) -> int:
     return tokens * geometry.num_kv_heads * 2 * geometry.head_dim * workload.element_bytes
 
 
+def row_bytes(workload: Workload) -> int:
+    """What one layer moves besides: the rows of qkv, their outputs, their keys and values in the cache, the lists of
+    drafts and the page tables of all slots with rows.
+    """
+    geometry = workload.geometry
+    verifying = workload.count(Phase.VERIFY) + workload.count(Phase.PREFILL)
+    rows = workload.count(Phase.DRAFT) + verifying * workload.num_rows
+    token = 2 * geometry.num_kv_heads * geometry.head_dim
+    row = 2 * (2 * geometry.num_heads * geometry.head_dim + token) + token * workload.element_bytes
+    listed = workload.count(Phase.DRAFT) * geometry.num_kv_heads * (workload.draft.staying + workload.draft.moving)
+    paged = (workload.count(Phase.DRAFT) + verifying) * -(-geometry.context // geometry.page_size)
+    return rows * row + (listed + paged) * INDEX_BYTES
+
+
 def peer_bytes(kind: PeerKind, workload: Workload) -> int:
     """Keys and values that the peer reads in the same geometry, in all of its slots."""
     geometry = workload.geometry
@@ -223,6 +238,11 @@ class Case:
             return score_bytes(self.workload, recent_start(self.workload))
         scored = self.workload.geometry.context + self.workload.num_rows
         return kv_bytes(self.workload) + score_bytes(self.workload, scored)
+
+    @property
+    def all_bytes(self) -> int:
+        """Of attention, with its rows and lists."""
+        return self.bytes + row_bytes(self.workload)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""What the memory of this GPU gives: a large read, a large copy, and gathers of the rows that a draft reads."""
+"""What the memory of this GPU gives: a large read, alone and beside a few writes, a large copy, and gathers of the rows
+that a draft reads.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,6 +20,15 @@ from kernel_timing import Work, captured, timed_in_turn
 
 READ_WORDS = 2**30
 LANES, LANE_WORDS = 32, 4  # 16 bytes a lane
+WRITE_SHARES = (128, 64)  # scores of head_dim 128 and of 64: two planes of 2 bytes, where a key and a value have 4 * d
+
+
+@dataclass(frozen=True)
+class WriteCost:
+    """What it costs to write a little of what is read, as scores are written beside keys and values."""
+
+    share: int  # one byte is written for so many that are read
+    slower: float  # times as long as the read alone
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,7 @@ class Ceilings:
 
     read: float
     copy: float  # bytes read and bytes written
+    writes: tuple[WriteCost, ...] = ()  # for each of WRITE_SHARES, if Triton is there
 
 
 @dataclass(frozen=True)
@@ -115,11 +128,13 @@ def device_ceilings() -> Ceilings:
 
 
 def measured_ceilings(words: Tensor) -> Ceilings:
-    """The fastest read of these words [n] int32, and the fastest copy of half of them."""
+    """The fastest read of these words [n] int32, the fastest copy of half of them, and the fastest reads that write."""
     reads, copies = read_works(words), copy_works(words[: len(words) // 2])
-    times = timed_in_turn([captured(work) for work in (*reads, *copies)])
-    read, copy = min(times[: len(reads)]), min(times[len(reads) :])
-    return Ceilings(words.nbytes / read / 1e6, words.nbytes / copy / 1e6)
+    writes = [write_works(words, share) for share in WRITE_SHARES] if _has_triton() else []
+    times = iter(timed_in_turn([captured(work) for works in (reads, copies, *writes) for work in works]))
+    read, copy, *written = (min(islice(times, len(works))) for works in (reads, copies, *writes))
+    costs = (WriteCost(share, each / read) for share, each in zip(WRITE_SHARES, written, strict=False))
+    return Ceilings(words.nbytes / read / 1e6, words.nbytes / copy / 1e6, tuple(costs))
 
 
 def read_works(words: Tensor) -> list[Work]:
@@ -133,6 +148,22 @@ def copy_works(words: Tensor) -> list[Work]:
     target = torch.empty_like(words)
     ours = [partial(copy, words, target, shape) for shape in COPIES] if _has_triton() else []
     return [partial(target.copy_, words), *ours]
+
+
+def write_works(words: Tensor, share: int) -> list[Work]:
+    """Reads that write one word for each `share` that they read, to memory that they share."""
+    target = words.new_empty(len(words) // share)
+    return [partial(read_and_write, words, target, shape) for shape in READS]
+
+
+def read_and_write(words: Tensor, target: Tensor, shape: StreamShape) -> Tensor:
+    """As read. Each block of words also writes its part of target, whose words are as many for all blocks: sums."""
+    programs = shape.programs(words)
+    sums = words.new_empty(programs)
+    written = target.numel() // shape.blocks(words)
+    arguments = (words, sums, target, written, *_arguments(words, shape))
+    _kernel("read_and_write")[(programs,)](*arguments, num_warps=shape.warps)
+    return sums
 
 
 def read(words: Tensor, shape: StreamShape) -> Tensor:

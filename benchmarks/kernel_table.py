@@ -171,7 +171,9 @@ def remarks(rows: Sequence[Row]) -> list[str]:
 
 
 def spreads(sets: MeasuredSets) -> list[str]:
-    """The slowest and the fastest of cases that are measured by the best of themselves."""
+    """The slowest and the fastest of cases that are measured by the best of themselves; by bytes as the table counts
+    them, and by all that attention moves: short contexts have more rows for the same keys.
+    """
     everything = [each for members in sets for each in members]
     families = {
         each.case.relation.to: None
@@ -180,10 +182,16 @@ def spreads(sets: MeasuredSets) -> list[str]:
     }
     lines = []
     for names in families:
-        speeds = [each.gigabytes_per_s for each in everything if each.case.name in names]
-        low, high = min(speeds), max(speeds)
-        lines.append(f"{names[0]} to {names[-1]}: {low:.0f} to {high:.0f} GB/s, {low / high:.2f}")
+        members = [each for each in everything if each.case.name in names]
+        bare = _range([each.gigabytes_per_s for each in members])
+        full = _range([each.case.all_bytes / each.ms / 1e6 for each in members])
+        lines.append(f"{names[0]} to {names[-1]}: {bare}; with rows and lists {full}")
     return lines
+
+
+def _range(speeds: Sequence[float]) -> str:
+    low, high = min(speeds), max(speeds)
+    return f"{low:.0f} to {high:.0f} GB/s, {low / high:.3f}"
 
 
 def _verdict(reached: bool | None) -> str:

@@ -202,8 +202,13 @@ def _new_report(peers: FlashInfer | str) -> Report:
 
 
 def _head(report: Report) -> str:
-    speeds = f"read {report.ceilings.read:.0f} GB/s, copy {report.ceilings.copy:.0f} GB/s"
-    return "\n".join((f"{report.device}, torch {report.torch}, FlashInfer {report.flashinfer}: {speeds}", *NOTES))
+    ceilings = report.ceilings
+    speeds = f"read {ceilings.read:.0f} GB/s, copy {ceilings.copy:.0f} GB/s"
+    writes = [
+        f"a read that writes 1/{each.share} as much takes {each.slower:.3f} times as long" for each in ceilings.writes
+    ]
+    device = f"{report.device}, torch {report.torch}, FlashInfer {report.flashinfer}: {', '.join((speeds, *writes))}"
+    return "\n".join((device, *NOTES))
 
 
 def _error_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Kernels in Triton that only read, copy or gather: what no kernel over the same bytes can beat."""
+"""Kernels in Triton that only read, write, copy or gather: what no kernel over the same bytes can beat."""
 
 from __future__ import annotations
 
@@ -23,6 +23,30 @@ def read_sum(
         start = words + tl.cast(block, tl.int64) * (LOADS * WIDTH)
         # A lane adds up its own columns: nothing is exchanged before the end.
         total += tl.sum(tl.load(start + place, cache_modifier=CACHE, eviction_policy=EVICT), axis=0)
+    tl.store(sums + tl.program_id(0), tl.sum(total, axis=0))
+
+
+@triton.jit
+def read_and_write(
+    words,  # as read_sum has them
+    sums,
+    target,  # int32 [num_blocks * WRITTEN]: of each block the sums of its first columns
+    WRITTEN: tl.constexpr,  # WIDTH at most
+    num_blocks,
+    LOADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CACHE: tl.constexpr,
+    EVICT: tl.constexpr,
+):
+    """As read_sum, and a little is written all the while."""
+    column = tl.arange(0, WIDTH)
+    place = tl.arange(0, LOADS)[:, None] * WIDTH + column[None, :]
+    total = tl.zeros((WIDTH,), tl.int32)
+    for block in range(tl.program_id(0), num_blocks, tl.num_programs(0)):
+        start = words + tl.cast(block, tl.int64) * (LOADS * WIDTH)
+        columns = tl.sum(tl.load(start + place, cache_modifier=CACHE, eviction_policy=EVICT), axis=0)
+        tl.store(target + block * WRITTEN + column, columns, mask=column < WRITTEN)
+        total += columns
     tl.store(sums + tl.program_id(0), tl.sum(total, axis=0))
 
 

@@ -5,24 +5,34 @@
 
 namespace sparsespec {
 
-// Inclusive sum over the block; `warp_sums` holds one value per warp.
-template <typename Number>
-__device__ Number block_inclusive_sum(Number value, Number* warp_sums) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+// Inclusive sum over the lanes of a warp.
+__device__ __forceinline__ int64_t warp_inclusive_sum(int64_t value) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
     for (int step = 1; step < 32; step *= 2) {
-        const Number other = __shfl_up_sync(0xffffffffu, value, step);
-        value += lane >= step ? other : Number{0};
+        const int64_t other = __shfl_up_sync(0xffffffffu, value, step);
+        value += lane >= step ? other : 0;
     }
+    return value;
+}
+
+struct InclusiveSum {
+    int64_t end;  // of this thread and those before it
+    int64_t total;
+};
+
+// Over a block of kThreads. The next call needs other `warp_sums`, one for each warp, or a barrier before it.
+template <int kThreads>
+__device__ __forceinline__ InclusiveSum block_inclusive_sum(int64_t value, int64_t (&warp_sums)[kThreads / 32]) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int64_t end = warp_inclusive_sum(value);
     if (lane == 31) {
-        warp_sums[warp] = value;
+        warp_sums[warp] = end;
     }
     __syncthreads();
-    Number before{0};
-    for (int index = 0; index < warp; ++index) {
-        before += warp_sums[index];
-    }
-    __syncthreads();
-    return value + before;
+    const int64_t warps = warp_inclusive_sum(lane < kThreads / 32 ? warp_sums[lane] : 0);
+    const int64_t before = __shfl_sync(0xffffffffu, warps, (warp + 31) % 32);
+    return {end + (warp > 0 ? before : 0), __shfl_sync(0xffffffffu, warps, 31)};
 }
 
 // What the warps of a block of kThreads tell each other in block_sum and block_scan.

@@ -57,41 +57,61 @@ __device__ __forceinline__ void wait_for_logits(ColumnNumbers<kEights> (&logits)
 template <typename Kind>
 using WideValues = uint32_t[Kind::kFp8 ? kTileTokens / 16 : 1][Kind::kHeadBlocks][4];
 
-// Of 16 keys, a lane has those from 2 (lane % 4) on, two and two that lie 8 further on, and of each as many of the
-// head's numbers, side by side, as it has rows of O^T: see output_number.
+// Of 16 keys, a lane has those from 2 (lane % 4) on, two and two that lie 8 further on, and of each two of the head's
+// numbers, side by side: see output_number. Two such numbers are 16 bits to a matrix load, which transposes them, so
+// that it brings both keys' at once.
+template <typename Kind>
+__device__ __forceinline__ void widen_pairs(const Worker<Kind>& worker, int stage, WideValues<Kind>& values) {
+    using Layout = typename Kind::StageLayout;
+    constexpr int kLoaded = 4;  // times eight keys
+#pragma unroll
+    for (int block = 0; block < Kind::kHeadBlocks; ++block) {
+        const int chunk = min(block * 4 + worker.warp, Kind::kKeyBytes / 16 - 1);  // beyond the head it is any
+        const uint32_t from = shared_address(worker.stage(stage)) + Layout::offset(worker.lane, chunk);
+#pragma unroll
+        for (int first = 0; first < kTileTokens / 8; first += kLoaded) {
+            uint32_t loaded[kLoaded];
+            load_matrices_transposed(loaded, from + first * Layout::kEightRows);
+#pragma unroll
+            for (int eight = 0; eight < kLoaded; ++eight) {
+                const uint2 pairs = fp8_to_half(__byte_perm(loaded[eight], 0, 0x3120));  // of a number, both keys'
+                uint32_t (&four)[4] = values[(first + eight) / 2][block];
+                four[eight % 2 * 2] = pairs.x, four[eight % 2 * 2 + 1] = pairs.y;
+            }
+        }
+    }
+}
+
+// The same where a lane has four numbers of each key, which plain loads bring: with two matrix loads instead drafts
+// beside verifications were slower.
+template <typename Kind>
+__device__ __forceinline__ void widen_fours(const Worker<Kind>& worker, int stage, WideValues<Kind>& values) {
+    using Layout = typename Kind::StageLayout;
+    const int key = worker.lane % 4 * 2, number = output_number<Kind>(worker.warp, worker.lane, 0, 0);
+    const unsigned char* from[2];  // of the first key and the next
+#pragma unroll
+    for (int index = 0; index < 2; ++index) {
+        from[index] = worker.stage(stage) + Layout::offset(key + index, number / 16) + number % 16;
+    }
+#pragma unroll
+    for (int eight = 0; eight < kTileTokens / 8; ++eight) {
+        const uint32_t first = *reinterpret_cast<const uint32_t*>(from[0] + eight * Layout::kEightRows);
+        const uint32_t second = *reinterpret_cast<const uint32_t*>(from[1] + eight * Layout::kEightRows);
+#pragma unroll
+        for (int block = 0; block < 2; ++block) {
+            const uint2 pairs = fp8_to_half(__byte_perm(first, second, block == 0 ? 0x5140 : 0x7362));
+            uint32_t (&four)[4] = values[eight / 2][block];
+            four[eight % 2 * 2] = pairs.x, four[eight % 2 * 2 + 1] = pairs.y;
+        }
+    }
+}
+
 template <typename Kind>
 __device__ __forceinline__ void widen_column_values(const Worker<Kind>& worker, int stage, WideValues<Kind>& values) {
-    using Layout = typename Kind::StageLayout;
-    constexpr bool kFour = Kind::kHeadDim == 128;
-    using Loaded = std::conditional_t<kFour, uint32_t, uint16_t>;
-    const int key = worker.lane % 4 * 2;
-#pragma unroll
-    for (int block = 0; block < (kFour ? 1 : Kind::kHeadBlocks); ++block) {
-        const int number = output_number<Kind>(worker.warp, worker.lane, block, 0);
-        const bool exists = Kind::kHeadDim % 64 == 0 || number < Kind::kHeadDim;
-        const unsigned char* from[2];  // of the first key and the next
-#pragma unroll
-        for (int index = 0; index < 2; ++index) {
-            from[index] = worker.stage(stage) + Layout::offset(key + index, number / 16) + number % 16;
-        }
-#pragma unroll
-        for (int step = 0; step < kTileTokens / 16; ++step) {
-            uint32_t pairs[2][2];  // of keys: theirs and those 8 further on; of numbers
-#pragma unroll
-            for (int eight = 0; eight < 2; ++eight) {
-                const int offset = (step * 2 + eight) * Layout::kEightRows;
-                const uint32_t first = exists ? *reinterpret_cast<const Loaded*>(from[0] + offset) : 0;
-                const uint32_t second = exists ? *reinterpret_cast<const Loaded*>(from[1] + offset) : 0;
-                pairs[eight][0] = __byte_perm(first, second, 0x5140);
-                pairs[eight][1] = __byte_perm(first, second, 0x7362);
-            }
-#pragma unroll
-            for (int part = 0; part < (kFour ? 2 : 1); ++part) {
-                const uint2 low = fp8_to_half(pairs[0][part]), high = fp8_to_half(pairs[1][part]);
-                uint32_t (&four)[4] = values[step][block + part];
-                four[0] = low.x, four[1] = low.y, four[2] = high.x, four[3] = high.y;
-            }
-        }
+    if constexpr (Kind::kHeadDim == 128) {
+        widen_fours(worker, stage, values);
+    } else {
+        widen_pairs(worker, stage, values);
     }
 }
 

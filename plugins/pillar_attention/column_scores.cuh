@@ -9,10 +9,12 @@
 namespace sparsespec {
 
 // A tile's packed rows as they are scored.
-template <int kEights>
+template <typename Kind, int kEights>
 struct ScoredColumns {
-    // Of scored rows and their sum, eight at a time. More than two are for the most columns alone.
-    static constexpr int kPlaneEights = kEights < kTeamRows / 8 ? 2 : 3;
+    // Of scored rows and their sum, eight at a time. More than two, or one where each team has a part of the rows, are
+    // for the most columns alone.
+    static constexpr int kPlaneEights = kEights == kTeamRows / 8 ? 3 : Kind::kWay == Way::kNarrow ? 2 : 1;
+    static constexpr int kMostRows = kPlaneEights * 8 - 1;
     static_assert(kMaxBlockRows < 3 * 8, "scored rows, and their sum");
 
     uint32_t factors[kPlaneEights][kEights];  // the matrix, as mma.sync wants it
@@ -57,7 +59,7 @@ constexpr float kSumExponent = kWeightExponent + kFactorExponent, kMostFactor = 
 // Scored rows of all teams follow each other, then the teams' sums.
 template <typename Kind, int kEights>
 __device__ __forceinline__ void place_sums(const Worker<Kind>& worker, const RowRange& rows,
-                                           ScoredColumns<kEights>& scored) {
+                                           ScoredColumns<Kind, kEights>& scored) {
     scored.count = min(rows.end - rows.first, kMaxBlockRows);
     scored.first = 0;
     scored.sum = scored.count;
@@ -72,7 +74,7 @@ __device__ __forceinline__ void place_sums(const Worker<Kind>& worker, const Row
 // The matrix of factors for new bases.
 template <typename Kind, int kEights>
 __device__ __forceinline__ void set_factors(const Worker<Kind>& worker, const float (&base)[kEights][2],
-                                            ScoredColumns<kEights>& scored) {
+                                            ScoredColumns<Kind, kEights>& scored) {
     const RowTile& tile = worker.team_tile();
     const RowRange rows = scored_rows(tile, 0, kEights * 8);
     place_sums(worker, rows, scored);
@@ -91,7 +93,7 @@ __device__ __forceinline__ void set_factors(const Worker<Kind>& worker, const fl
         }
         const uint32_t pair = Numbers<__half>::pack(factor[0], factor[1]);
 #pragma unroll
-        for (int planes = 0; planes < ScoredColumns<kEights>::kPlaneEights; ++planes) {
+        for (int planes = 0; planes < ScoredColumns<Kind, kEights>::kPlaneEights; ++planes) {
             const int plane = planes * 8 + worker.lane / 4;
             const bool all = plane == scored.count;
             scored.factors[planes][eight] =
@@ -141,9 +143,9 @@ __device__ __forceinline__ void sum_columns(const uint32_t (&factors)[kEights], 
 
 // The tile's sums over the packed rows of each scored row, to shared memory.
 template <typename Kind, int kEights>
-__device__ __forceinline__ void put_column_sums(const Worker<Kind>& worker, const ScoredColumns<kEights>& scored,
+__device__ __forceinline__ void put_column_sums(const Worker<Kind>& worker, const ScoredColumns<Kind, kEights>& scored,
                                                 const PackedColumns<kEights>& taken, int buffer) {
-    constexpr int kPlaneEights = ScoredColumns<kEights>::kPlaneEights;
+    constexpr int kPlaneEights = ScoredColumns<Kind, kEights>::kPlaneEights;
     const int key = worker.warp * 16 + worker.lane / 4, lane_plane = worker.lane % 4 * 2;
     float c[kPlaneEights][4];
 #pragma unroll

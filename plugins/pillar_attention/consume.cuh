@@ -50,8 +50,8 @@ __device__ __forceinline__ void consume_tile(const Worker<Kind>& worker, WarpRow
         pack_weights<typename Kind::Product>(weights, packed);
     }
     release_stage(worker, at.stages);  // earlier it would cost registers
+    wait_for_stage(worker, at.stages);
     if (pass.attends) {
-        wait_for_stage(worker, at.stages);
         const unsigned char* values = tile_of_halves(worker, at);
         if (mine.has_rows) {
             multiply_values<kRowWarps>(worker, mine, values, packed);
@@ -60,9 +60,7 @@ __device__ __forceinline__ void consume_tile(const Worker<Kind>& worker, WarpRow
     if (pass.scores) {
         put_sums<kRowWarps>(worker, scored, mine.has_rows, taken, at.sums);
     }
-    if (pass.attends) {
-        release_stage(worker, at.stages);
-    }
+    release_stage(worker, at.stages);
 }
 
 // The job, for a row tile with kRowWarps * 16 packed rows at most.

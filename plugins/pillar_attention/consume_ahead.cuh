@@ -64,19 +64,75 @@ __device__ __forceinline__ void weigh_before_wait(const Worker<Kind>& worker, co
         : "memory");
 }
 
+// Weights of a tile's logits as if no base moved; returns the largest exponent.
+template <int kHeadDim, int kColumns>
+__device__ __forceinline__ float weigh_rows(const WarpRows<kHeadDim>& mine, const float (&logits)[kColumns][4],
+                                            float (&weights)[kColumns][4]) {
+    float most = -INFINITY;
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+#pragma unroll
+        for (int index = 0; index < 4; ++index) {
+            const float exponent = fmaf(logits[column][index], mine.scale[index / 2], -mine.base[index / 2]);
+            most = fmaxf(most, exponent);
+            weights[column][index] = exp2_fast(exponent);
+        }
+    }
+    return most;
+}
+
+// Moves the bases of rows whose weights would grow too large: the output is to be multiplied by `factor`.
+template <int kHeadDim, int kColumns>
+__device__ __forceinline__ void move_row_bases(WarpRows<kHeadDim>& mine, const float (&logits)[kColumns][4],
+                                               float (&factor)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        float most = -INFINITY;
+#pragma unroll
+        for (int column = 0; column < kColumns; ++column) {
+            most = fmaxf(most, fmaxf(logits[column][half * 2], logits[column][half * 2 + 1]));
+        }
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2)) * mine.scale[half];
+        const float base = mine.base[half];
+        mine.base[half] = most > base + kMostExponent ? most - kMoveExponent : base;
+        factor[half] = exp2_fast(base - mine.base[half]);
+        mine.sum[half] *= factor[half];
+    }
+}
+
+// Logits become weights, and are summed. A base seldom moves after the first tiles: so weights are made as if none did,
+// and only where one of the warp's would be too large are bases found, and weights made anew. Whether bases have moved.
+template <int kHeadDim, int kColumns>
+__device__ __forceinline__ bool soften_rows(WarpRows<kHeadDim>& mine, const float (&logits)[kColumns][4],
+                                            float (&weights)[kColumns][4], float (&factor)[2]) {
+    const float most = weigh_rows(mine, logits, weights);
+    const bool moves = __any_sync(0xffffffffu, most > kMostExponent);
+    if (moves) {  // of no registers that products write
+        move_row_bases(mine, logits, factor);
+        weigh_rows(mine, logits, weights);
+    }
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+        mine.sum[0] += weights[column][0] + weights[column][1];
+        mine.sum[1] += weights[column][2] + weights[column][3];
+    }
+    return moves;
+}
+
 // The first tile's weights. From here on `stages` is at the values of the last tile that has been weighed.
 template <typename Kind>
 __device__ __forceinline__ void weigh_first(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine, int kv_tile,
                                             RingCursor& stages, TileWeights& packed) {
-    float weights[kTileTokens / 8][4];
+    float logits[kTileTokens / 8][4], weights[kTileTokens / 8][4], factor[2];
     wait_for_stage(worker, stages);
     const uint64_t unmasked = worker.shared.pipeline.unmasked[stages.place];
-    start_keys(worker, mine, stages.place, weights);
+    start_keys(worker, mine, stages.place, logits);
     products_wait();
-    hold(weights);
-    mask_keys<Kind::kWarps>(worker, mine, kv_tile, unmasked, weights);
+    hold(logits);
+    mask_keys<Kind::kWarps>(worker, mine, kv_tile, unmasked, logits);
     release_stage(worker, stages);
-    update_softmax(mine, weights);
+    soften_rows(mine, logits, weights, factor);
     pack_weights<typename Kind::Product>(weights, packed);
 }
 
@@ -100,25 +156,19 @@ __device__ __forceinline__ void start_products(const Worker<Kind>& worker, WarpR
 template <bool kMasks, typename Kind>
 __device__ __forceinline__ void weigh_next(const Worker<Kind>& worker, WarpRows<Kind::kHeadDim>& mine, int kv_tile,
                                            RingCursor& stages, TileWeights& packed) {
-    float weights[kTileTokens / 8][4], base[2], factor[2];
+    float logits[kTileTokens / 8][4], weights[kTileTokens / 8][4], factor[2];
     RingCursor keys = stages;
     keys.advance(worker.num_stages);
-    start_products<kMasks>(worker, mine, keys, stages, weights, packed);
+    start_products<kMasks>(worker, mine, keys, stages, logits, packed);
     // The logits are there; the output is still being added to.
     products_wait<1>();
-    hold(weights);
+    hold(logits);
     if constexpr (kMasks) {
         const uint64_t unmasked = worker.shared.pipeline.unmasked[keys.place];
-        set_masks<Kind::kWarps>(mine, kv_tile, unmasked, worker.warp, worker.lane, weights);
+        set_masks<Kind::kWarps>(mine, kv_tile, unmasked, worker.warp, worker.lane, logits);
     }
     release_stage(worker, keys);
-    find_lane_base(mine, weights, base);
-    const bool moves = any_moves(mine, base);
-    if (moves) {  // of no registers that products write
-        share_base(base);
-    }
-    move_base(mine, base, factor);
-    exponentiate(mine, weights);
+    const bool moves = soften_rows(mine, logits, weights, factor);
     weigh_before_wait(worker, mine);
     // The output is there, and nothing is under way.
     products_wait();

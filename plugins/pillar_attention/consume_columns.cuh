@@ -40,7 +40,7 @@ __device__ __forceinline__ void open_columns(const Worker<Kind>& worker, ColumnR
 
 // The tile's sums, to the scorer.
 template <typename Kind, int kEights>
-__device__ __forceinline__ void put_tile_sums(const Worker<Kind>& worker, const ScoredColumns<kEights>& scored,
+__device__ __forceinline__ void put_tile_sums(const Worker<Kind>& worker, const ScoredColumns<Kind, kEights>& scored,
                                               const PackedColumns<kEights>& taken, PairCursor& sums) {
     auto& pipeline = worker.shared.pipeline;
     barrier_wait(&pipeline.sums_empty[sums.place()], sums.parity() ^ 1);
@@ -51,7 +51,7 @@ __device__ __forceinline__ void put_tile_sums(const Worker<Kind>& worker, const 
 
 // What scores need of the weights, in fp16. `packed`: weights in the products' type.
 template <typename Kind, int kEights>
-__device__ __forceinline__ void take_columns(const Worker<Kind>& worker, const ScoredColumns<kEights>& scored,
+__device__ __forceinline__ void take_columns(const Worker<Kind>& worker, const ScoredColumns<Kind, kEights>& scored,
                                              const float (&base)[kEights][2], const ColumnNumbers<kEights>& weights,
                                              float most, const PackedColumns<kEights>& packed,
                                              PackedColumns<kEights>& taken) {
@@ -97,7 +97,7 @@ struct ColumnJob {
     static constexpr int kEights = kColumns / 8;
 
     ColumnRows<Kind, kColumns> rows;
-    ScoredColumns<kEights> scored;
+    ScoredColumns<Kind, kEights> scored;
     PackedColumns<kEights> taken[kTiles];
 };
 
@@ -186,6 +186,8 @@ __device__ __forceinline__ void score_range(const Worker<Kind>& worker, ColumnJo
         start_column_keys(worker, keys, logits);
         wait_for_logits(logits);
         release_stage(worker, at.stages);
+        wait_for_stage<false>(worker, at.stages);
+        release_stage(worker, at.stages);  // of the values, which nobody brought
         mask_columns(worker, job.rows, kv_tile, unmasked, logits[0]);
         weigh_by_lse(job.rows, logits[0], weights);
         pack_columns<__half>(weights, job.taken[0]);
@@ -206,7 +208,7 @@ __device__ __forceinline__ void pass_by(const Worker<Kind>& worker, ConsumerCurs
 #pragma unroll 1
     for (int kv_tile = range.begin; kv_tile < range.end; ++kv_tile) {
 #pragma unroll 1
-        for (int half = 0; half < (pass.attends ? 2 : 1); ++half) {
+        for (int half = 0; half < 2; ++half) {
             wait_for_stage<false>(worker, at.stages);
             release_stage(worker, at.stages);
         }
@@ -264,10 +266,11 @@ __device__ __forceinline__ void consume_as(const Worker<Kind>& consumer, Consume
     }
 }
 
+// kTiles: at a time, where nothing is scored.
 template <int kColumns, int kTiles, typename Kind>
 __device__ __forceinline__ void attend_as(const Worker<Kind>& worker, ConsumerCursors& at) {
     if (worker.job().pass.scores) {
-        consume_as<true, true, kColumns, kTiles>(worker, at);
+        consume_as<true, true, kColumns, 1>(worker, at);
     } else {
         consume_as<true, false, kColumns, kTiles>(worker, at);
     }
@@ -278,12 +281,12 @@ __device__ __forceinline__ void attend_as(const Worker<Kind>& worker, ConsumerCu
 template <typename Kind>
 __device__ __forceinline__ void consume_columns(const Worker<Kind>& consumer, ConsumerCursors& at) {
     constexpr bool kNarrow = Kind::kWay == Way::kNarrow;
-    constexpr int kFewTiles = Kind::kHeadDim == 64 ? 2 : 1;
+    constexpr int kFewTiles = Kind::kHeadDim == 64 ? 2 : 1, kSomeTiles = Kind::kFp8 ? kFewTiles : 1;
     const Worker<Kind> worker = in_team(consumer);
     const RowTile& tile = worker.team_tile();
     const Pass pass = worker.job().pass;
     const int packed_rows = tile.packed_rows();
-    const bool many_scored = pass.scores && tile.num_rows > 15;
+    const bool many_scored = pass.scores && tile.num_rows > ScoredColumns<Kind, 40 / 8>::kMostRows;
     if (packed_rows == 0) {
         pass_by(worker, at);
     } else if (!pass.attends) {
@@ -291,7 +294,7 @@ __device__ __forceinline__ void consume_columns(const Worker<Kind>& consumer, Co
     } else if (packed_rows <= 8 && !pass.scores) {
         consume_as<true, false, 8, kFewTiles>(consumer, at);
     } else if (kNarrow && packed_rows <= 32 && !many_scored) {
-        attend_as<32, 1>(consumer, at);
+        attend_as<32, kSomeTiles>(consumer, at);
     } else if (packed_rows <= 40 && !many_scored) {
         attend_as<40, 1>(consumer, at);
     } else {

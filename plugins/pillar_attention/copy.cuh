@@ -77,6 +77,7 @@ template <bool kMasks, typename Kind>
 __device__ __forceinline__ void start_copies(const LaneCopies<Kind>& lane, LaneRows<Kind>& rows, uint64_t unmasked,
                                              int64_t offset, int stage, uint64_t policy) {
     constexpr bool kOnce = Kind::kWay == Way::kNarrow;  // row tiles of prompts come back to the same keys
+    using Layout = typename Kind::StageLayout;
     using Lanes = CopyLanes<Kind::kKeyBytes>;
     if (lane.row >= Lanes::kRows) {
         return;
@@ -86,7 +87,8 @@ __device__ __forceinline__ void start_copies(const LaneCopies<Kind>& lane, LaneR
     uint32_t targets[Lanes::kParts];
 #pragma unroll
     for (int part = 0; part < Lanes::kParts; ++part) {
-        targets[part] = multiply_add(stage, kTileTokens * Kind::kKeyBytes, lane.target[part]);
+        targets[part] = multiply_add(stage / Layout::kTogether, Layout::kTogetherBytes,
+                                     lane.target[part] + stage % Layout::kTogether * Layout::kNextBytes);
     }
 #pragma unroll
     for (int group = 0; group < Lanes::kGroups; ++group) {
@@ -95,9 +97,8 @@ __device__ __forceinline__ void start_copies(const LaneCopies<Kind>& lane, LaneR
         for (int part = 0; part < Lanes::kParts; ++part) {
             const int key = group * Lanes::kGroup + part;
             const uint64_t from = pool + uint64_t{rows.row(group, part)} * Kind::kKeyBytes;
-            copy_async_16<kOnce>(targets[part] + key / 8 * Kind::StageLayout::kEightRows,
-                                 reinterpret_cast<const void*>(from), !kMasks || (lane_unmasked >> key & 1) != 0,
-                                 policy);
+            copy_async_16<kOnce>(targets[part] + key / 8 * Layout::kEightRows, reinterpret_cast<const void*>(from),
+                                 !kMasks || (lane_unmasked >> key & 1) != 0, policy);
         }
     }
 }
@@ -109,24 +110,33 @@ constexpr int kMostPages = kTileTokens / 16;  // of a tile
 template <typename Kind>
 constexpr bool kCopiesBoxes = kHasWgmma && Kind::kWay == Way::kWide && !Kind::kFp8;
 
-// The same for a tile of whole pages: a box for each page. The copy engine does it, and leaves the ways of all other
-// loads free. A box takes it 100 cycles at the least.
+// Fills the next two stages, with the keys and the values of a tile of whole pages: a box for each page. The copy
+// engine does it, and leaves the ways of all other loads free. A box takes it 100 cycles at the least. The keys'
+// barrier stands for all of it: consumers wait for that one first.
 template <typename Kind>
-__device__ __forceinline__ void start_page_copies(const Worker<Kind>& worker, const TileKeys& keys, int row_offset,
-                                                  int stage) {
+__device__ __forceinline__ void start_page_copies(const Worker<Kind>& worker, const TileKeys& keys,
+                                                  RingCursor& stages) {
     using Layout = typename Kind::StageLayout;
-    uint64_t* full = &worker.shared.pipeline.full[stage];
-    const int page_size = worker.params.page_size;
-    const uint32_t stage_at = shared_address(worker.stage(stage));
+    auto& pipeline = worker.shared.pipeline;
+    const int page_size = worker.params.page_size, stage = stages.place;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        barrier_wait(&pipeline.empty[stages.place], stages.parity ^ 1);
+        stages.advance(worker.num_stages);
+    }
     if (worker.lane != 0) {
         return;  // lanes would take turns, at a hundred cycles each
     }
-    barrier_arrive_for_bytes(full, tile_bytes(Kind::kHeadDim, 2));
+    uint64_t* full = &pipeline.full[stage];
+    const uint32_t stage_at = shared_address(worker.stage(stage));
+    pipeline.unmasked[stage] = keys.unmasked;
+    barrier_arrive_for_bytes(full, 2 * tile_bytes(Kind::kHeadDim, 2));
     barrier_arrive_many(full, kCopyArrivals - 1);
+    barrier_arrive_many(full + 1, kCopyArrivals);
     int rows[kMostPages];
 #pragma unroll
     for (int page = 0; page < kMostPages; ++page) {
-        rows[page] = static_cast<int>(keys.row[page * page_size % kTileTokens]) + row_offset;
+        rows[page] = static_cast<int>(keys.row[page * page_size % kTileTokens]);
     }
 #pragma unroll
     for (int page = 0; page < kMostPages; ++page) {
@@ -136,7 +146,8 @@ __device__ __forceinline__ void start_page_copies(const Worker<Kind>& worker, co
     }
 }
 
-// Fills the next stage, with the tile's keys or its values, which lie `row_offset` rows further on.
+// Fills the next stage, with the tile's keys or, unless nobody reads them, its values, which lie `row_offset` rows
+// further on.
 template <typename Kind>
 __device__ __forceinline__ void fill_stage(const Worker<Kind>& worker, const LaneCopies<Kind>& lane,
                                            const TileKeys& keys, int row_offset, RingCursor& stages, uint64_t policy) {
@@ -148,18 +159,16 @@ __device__ __forceinline__ void fill_stage(const Worker<Kind>& worker, const Lan
         pipeline.unmasked[stages.place] = unmasked;
     }
     __syncwarp();
-    if (kCopiesBoxes<Kind> && keys.whole_pages) {
-        start_page_copies(worker, keys, row_offset, stages.place);
+    const int64_t offset = int64_t{row_offset} * Kind::kKeyBytes;
+    if (row_offset > 0 && !keys.values) {
+        // nobody reads the stage
+    } else if (unmasked == ~uint64_t{0}) {
+        start_copies<false>(lane, rows, unmasked, offset, stages.place, policy);
     } else {
-        const int64_t offset = int64_t{row_offset} * Kind::kKeyBytes;
-        if (unmasked == ~uint64_t{0}) {
-            start_copies<false>(lane, rows, unmasked, offset, stages.place, policy);
-        } else {
-            start_copies<true>(lane, rows, unmasked, offset, stages.place, policy);
-        }
-        copy_async_arrive(&pipeline.full[stages.place]);
-        barrier_arrive(&pipeline.full[stages.place]);
+        start_copies<true>(lane, rows, unmasked, offset, stages.place, policy);
     }
+    copy_async_arrive(&pipeline.full[stages.place]);
+    barrier_arrive(&pipeline.full[stages.place]);
     stages.advance(worker.num_stages);
 }
 
@@ -182,9 +191,13 @@ __device__ __forceinline__ void run_copier(const Worker<Kind>& worker) {
             wait_for_launch_before();
             has_waited = true;
         }
+        if (kCopiesBoxes<Kind> && keys.whole_pages) {
+            start_page_copies(worker, keys, stages);
+        } else {
 #pragma unroll 1
-        for (int half = 0; half < (keys.values ? 2 : 1); ++half) {
-            fill_stage(worker, lane, keys, half * to_values, stages, policy);
+            for (int half = 0; half < 2; ++half) {
+                fill_stage(worker, lane, keys, half * to_values, stages, policy);
+            }
         }
         barrier_arrive(&pipeline.keys_empty[found.place]);
         found.advance(Kind::kTilesAhead);

@@ -23,8 +23,6 @@ struct SlotReader {
     }
 };
 
-constexpr int kLengths = sizeof(SlotLengths) / sizeof(int32_t);
-
 // Which of the step's arrays a lane reads: its number of SlotLengths, and one lane a slot's place in the scores.
 __device__ __forceinline__ const int32_t* lane_numbers(const PillarAttentionParams& params, int lane) {
     const StepLengths& step = params.step;

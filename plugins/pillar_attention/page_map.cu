@@ -35,14 +35,15 @@ Status map_pages(const PillarAttentionParams& params, int block_bytes, CUtensorM
     }
     const cuuint64_t row_bytes = static_cast<cuuint64_t>(params.head_dim) * 2, blocks = row_bytes / block_bytes;
     const cuuint64_t rows = cuuint64_t{2} * params.num_pages * params.num_kv_heads * params.page_size;
-    // Numbers of a block, eight rows, blocks, and all rows by eight.
-    const cuuint64_t sizes[] = {static_cast<cuuint64_t>(block_bytes / 2), 8, blocks, rows / 8};
-    const cuuint64_t strides[] = {row_bytes, static_cast<cuuint64_t>(block_bytes), 8 * row_bytes};
-    const cuuint32_t box[] = {static_cast<cuuint32_t>(block_bytes / 2), 8, static_cast<cuuint32_t>(blocks),
+    const cuuint64_t to_values = params.num_kv_heads * params.page_size * row_bytes;
+    // Numbers of a block, eight rows, blocks, keys and values, and all rows by eight.
+    const cuuint64_t sizes[] = {static_cast<cuuint64_t>(block_bytes / 2), 8, blocks, 2, rows / 8};
+    const cuuint64_t strides[] = {row_bytes, static_cast<cuuint64_t>(block_bytes), to_values, 8 * row_bytes};
+    const cuuint32_t box[] = {static_cast<cuuint32_t>(block_bytes / 2), 8, static_cast<cuuint32_t>(blocks), 2,
                               static_cast<cuuint32_t>(params.page_size / 8)};
-    const cuuint32_t steps[] = {1, 1, 1, 1};
+    const cuuint32_t steps[] = {1, 1, 1, 1, 1};
     const CUresult result = encode(
-        map, params.dtype == Dtype::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4,
+        map, params.dtype == Dtype::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5,
         params.kv_pool, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
         block_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);

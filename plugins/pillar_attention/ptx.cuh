@@ -109,7 +109,7 @@ __device__ __forceinline__ void barrier_arrive_for_bytes(uint64_t* barrier, int 
 // barrier.
 __device__ __forceinline__ void copy_box(uint32_t shared, const void* map, int place, uint64_t* barrier) {
     asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %2, %2, %3}], "
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %2, %2, %2, %3}], "
         "[%4];\n" ::"r"(shared),
         "l"(map), "r"(0), "r"(place), "r"(shared_address(barrier))
         : "memory");

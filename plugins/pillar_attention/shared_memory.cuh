@@ -122,8 +122,7 @@ struct alignas(256) WorkerShared {
     int last_to_arrive;
 };
 
-// The keys of a tile, or its values. A tile takes two stages, one after the other: for its keys, and, unless nobody
-// reads them, for its values.
+// The keys of a tile, or its values. A tile takes two stages, one after the other: for its keys, and for its values.
 __host__ __device__ constexpr int tile_bytes(int head_dim, int number_bytes) {
     return kTileTokens * head_dim * number_bytes;
 }
@@ -149,8 +148,15 @@ __device__ constexpr int stages_offset(Way way, int head_dim, bool fp8) {
     return teams_offset(head_dim, fp8) + (kHasWgmma ? num_teams(way) * team_bytes(head_dim) : 0);
 }
 
+// Wide workers: of a tile's keys and its values, which lie together.
+__host__ __device__ constexpr int stages_together(Way way) {
+    return way == Way::kNarrow ? 1 : 2;
+}
+
 __device__ constexpr int num_stages(Way way, int head_dim, bool fp8, int room) {
-    return (room_bytes(head_dim, room) - stages_offset(way, head_dim, fp8)) / tile_bytes(head_dim, fp8 ? 1 : 2);
+    const int stages =
+        (room_bytes(head_dim, room) - stages_offset(way, head_dim, fp8)) / tile_bytes(head_dim, fp8 ? 1 : 2);
+    return stages / stages_together(way) * stages_together(way);
 }
 
 __host__ __device__ constexpr int shared_bytes(Way way, int head_dim, int room) {
@@ -164,18 +170,21 @@ static_assert(2 * (shared_bytes(Way::kNarrow, 128, 6) + 1024) <= 228 * 1024,
 
 // A tile's rows are cut into blocks of columns, as wide as fits a key or value of kBytes: 128, 64 or 32 bytes. A narrow
 // worker's tile is one block after another. A wide one's is eight rows of one block, the same rows of the next block,
-// then the next eight rows: so a page is in one piece, and the copy engine brings it at once. The 16-byte chunks of a
-// row of a block are permuted by XOR, as wgmma wants its operands, and as keeps the eight rows that one matrix load
-// touches in different banks.
-template <int kBytes, Way kWay>
+// then the next eight rows: so a page is in one piece, and the copy engine brings it at once, its keys and its values:
+// kTogether such tiles lie in each other, eight rows of one, then eight of the other. The 16-byte chunks of a row of a
+// block are permuted by XOR, as wgmma wants its operands, and as keeps the eight rows that one matrix load touches in
+// different banks.
+template <int kBytes, Way kWay, int kTogether = 1>
 struct TileLayout {
     static constexpr int kRowBytes = kBytes % 128 == 0 ? 128 : kBytes % 64 == 0 ? 64 : 32;
     static constexpr int kBlocks = kBytes / kRowBytes;
     static constexpr bool kWholePages = kWay == Way::kWide;
     static constexpr int kBlockBytes = (kWholePages ? 8 : kTileTokens) * kRowBytes;  // from a block to the next one
-    static constexpr int kEightRows = (kWholePages ? kBlocks : 1) * 8 * kRowBytes;  // from eight rows to the next eight
-    static constexpr int kChunks = kRowBytes / 16;                                  // of a row of a block
+    static constexpr int kChunks = kRowBytes / 16;                                   // of a row of a block
     static constexpr int kSteps = kChunks / 2;  // of 32 bytes, the depth of a matrix product
+    // From eight rows to the next eight.
+    static constexpr int kEightRows = (kWholePages ? kTogether * kBlocks : 1) * 8 * kRowBytes;
+    static_assert(kTogether == 1 || kWholePages, "rows of blocks do not lie in each other");
 
     // Byte offset of 16-byte chunk `chunk` of row `row`, one of the first eight.
     __host__ __device__ __forceinline__ static int offset_in_eight(int row, int chunk) {
@@ -185,6 +194,19 @@ struct TileLayout {
     // The same for any row.
     __host__ __device__ __forceinline__ static int offset(int row, int chunk) {
         return row / 8 * kEightRows + offset_in_eight(row % 8, chunk);
+    }
+};
+
+// A tile's keys in a stage, or its values, of kBytes each.
+template <int kBytes, Way kWay>
+struct StageTile : TileLayout<kBytes, kWay, stages_together(kWay)> {
+    static constexpr int kTogether = stages_together(kWay);
+    static constexpr int kTogetherBytes = kTogether * kTileTokens * kBytes;
+    static constexpr int kNextBytes = 8 * kBytes;  // from one of those to the next
+
+    // From the first stage to another.
+    __host__ __device__ __forceinline__ static int stage_offset(int place) {
+        return place / kTogether * kTogetherBytes + place % kTogether * kNextBytes;
     }
 };
 

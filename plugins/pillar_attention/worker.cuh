@@ -17,8 +17,8 @@ struct KernelKind {
     static constexpr bool kFp8 = kFp8Pool;                // keys and values are 8-bit numbers in the pool and in stages
     static constexpr int kHeadBlocks = (kDim + 63) / 64;  // of 64 numbers, what wgmma makes of a head at once
     static constexpr int kKeyBytes = kDim * (kFp8 ? 1 : 2);  // of a key there, and of a value
-    using StageLayout = TileLayout<kKeyBytes, kWorkWay>;
-    using ValueLayout = TileLayout<kDim * 2, kWorkWay>;  // of values as the matrix products take them
+    using StageLayout = StageTile<kKeyBytes, kWorkWay>;
+    using ValueLayout = StageTile<kDim * 2, kWorkWay>;  // of values as the matrix products take them
     static constexpr Way kWay = kWorkWay;
     static constexpr int kWarps = consumer_warps(kWay);  // that consume
     static constexpr int kTilesAhead = tiles_ahead(kWay);
@@ -54,7 +54,7 @@ struct Worker {
     __device__ __forceinline__ const RowTile& tile() const { return job().tile; }
     __device__ __forceinline__ unsigned char* stage(int place) const { return memory + stage_offset(place); }
     __device__ __forceinline__ int stage_offset(int place) const {
-        return stages_offset(Kind::kWay, Kind::kHeadDim, Kind::kFp8) + place * (kTileTokens * Kind::kKeyBytes);
+        return stages_offset(Kind::kWay, Kind::kHeadDim, Kind::kFp8) + Kind::StageLayout::stage_offset(place);
     }
     // Of keys or values in fp16.
     __device__ __forceinline__ unsigned char* buffer(int place) const {

@@ -14,15 +14,32 @@ struct SlotList {
     __host__ __device__ int end() const { return first + count; }
 };
 
+// What a step's units are cut by.
+struct UnitShape {
+    int num_kv_heads;
+    int rows_per_tile;  // query rows
+};
+
+__host__ __device__ inline UnitShape unit_shape(const PillarPlanParams& params, int tile_rows) {
+    return {params.num_kv_heads, rows_per_tile(tile_rows, params.num_heads / params.num_kv_heads)};
+}
+
 // All units of a step: those of slots with a unit that workers may share, then those of the others.
 struct WorkList {
     const int16_t* active_slots;  // [whole.end()], of each list ascending
     const int64_t* cost_start;    // [whole.end()] where the cost of each slot begins in its list
+    const SlotLengths* lengths;   // [max_batch_size] of slots
+    UnitShape shape;
     SlotList divided;
     SlotList whole;
     int64_t share;  // every worker's part of the whole cost
 
     __host__ __device__ int64_t cost() const { return divided.cost + whole.cost; }
+    // Of the slot at a place.
+    __host__ __device__ SlotUnits units(int active) const {
+        const int slot = active_slots[active];
+        return SlotUnits(slot_work(lengths[slot], slot), shape.num_kv_heads, shape.rows_per_tile);
+    }
 };
 
 // The start nearest to the cost `within` of a unit, that is not inside the unit.
@@ -77,17 +94,12 @@ __host__ __device__ inline WorkerStart start_in_slot(const SlotUnits& units, int
     return start;
 }
 
-__host__ __device__ inline SlotUnits units_of(const PillarPlanParams& params, int slot, int tile_rows) {
-    return SlotUnits(slot_work(params.step, slot), params.num_kv_heads,
-                     rows_per_tile(tile_rows, params.num_heads / params.num_kv_heads));
-}
-
 // Where in a list of units the cost `target` lies.
-__host__ __device__ inline WorkerStart find_start(const PillarPlanParams& params, const WorkList& list,
-                                                  const SlotList& slots, int64_t target, int tile_rows) {
+__host__ __device__ inline WorkerStart find_start(const WorkList& list, const SlotList& slots, int64_t target) {
     if (target >= slots.cost) {
         WorkerStart start{};
         start.active = slots.end();
+        start.slot = start.active < list.whole.end() ? list.active_slots[start.active] : 0;
         return start;
     }
     int low = slots.first, high = slots.end();
@@ -95,54 +107,58 @@ __host__ __device__ inline WorkerStart find_start(const PillarPlanParams& params
         const int middle = (low + high) / 2;
         (list.cost_start[middle] <= target ? low : high) = middle;
     }
-    return start_in_slot(units_of(params, list.active_slots[low], tile_rows), low, target - list.cost_start[low],
-                         list.share);
+    WorkerStart start = start_in_slot(list.units(low), low, target - list.cost_start[low], list.share);
+    start.slot = start.active < list.whole.end() ? list.active_slots[start.active] : 0;
+    return start;
 }
 
 // The cost of a list's units before a start that is not inside a unit.
-__host__ __device__ inline int64_t cost_before(const PillarPlanParams& params, const WorkList& list,
-                                               const SlotList& slots, const WorkerStart& start, int tile_rows) {
+__host__ __device__ inline int64_t cost_before(const WorkList& list, const SlotList& slots, const WorkerStart& start) {
     if (start.active == slots.end()) {
         return slots.cost;
     }
-    return list.cost_start[start.active] +
-           units_of(params, list.active_slots[start.active], tile_rows).cost_before(start.unit);
+    return list.cost_start[start.active] + list.units(start.active).cost_before(start.unit);
 }
 
 // Where a worker starts among the whole units; the one beyond the last, where they end. They are spread as evenly as
 // they can be.
-__host__ __device__ inline WorkerStart find_whole_start(const PillarPlanParams& params, const WorkList& list,
-                                                        int worker, const WorkerShape& shape) {
-    return find_start(params, list, list.whole, list.whole.cost * worker / shape.num_workers, shape.tile_rows);
+__host__ __device__ inline WorkerStart find_whole_start(const WorkList& list, int worker, int num_workers) {
+    return find_start(list, list.whole, list.whole.cost * worker / num_workers);
 }
 
 // Where it starts among the others, which make up for what whole units are uneven. So all workers have much the same of
 // both, and what is wrong about the costs of the one against the other makes no difference.
-__host__ __device__ inline WorkerStart find_divided_start(const PillarPlanParams& params, const WorkList& list,
-                                                          int worker, const WorkerShape& shape) {
+__host__ __device__ inline WorkerStart find_divided_start(const WorkList& list, int worker, int num_workers) {
     int64_t target;
-    if (list.whole.count == 0 || list.divided.cost <= int64_t{kSmallUnit} * shape.num_workers) {
+    if (list.whole.count == 0 || list.divided.cost <= int64_t{kSmallUnit} * num_workers) {
         // a whole unit more could be more than a worker's part of the others
-        target = list.divided.cost * worker / shape.num_workers;
+        target = list.divided.cost * worker / num_workers;
     } else {
-        const WorkerStart whole = find_whole_start(params, list, worker, shape);
-        target =
-            list.cost() * worker / shape.num_workers - cost_before(params, list, list.whole, whole, shape.tile_rows);
+        const WorkerStart whole = find_whole_start(list, worker, num_workers);
+        target = list.cost() * worker / num_workers - cost_before(list, list.whole, whole);
     }
-    return find_start(params, list, list.divided, target > 0 ? target : 0, shape.tile_rows);
+    return find_start(list, list.divided, target > 0 ? target : 0);
 }
 
-// Who shares the unit that starts[worker] lies within, tile > 0; among them may be workers without a tile of their own.
-__host__ __device__ inline void find_parts(const WorkerStart* starts, int num_workers, int worker, WorkerStart* start) {
-    int first = worker, last = worker;
-    while (same_unit(starts[first - 1], *start) && starts[first - 1].tile > 0) {
-        --first;
+// Who shares the unit that a worker starts within, tile > 0. Among them may be workers without a tile of their own.
+struct UnitParts {
+    int first_worker;
+    int last_worker;
+};
+
+// Of starts[worker], among the starts [num_workers + 1] of a list. They ascend, and so are found by halving.
+__host__ __device__ inline UnitParts find_parts(const WorkerStart* starts, int num_workers, int worker) {
+    int before = 0, within = worker;  // the first that starts within the unit comes after the one, or is the other
+    while (within - before > 1) {
+        const int middle = (before + within) / 2;
+        (same_unit(starts[middle], starts[worker]) && starts[middle].tile > 0 ? within : before) = middle;
     }
-    while (last < num_workers && same_unit(starts[last + 1], *start)) {
-        ++last;
+    int last = worker, beyond = num_workers + 1;
+    while (beyond - last > 1) {
+        const int middle = (last + beyond) / 2;
+        (same_unit(starts[middle], starts[worker]) ? last : beyond) = middle;
     }
-    start->first_worker = first - 1;
-    start->last_worker = last;
+    return {within - 1, last};
 }
 
 }  // namespace sparsespec

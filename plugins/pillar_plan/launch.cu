@@ -5,6 +5,24 @@
 
 namespace sparsespec {
 
+namespace {
+
+// A thread for each slot, and for each worker.
+template <int kThreads>
+cudaError_t launch_plan(const PillarPlanParams& params, const WorkerShape (&shapes)[kWays], cudaStream_t stream) {
+    static_assert(kThreads >= kMaxWorkers, "list_shared has a thread for each worker");
+    const int bytes = params.step.max_batch_size * static_cast<int>(PlanMemory::kSlotBytes);
+    const cudaError_t error =
+        cudaFuncSetAttribute(pillar_plan_kernel<kThreads>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess) {
+        return error;
+    }
+    pillar_plan_kernel<kThreads><<<dim3(kWays, 2), kThreads, bytes, stream>>>(params, shapes[0], shapes[1]);
+    return cudaGetLastError();
+}
+
+}  // namespace
+
 Status launch_pillar_plan(const PillarPlanParams& params, cudaStream_t stream) {
     const int batch = params.step.max_batch_size;
     if (batch < 1 || batch > kMaxPlannedBatch) {
@@ -18,9 +36,9 @@ Status launch_pillar_plan(const PillarPlanParams& params, cudaStream_t stream) {
             return status;
         }
     }
-    const size_t bytes = batch * (sizeof(int64_t) + sizeof(int16_t));
-    pillar_plan_kernel<<<kWays, kPlanThreads, bytes, stream>>>(params, shapes[0], shapes[1]);
-    return cuda_status(cudaGetLastError(), "PillarPlan");
+    const cudaError_t error = batch <= kMaxWorkers ? launch_plan<kMaxWorkers>(params, shapes, stream)
+                                                   : launch_plan<kMaxPlannedBatch>(params, shapes, stream);
+    return cuda_status(error, "PillarPlan");
 }
 
 }  // namespace sparsespec

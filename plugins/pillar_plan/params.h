@@ -56,6 +56,8 @@ struct SlotLengths {
     int32_t num_lookups;
 };
 
+constexpr int32_t kLengths = sizeof(SlotLengths) / sizeof(int32_t);
+
 // Where a worker starts.
 struct alignas(16) WorkerStart {
     int32_t active;        // place in the plan's list of slots at work; their number where no work is left

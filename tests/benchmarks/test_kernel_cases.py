@@ -20,6 +20,7 @@ from kernel_cases import (
     pillar_list,
     prefill_flops,
     recent_start,
+    row_bytes,
     share_of_slots,
     shipped_list,
 )
@@ -56,6 +57,13 @@ def test_bytes_by_hand() -> None:
     assert kv_bytes(mixed(QWEN3_8B)) == (11 * 8201 + 85 * 426) * 8 * token
     assert kv_bytes(some_verify(QWEN3_8B, scored=True)) == 11 * 8 * 8201 * token
     assert kv_bytes(in_fp8(verify(QWEN3_8B))) == 96 * 8 * 8201 * 2 * 128
+    row = 2 * (32 + 16 + 32) * 128 + token * 8
+    pages = 96 * 512 * 4
+    assert row_bytes(verify(QWEN3_8B)) == 96 * 9 * row + pages
+    assert row_bytes(mixed(QWEN3_8B)) == (11 * 9 + 85) * row + 85 * 8 * 409 * 4 + pages
+    assert row_bytes(some_verify(QWEN3_8B, scored=True)) == 11 * (9 * row + 512 * 4)
+    assert row_bytes(in_fp8(plain(QWEN3_8B))) == 96 * (row - token * 4) + pages
+    assert Case("verify", verify(QWEN3_8B)).all_bytes == kv_bytes(verify(QWEN3_8B)) + 96 * 9 * row + pages
     assert Case("scored", mixed(QWEN3_8B)).bytes == kv_bytes(mixed(QWEN3_8B)) + 11 * 2 * 8 * 8201 * 2
     assert Case("bare", some_verify(QWEN3_8B, scored=False)).bytes == 11 * 8 * 8201 * token
     assert Case("plan", mixed(QWEN3_8B), "plan").bytes == 0

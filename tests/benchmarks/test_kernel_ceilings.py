@@ -13,13 +13,16 @@ from kernel_ceilings import (
     GATHERS,
     READ_WORDS,
     READS,
+    WRITE_SHARES,
     GatherShape,
     StreamShape,
+    WriteCost,
     copy,
     copy_works,
     gather,
     measured_ceilings,
     read,
+    read_and_write,
     read_works,
 )
 from kernel_timing import StepGraph, Work
@@ -61,11 +64,14 @@ def test_without_triton_torch_reads_and_copies(monkeypatch: pytest.MonkeyPatch) 
 def test_the_fastest_read_and_the_fastest_copy_count(
     monkeypatch: pytest.MonkeyPatch, best_read: int, best_copy: int
 ) -> None:
-    """Each way may be the first or the last of its kind. 4 MiB in 2 ms, and 2 MiB read and written in 3 ms."""
+    """Each way may be the first or the last of its kind. 4 MiB in 2 ms, and 2 MiB read and written in 3 ms. Reads that
+    write take 2.5 ms at the best, and 4 where they write twice as much.
+    """
 
     def times(graphs: Sequence[StepGraph]) -> list[float]:
         found = [9.0] * len(graphs)
         found[best_read], found[1 + len(READS) + best_copy] = 2.0, 3.0
+        found[-len(READS) - 1], found[-1] = 2.5, 4.0
         return found
 
     def not_run(work: Work) -> StepGraph:
@@ -77,6 +83,28 @@ def test_the_fastest_read_and_the_fastest_copy_count(
     ceilings = measured_ceilings(WORDS)
     assert ceilings.read == pytest.approx(4 * 2**20 / 2e6)
     assert ceilings.copy == pytest.approx(4 * 2**20 / 3e6)
+    assert ceilings.writes == (WriteCost(128, 1.25), WriteCost(64, 2.0))
+
+
+def test_without_triton_no_read_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_ceilings, "find_spec", lambda _: None)
+    monkeypatch.setattr(kernel_ceilings, "captured", lambda work: StepGraph(work, work))
+    monkeypatch.setattr(kernel_ceilings, "timed_in_turn", lambda graphs: [1.0] * len(graphs))
+    assert measured_ceilings(WORDS).writes == ()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", READS, ids=str)
+@pytest.mark.parametrize("share", WRITE_SHARES)
+def test_reads_that_write_miss_no_word(shape: StreamShape, share: int) -> None:
+    """What is written are sums of the block's first columns."""
+    pytest.importorskip("triton")
+    blocks = 5000
+    words = torch.randint(-1000, 1000, (blocks * shape.loads * shape.width,), dtype=torch.int32, device="cuda")
+    target = torch.full((len(words) // share,), 7777, dtype=torch.int32, device="cuda")
+    assert int(read_and_write(words, target, shape).sum()) == int(words.sum())
+    columns = words.view(blocks, shape.loads, shape.width).sum(dim=1)
+    assert torch.equal(target.view(blocks, -1), columns[:, : len(target) // blocks].int())
 
 
 @pytest.mark.gpu

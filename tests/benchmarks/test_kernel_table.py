@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from kernel_cases import Case, Geometry, Relation, Target
+from kernel_cases import Case, Geometry, Relation, Target, row_bytes
 from kernel_ceilings import Ceilings
 from kernel_groups import drafts, in_fp8, prefill, verify
 from kernel_table import Measured, PeerTiming, Row, line, remarks, spreads, table
@@ -102,7 +102,9 @@ def test_the_slowest_and_the_fastest_of_a_family() -> None:
     beside = Case("it", verify(SMALL), relation=Relation("of the best of", ("at 1",)))
     sets = [[Measured(family[0], 0.004)], [Measured(family[1], 0.002)], [Measured(beside, 0.001)]]
     fast = VERIFY_BYTES / 0.002 / 1e6
-    assert spreads(sets) == [f"at 1 to at 2: {fast / 2:.0f} to {fast:.0f} GB/s, 0.50"]
+    full = (VERIFY_BYTES + row_bytes(verify(SMALL))) / 0.002 / 1e6
+    bare, with_rows = (f"{most / 2:.0f} to {most:.0f} GB/s, 0.500" for most in (fast, full))
+    assert spreads(sets) == [f"at 1 to at 2: {bare}; with rows and lists {with_rows}"]
 
 
 def test_what_else_a_line_tells() -> None:

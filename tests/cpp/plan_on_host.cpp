@@ -45,39 +45,43 @@ void describe_slots(const int32_t* heads, int32_t batch, const int32_t* lengths,
 // work of each list.
 void plan(const int32_t* heads, int32_t batch, const int32_t* lengths, int32_t tile_rows, int32_t num_workers,
           WorkerStart* starts, int16_t* active_slots, int32_t* counts) {
-    const WorkerShape shape{num_workers, tile_rows};
     PillarPlanParams params{};
     params.num_heads = heads[0];
     params.num_kv_heads = heads[1];
     params.step = step_lengths(batch, lengths);
+    const UnitShape shape = unit_shape(params, tile_rows);
+    std::vector<SlotLengths> slots;
+    std::vector<SlotUnits> units;
     int64_t total = 0;
     for (int slot = 0; slot < batch; ++slot) {
-        total += units_of(params, slot, tile_rows).cost();
+        slots.push_back(slot_lengths(params.step, slot));
+        units.emplace_back(slot_work(slots[slot], slot), shape.num_kv_heads, shape.rows_per_tile);
+        total += units[slot].cost();
     }
     std::vector<int64_t> cost_start;
     const auto list_slots = [&](bool whole) {
         SlotList listed{static_cast<int>(cost_start.size()), 0, 0};
         for (int slot = 0; slot < batch; ++slot) {
-            const SlotUnits units = units_of(params, slot, tile_rows);
-            if (units.cost() > 0 && units.stay_whole(total / num_workers) == whole) {
+            if (units[slot].cost() > 0 && units[slot].stay_whole(total / num_workers) == whole) {
                 active_slots[cost_start.size()] = static_cast<int16_t>(slot);
                 cost_start.push_back(listed.cost);
-                listed.cost += units.cost();
+                listed.cost += units[slot].cost();
                 ++listed.count;
             }
         }
         return listed;
     };
     const SlotList divided = list_slots(false), whole = list_slots(true);
-    const WorkList list{active_slots, cost_start.data(), divided, whole, total / num_workers};
+    const WorkList list{active_slots, cost_start.data(), slots.data(), shape, divided, whole, total / num_workers};
     for (int worker = 0; worker <= num_workers; ++worker) {
-        starts[worker] = find_divided_start(params, list, worker, shape);
-        starts[num_workers + 1 + worker] = find_whole_start(params, list, worker, shape);
+        starts[worker] = find_divided_start(list, worker, num_workers);
+        starts[num_workers + 1 + worker] = find_whole_start(list, worker, num_workers);
     }
-    const std::vector<WorkerStart> found(starts, starts + num_workers + 1);
     for (int worker = 0; worker <= num_workers; ++worker) {
         if (starts[worker].tile > 0) {
-            find_parts(found.data(), num_workers, worker, &starts[worker]);
+            const UnitParts parts = find_parts(starts, num_workers, worker);
+            starts[worker].first_worker = parts.first_worker;
+            starts[worker].last_worker = parts.last_worker;
         }
     }
     counts[0] = divided.count;
