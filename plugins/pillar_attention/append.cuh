@@ -76,7 +76,7 @@ __device__ __forceinline__ void append_token(const PillarAttentionParams& params
     const Rotation rotation =
         load_rotation<Kind::kHeadDim>(params.rope_table + int64_t{position} * Kind::kHeadDim, part);
     VectorPart k{}, v{};
-    wait_for_launch_before();  // which may have made the keys
+    wait_for_launch_before();  // which may have made the keys; who waits for this launch waits for both
     if (holds) {
         k = load_part<typename Kind::Model, Kind::kHeadDim>(key, part);
         v = load_part<typename Kind::Model, Kind::kHeadDim>(key + params.num_kv_heads * Kind::kHeadDim, part);
@@ -92,24 +92,22 @@ __device__ __forceinline__ void append_token(const PillarAttentionParams& params
     }
 }
 
-// Where a row's token is to go.
+// Where a row's token is to go; any place that there is where it has none.
 struct AppendPlace {
     bool exists;
     int position;
     int page;
 };
 
+// Without a branch, so that all of a slot's numbers are loaded at once.
 __device__ __forceinline__ AppendPlace append_place(const PillarAttentionParams& params, int row, int lane) {
     const StepLengths& step = params.step;
-    if (row >= step.row_start[step.max_batch_size]) {
-        return {};
-    }
     const int slot = find_slot(step, row, lane);
-    if (step.phase[slot] == static_cast<int>(Phase::kIdle)) {
-        return {};
-    }
+    const int num_rows = step.row_start[step.max_batch_size], phase = step.phase[slot];
+    const bool exists = (row < num_rows) & (phase != static_cast<int>(Phase::kIdle));
     const int position = step.kv_len[slot] + step.draft_index[slot] + row - step.row_start[slot];
-    return {true, position, load_page(params, slot, position, __ffs(params.page_size) - 1)};
+    const int place = exists ? position : 0;
+    return {exists, place, load_page(params, slot, place, __ffs(params.page_size) - 1)};
 }
 
 // A warp for each row and kAppendHeads of its KV heads. It lets the attention start at once, and waits for the launch
@@ -122,14 +120,10 @@ append_kernel(const __grid_constant__ PillarAttentionParams params) {
     const int groups = ceil_div(params.num_kv_heads, kAppendHeads);
     const int row = warp / groups, kv_head = warp % groups * kAppendHeads + lane / kVectorLanes;
     const AppendPlace place = append_place(params, row, lane);
-    if (place.exists) {
-        const int64_t token = int64_t{place.page} * 2 * value_offset<Kind::kHeadDim>(params) +
-                              int64_t{place.position & (params.page_size - 1)} * Kind::kHeadDim;
-        append_token<Kind>(params, row, token, place.position, kv_head, lane % kVectorLanes,
-                           kv_head < params.num_kv_heads);
-    } else {
-        wait_for_launch_before();  // whatever was to do: who waits for this launch waits for both
-    }
+    const int64_t token = int64_t{place.page} * 2 * value_offset<Kind::kHeadDim>(params) +
+                          int64_t{place.position & (params.page_size - 1)} * Kind::kHeadDim;
+    append_token<Kind>(params, row, token, place.position, kv_head, lane % kVectorLanes,
+                       place.exists && kv_head < params.num_kv_heads);
 }
 
 }  // namespace sparsespec

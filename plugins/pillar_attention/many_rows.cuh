@@ -23,7 +23,7 @@ __device__ __forceinline__ void open_many_rows(const Worker<Kind>& worker, WarpR
     }
     mine.read_by_all = tile.last_key(0) + 1;
     open_rows(mine, logit_scale(worker));
-    mine.base[0] = mine.base[1] = kLowestBase;
+    mine.base[0] = mine.base[1] = kLowestBase;  // which the first tile moves
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int packed = worker.warp * 16 + worker.lane / 4 + half * 8;

@@ -9,6 +9,9 @@ namespace sparsespec {
 constexpr int kUniteThreads = 256;
 constexpr int kUniteBlocks = 4;  // on a multiprocessor: as many as fit
 constexpr int kUniteWarps = kUniteThreads / 32;
+// Up to so many blocks for a unit those that find no rows leave at once. Of more they stay: the next launch's copies,
+// which would begin the sooner, would be in the way of what others load.
+constexpr int kFewSlices = 4;
 // Parts whose numbers a lane loads at once.
 constexpr int kUniteAhead = 4;
 
@@ -91,6 +94,8 @@ struct UniteTask {
           teams(shared.num_parts(), ceil_div(shared.rows.packed_rows(), slices)),
           first_row(slice * teams.rows),
           stride(slices * teams.rows) {}
+
+    __device__ __forceinline__ bool has_rows() const { return first_row < unit.rows.packed_rows(); }
 };
 
 // The base and the sum of a row's part; a sum of 0 where there is no such part.
@@ -269,21 +274,24 @@ unite_kernel(const __grid_constant__ PillarAttentionParams params) {
     __shared__ UniteTask<Kind> task;
     start_dependents();
     const int num_units = way_plan(params.plan, Kind::kWay)->num_shared;
-    const int num_tasks = num_units * unite_slices(num_units);
+    const int slices = unite_slices(num_units), num_tasks = num_units * slices;
     int number = static_cast<int>(blockIdx.x);
-    if (number < num_tasks) {
+    bool works = number < num_tasks;
+    if (works) {
         find_task(params, number, task);
-    } else if (number > 0) {
+    }
+    if (number > 0 && (!works || (slices <= kFewSlices && !task.has_rows()))) {
         return;  // to leave the next launch its registers
     }
     wait_for_launch_before();  // block 0 at least does, so that who waits for this launch waits for both
-    while (number < num_tasks) {
+    while (works) {
         unite_rows(params, task);
         if (task.first_row == 0 && has_halos(params, task.unit)) {
             unite_halos<Kind>(params, task.unit);
         }
         number += gridDim.x;
-        if (number < num_tasks) {
+        works = number < num_tasks;
+        if (works) {
             find_task(params, number, task);
         }
     }

@@ -16,7 +16,7 @@ constexpr int kTileTokens = 64;
 constexpr int kTileCost = 16;
 constexpr int kScoredTileCost = 18;
 constexpr int kUnitOverhead = 24;
-constexpr int kBodyOverhead = 72;
+constexpr int kBodyOverhead = 104;
 // Units that cost no more stay whole, where a worker has two of them or more: to put parts together costs more than an
 // uneven share does.
 constexpr int kSmallUnit = 16 * kTileCost;
