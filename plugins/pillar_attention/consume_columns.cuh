@@ -187,7 +187,7 @@ __device__ __forceinline__ void score_range(const Worker<Kind>& worker, ColumnJo
         wait_for_logits(logits);
         release_stage(worker, at.stages);
         wait_for_stage<false>(worker, at.stages);
-        release_stage(worker, at.stages);  // of the values, which nobody brought
+        release_stage(worker, at.stages);  // of the values, which nobody reads
         mask_columns(worker, job.rows, kv_tile, unmasked, logits[0]);
         weigh_by_lse(job.rows, logits[0], weights);
         pack_columns<__half>(weights, job.taken[0]);

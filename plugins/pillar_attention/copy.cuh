@@ -111,7 +111,7 @@ template <typename Kind>
 constexpr bool kCopiesBoxes = kHasWgmma && Kind::kWay == Way::kWide && !Kind::kFp8;
 
 // Fills the next two stages, with the keys and the values of a tile of whole pages: a box for each page. The copy
-// engine does it, and leaves the ways of all other loads free. A box takes it 100 cycles at the least. The keys'
+// engine does it, and leaves the ways of all other loads free. A box takes it 100 cycles and more. The keys'
 // barrier stands for all of it: consumers wait for that one first.
 template <typename Kind>
 __device__ __forceinline__ void start_page_copies(const Worker<Kind>& worker, const TileKeys& keys,

@@ -5,8 +5,8 @@
 
 namespace sparsespec {
 
-// Weights of a tile are 2^(logit - base) with a base so far below the largest logit: in fp16, as scores take them, they
-// keep 11 bits down to 4e-9 of the largest, where they would end at 6e-5.
+// Without wgmma, weights of a tile are 2^(logit - base) with a base so far below the largest logit: in fp16, as scores
+// take them, they keep 11 bits down to 4e-9 of the largest, where they would end at 6e-5.
 constexpr float kWeightExponent = 14;
 
 // A warp's 16 packed rows: queries, and what their softmax has come to over the warp's keys. In log2; lane l holds
@@ -15,7 +15,7 @@ template <int kHeadDim>
 struct WarpRows {
     uint32_t q[kHeadDim / 16][4];  // as query.cuh says
     float output[kHeadDim / 8][4];
-    float base[2];   // kWeightExponent below the largest logit so far
+    float base[2];   // of the weights
     float sum[2];    // of this lane's keys only, until the end
     float scale[2];  // of products of query and key, to logits
     int last_key[2];

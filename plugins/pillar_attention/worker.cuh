@@ -46,7 +46,7 @@ struct Worker {
     int thread;
     int warp;
     int lane;
-    const void* page_map;  // the pool, in boxes of the keys, or values, of a page and head
+    const void* page_map;  // the pool, in boxes of the keys and the values of a page and head
     int job_slot;          // of the job that the role is at
     int team;              // of a consumer, while threads, warps and lanes count within it
 

@@ -130,8 +130,9 @@ __host__ __device__ inline WorkerStart find_whole_start(const WorkList& list, in
 // both, and what is wrong about the costs of the one against the other makes no difference.
 __host__ __device__ inline WorkerStart find_divided_start(const WorkList& list, int worker, int num_workers) {
     int64_t target;
-    if (list.whole.count == 0 || list.divided.cost <= int64_t{kSmallUnit} * num_workers) {
-        // a whole unit more could be more than a worker's part of the others
+    constexpr int kDropped = 2;  // by divisions
+    if (list.whole.count == 0 || list.divided.cost <= int64_t{kSmallUnit + kDropped} * num_workers) {
+        // a whole unit more could be more than a worker's part of the others, and starts would not ascend
         target = list.divided.cost * worker / num_workers;
     } else {
         const WorkerStart whole = find_whole_start(list, worker, num_workers);

@@ -1,5 +1,5 @@
 // A thread block for each way plans a step: prefix sums of the slots' costs, then one thread per worker finds where it
-// starts.
+// starts. Another one clears what no worker has.
 #pragma once
 
 #include "common/block_scan.cuh"

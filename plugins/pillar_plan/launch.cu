@@ -11,13 +11,15 @@ namespace {
 template <int kThreads>
 cudaError_t launch_plan(const PillarPlanParams& params, const WorkerShape (&shapes)[kWays], cudaStream_t stream) {
     static_assert(kThreads >= kMaxWorkers, "list_shared has a thread for each worker");
-    const int bytes = params.step.max_batch_size * static_cast<int>(PlanMemory::kSlotBytes);
-    const cudaError_t error =
-        cudaFuncSetAttribute(pillar_plan_kernel<kThreads>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    constexpr int kSlotBytes = static_cast<int>(PlanMemory::kSlotBytes);
+    // The same for all batches: another thread may launch one between this and the launch.
+    const cudaError_t error = cudaFuncSetAttribute(pillar_plan_kernel<kThreads>,
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, kThreads * kSlotBytes);
     if (error != cudaSuccess) {
         return error;
     }
-    pillar_plan_kernel<kThreads><<<dim3(kWays, 2), kThreads, bytes, stream>>>(params, shapes[0], shapes[1]);
+    pillar_plan_kernel<kThreads>
+        <<<dim3(kWays, 2), kThreads, params.step.max_batch_size * kSlotBytes, stream>>>(params, shapes[0], shapes[1]);
     return cudaGetLastError();
 }
 

@@ -71,10 +71,6 @@ __host__ __device__ inline SlotLengths slot_lengths(const StepLengths& step, int
             step.num_moving[slot], step.num_lookups[slot]};
 }
 
-__host__ __device__ inline SlotWork slot_work(const StepLengths& step, int slot) {
-    return slot_work(slot_lengths(step, slot), slot);
-}
-
 // Packed rows that a team of four warps takes.
 constexpr int kTeamRows = 64;
 

@@ -35,7 +35,7 @@ void describe_slots(const int32_t* heads, int32_t batch, const int32_t* lengths,
     const StepLengths step = step_lengths(batch, lengths);
     const int rows = rows_per_tile(tile_rows, heads[0] / heads[1]);
     for (int slot = 0; slot < batch; ++slot) {
-        const SlotUnits described(slot_work(step, slot), heads[1], rows);
+        const SlotUnits described(slot_work(slot_lengths(step, slot), slot), heads[1], rows);
         units[slot * 2] = described.num_units();
         units[slot * 2 + 1] = described.kv_tiles;
     }
