@@ -40,6 +40,10 @@ struct WorkList {
         const int slot = active_slots[active];
         return SlotUnits(slot_work(lengths[slot], slot), shape.num_kv_heads, shape.rows_per_tile);
     }
+    // The slot that a start is in; any where no slot is left.
+    __host__ __device__ int slot_of(const WorkerStart& start) const {
+        return start.active < whole.end() ? active_slots[start.active] : 0;
+    }
 };
 
 // The start nearest to the cost `within` of a unit, that is not inside the unit.
@@ -99,7 +103,7 @@ __host__ __device__ inline WorkerStart find_start(const WorkList& list, const Sl
     if (target >= slots.cost) {
         WorkerStart start{};
         start.active = slots.end();
-        start.slot = start.active < list.whole.end() ? list.active_slots[start.active] : 0;
+        start.slot = list.slot_of(start);
         return start;
     }
     int low = slots.first, high = slots.end();
@@ -108,7 +112,7 @@ __host__ __device__ inline WorkerStart find_start(const WorkList& list, const Sl
         (list.cost_start[middle] <= target ? low : high) = middle;
     }
     WorkerStart start = start_in_slot(list.units(low), low, target - list.cost_start[low], list.share);
-    start.slot = start.active < list.whole.end() ? list.active_slots[start.active] : 0;
+    start.slot = list.slot_of(start);
     return start;
 }
 
