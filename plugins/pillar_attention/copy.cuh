@@ -172,9 +172,6 @@ __device__ __forceinline__ void fill_stage(const Worker<Kind>& worker, const Lan
     stages.advance(worker.num_stages);
 }
 
-// Tiles that are copied before the launch before has ended: more of them would be in the way of its own loads.
-constexpr int kTilesBefore = 1;
-
 // The copier's side of the whole launch.
 template <typename Kind>
 __device__ __forceinline__ void run_copier(const Worker<Kind>& worker) {
@@ -184,18 +181,16 @@ __device__ __forceinline__ void run_copier(const Worker<Kind>& worker) {
     const uint64_t policy = read_once_policy();
     RingCursor found, stages;
     bool has_waited = false;  // for the launch before, which makes the step's own tokens
-    int copied = 0;           // tiles before that
     while (true) {
         barrier_wait(&pipeline.keys_full[found.place], found.parity);
         const TileKeys& keys = worker.shared.keys[found.place];
         if (keys.ends) {
             break;
         }
-        if (!has_waited && (keys.new_keys || copied == kTilesBefore)) {
+        if (!has_waited && keys.new_keys) {
             wait_for_launch_before();
             has_waited = true;
         }
-        ++copied;
         if (kCopiesBoxes<Kind> && keys.whole_pages) {
             start_page_copies(worker, keys, stages);
         } else {

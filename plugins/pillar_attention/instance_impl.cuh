@@ -53,7 +53,8 @@ cudaError_t launch_attention(const PillarAttentionParams& params, const Occupanc
 
 template <typename Kind>
 cudaError_t launch_unite(const PillarAttentionParams& params, const Occupancy& occupancy, cudaStream_t stream) {
-    const EarlyLaunch launch(kUniteBlocks * occupancy.processors, kUniteThreads, 0, occupancy.starts_early, stream);
+    const EarlyLaunch launch(unite_blocks(Kind::kWay) * occupancy.processors, unite_warps(Kind::kWay) * 32, 0,
+                             occupancy.starts_early, stream);
     return cudaLaunchKernelEx(&launch.config, unite_kernel<Kind>, params);
 }
 

@@ -68,14 +68,21 @@ __device__ __forceinline__ float value_scale(const PillarAttentionParams& params
     }
 }
 
+// Four numbers to the output, in the model's type.
+template <typename Model>
+__device__ __forceinline__ void put_numbers(Model* output, const float4& numbers) {
+    *reinterpret_cast<uint2*>(output) = {Numbers<Model>::pack(numbers.x, numbers.y),
+                                         Numbers<Model>::pack(numbers.z, numbers.w)};
+}
+
 // Writes four numbers of a packed row's output.
 template <typename Kind>
 __device__ __forceinline__ void put_output(const PillarAttentionParams& params, const RowTile& tile, int packed,
                                            int column, const Sum& sum) {
     const float factor = sum.sum > 0 ? value_scale<Kind>(params, tile.kv_head) / sum.sum : 0;
-    const uint2 numbers = {Numbers<typename Kind::Model>::pack(sum.output.x * factor, sum.output.y * factor),
-                           Numbers<typename Kind::Model>::pack(sum.output.z * factor, sum.output.w * factor)};
-    *reinterpret_cast<uint2*>(output_row<Kind>(params, tile, packed) + column) = numbers;
+    const float4& output = sum.output;
+    put_numbers(output_row<Kind>(params, tile, packed) + column,
+                {output.x * factor, output.y * factor, output.z * factor, output.w * factor});
 }
 
 __device__ __forceinline__ void put_partial(const Partial& part, int row, int head_dim, int column, const Sum& sum) {

@@ -1,37 +1,51 @@
-// Puts the parts of shared units together: a kernel of its own after the attention, in which nobody waits for anybody,
-// and each thread's loads are on their way together.
+// Puts the parts of shared units together: a kernel of its own after the attention, in which nobody waits for anybody.
+// Its instructions bound it, not the few bytes it reads: so what a lane can know for others it finds out once, and
+// tells them.
 #pragma once
 
 #include "pillar_attention/merge.cuh"
 
 namespace sparsespec {
 
-constexpr int kUniteThreads = 256;
-constexpr int kUniteBlocks = 4;  // on a multiprocessor: as many as fit
-constexpr int kUniteWarps = kUniteThreads / 32;
+// How many there are: units of wide workers have more rows.
+__host__ __device__ constexpr int unite_warps(Way way) {
+    return way == Way::kNarrow ? 4 : 8;
+}
+// On a multiprocessor: as many as fit.
+__host__ __device__ constexpr int unite_blocks(Way way) {
+    return way == Way::kNarrow ? 4 : 3;
+}
 // Up to so many blocks for a unit those that find no rows leave at once. Of more they stay: the next launch's copies,
 // which would begin the sooner, would be in the way of what others load.
 constexpr int kFewSlices = 4;
-// Parts whose numbers a lane loads at once.
-constexpr int kUniteAhead = 4;
+// Items are parts of rows, those of one row, then those of the next: a lane loads its four columns of so many at once,
+// and knows, for the other lanes of the row, all about one of them.
+constexpr int kUniteItems = 8;
 
-// How a warp's lanes share rows: of a part each has four columns of one row.
+// How a warp's lanes share rows: of an item each has four columns.
 template <int kHeadDim>
 struct UniteLane {
     static constexpr int kRowLanes = kHeadDim > 64 ? 32 : 16;
-    static constexpr int kRows = 32 / kRowLanes;
+    static constexpr int kGroups = 32 / kRowLanes;  // that have rows of their own
+    static_assert(kRowLanes % kUniteItems == 0, "a lane for each item");
 
-    int row;     // of the warp's
-    int place;   // among the row's lanes
+    int group;
+    int item;    // that the lane knows about
     int column;  // of the head, the lane's first
     bool has_columns;
 
     __device__ __forceinline__ UniteLane()
-        : row(static_cast<int>(threadIdx.x) % 32 / kRowLanes),
-          place(static_cast<int>(threadIdx.x) % kRowLanes),
-          column(place * 4),
+        : group(static_cast<int>(threadIdx.x) % 32 / kRowLanes),
+          item(static_cast<int>(threadIdx.x) % kUniteItems),
+          column(static_cast<int>(threadIdx.x) % kRowLanes * 4),
           has_columns(column < kHeadDim) {}
 };
+
+// What another lane of the row knows about an item.
+template <typename T>
+__device__ __forceinline__ T of_item(T known, int item) {
+    return __shfl_sync(0xffffffffu, known, item, kUniteItems);
+}
 
 // A shared unit.
 struct SharedUnit {
@@ -55,24 +69,31 @@ __device__ __forceinline__ SharedUnit shared_unit(const PillarAttentionParams& p
             params.score_planes == ScorePlanes::kNone ? 0 : params.score_index[work.slot]};
 }
 
-// How a block's warps share the rows of a unit: of few rows with many parts several warps, one after another, share one
-// warp's rows, and each takes every per_row-th part.
-template <int kHeadDim>
+// How a block's warps share the rows of a unit. Of units with few parts each warp has some rows; of others several
+// warps, one after another, share a row, and each takes some of its parts.
+template <typename Kind>
 struct UniteTeams {
-    using Lane = UniteLane<kHeadDim>;
-    static constexpr int kMostPerRow = Lane::kRowLanes / kUniteAhead;  // so that a lane knows the parts of all
+    static constexpr int kWarps = unite_warps(Kind::kWay);
 
-    int per_row;
-    int rows;  // of the block, at once
+    int part_bits;  // a row has 2^part_bits items, at least as many as parts that a warp takes at once
+    int per_row;    // warps
+    int rows;       // of the block, at once
 
     UniteTeams() = default;
-    __device__ __forceinline__ UniteTeams(int parts, int block_rows) : per_row(1) {
-        while (per_row < kMostPerRow && per_row * kUniteAhead < parts &&
-               block_rows * per_row * 2 <= kUniteWarps * Lane::kRows) {
+    __device__ __forceinline__ explicit UniteTeams(int parts) : part_bits(0), per_row(1) {
+        while (1 << part_bits < min(parts, kUniteItems)) {
+            ++part_bits;
+        }
+        while (per_row < kWarps && per_row * kUniteItems < parts) {
             per_row *= 2;
         }
-        rows = kUniteWarps / per_row * Lane::kRows;
+        rows = kWarps / per_row * rows_of_warp();
     }
+
+    __device__ __forceinline__ int rows_of_group() const { return kUniteItems >> part_bits; }
+    __device__ __forceinline__ int rows_of_warp() const { return rows_of_group() * UniteLane<Kind::kHeadDim>::kGroups; }
+    __device__ __forceinline__ int row(int item) const { return item >> part_bits; }
+    __device__ __forceinline__ int part(int item) const { return item & ((1 << part_bits) - 1); }
 };
 
 // Blocks that share each unit.
@@ -84,148 +105,227 @@ __device__ __forceinline__ int unite_slices(int num_units) {
 template <typename Kind>
 struct UniteTask {
     SharedUnit unit;
-    UniteTeams<Kind::kHeadDim> teams;
+    UniteTeams<Kind> teams;
     int first_row;
     int stride;
 
     UniteTask() = default;
     __device__ __forceinline__ UniteTask(const SharedUnit& shared, int slice, int slices)
-        : unit(shared),
-          teams(shared.num_parts(), ceil_div(shared.rows.packed_rows(), slices)),
-          first_row(slice * teams.rows),
-          stride(slices * teams.rows) {}
+        : unit(shared), teams(shared.num_parts()), first_row(slice * teams.rows), stride(slices * teams.rows) {}
 
     __device__ __forceinline__ bool has_rows() const { return first_row < unit.rows.packed_rows(); }
 };
 
+// The lane's item: a part of a row. `exists`: row and part do.
+struct UniteItem {
+    int row;
+    bool exists;
+    uint32_t output;  // in the workspace, in floats: of the row
+    uint32_t base;
+};
+
+template <typename Kind>
+__device__ __forceinline__ UniteItem find_item(const PillarAttentionParams& params, const UniteTask<Kind>& task,
+                                               const UniteLane<Kind::kHeadDim>& lane, int first_row, int first_part) {
+    const SharedUnit& unit = task.unit;
+    const int row = first_row + lane.group * task.teams.rows_of_group() + task.teams.row(lane.item);
+    const int place = first_part + task.teams.part(lane.item), worker = unit.start.first_worker + place;
+    const bool exists = row < unit.rows.packed_rows() && place < unit.num_parts();
+    const uint32_t part = (worker * 2 + (place == 0)) *
+                          static_cast<uint32_t>(partial_floats(Kind::kWay, unit.rows.group, Kind::kHeadDim));
+    return {row, exists && has_tiles(planned_workers(params.plan, Kind::kWay), worker), part + row * Kind::kHeadDim,
+            part + partial_rows(Kind::kWay, unit.rows.group) * Kind::kHeadDim + row};
+}
+
 // The base and the sum of a row's part; a sum of 0 where there is no such part.
 struct PartSum {
-    float base = -INFINITY;
-    float sum = 0;
-
-    __device__ __forceinline__ void add(const PartSum& other) {
-        const float most = fmaxf(base, other.base), finite = finite_base(most);
-        sum = sum * exp2f(base - finite) + other.sum * exp2f(other.base - finite);
-        base = most;
-    }
+    float base;
+    float sum;
 };
 
-template <typename Kind>
-__device__ __forceinline__ PartSum load_part_sum(const PillarAttentionParams& params, const SharedUnit& unit, int row,
-                                                 int place) {
-    if (place >= unit.num_parts()) {
-        return {};
-    }
-    // All loads before it is known whether they are of use.
-    const int worker = unit.start.first_worker + place;
-    const Partial part = partial<Kind>(params, unit.rows.group, worker, place == 0);
-    const PartSum loaded{__ldcg(part.base + row), __ldcg(part.sum + row)};
-    const bool exists = has_tiles(planned_workers(params.plan, Kind::kWay), worker);
-    return exists && loaded.sum > 0 ? loaded : PartSum{};
-}
-
-// Of all parts of the lane's row, in all lanes that share it. `first`: of the part that has the lane's place.
-template <typename Kind>
-__device__ __forceinline__ PartSum total_of_row(const PillarAttentionParams& params, const SharedUnit& unit, int row,
-                                                int place, PartSum first) {
-    constexpr int kLanes = UniteLane<Kind::kHeadDim>::kRowLanes;
-    for (place += kLanes; place - place % kLanes < unit.num_parts(); place += kLanes) {
-        first.add(load_part_sum<Kind>(params, unit, row, place));
-    }
-#pragma unroll
-    for (int step = 1; step < kLanes; step *= 2) {
-        first.add({__shfl_xor_sync(0xffffffffu, first.base, step), __shfl_xor_sync(0xffffffffu, first.sum, step)});
-    }
-    return first;
-}
-
-// The lane's four numbers of some parts of a row.
-struct PartOutputs {
-    float4 numbers[kUniteAhead];
-};
-
-template <typename Kind>
-__device__ __forceinline__ PartOutputs load_outputs(const PillarAttentionParams& params, const SharedUnit& unit,
-                                                    int row, int column, int first_part, int step) {
-    PartOutputs loaded;
-#pragma unroll
-    for (int index = 0; index < kUniteAhead; ++index) {
-        const int place = first_part + index * step;
-        loaded.numbers[index] = {0, 0, 0, 0};
-        if (place < unit.num_parts() && column < Kind::kHeadDim) {
-            const Partial part = partial<Kind>(params, unit.rows.group, unit.start.first_worker + place, place == 0);
-            loaded.numbers[index] =
-                __ldcg(reinterpret_cast<const float4*>(part.output + int64_t{row} * Kind::kHeadDim + column));
-        }
-    }
-    return loaded;
-}
-
-// The lane's four numbers of a row, of every `step`th part from `member` on; and the row's base and sum.
-template <typename Kind>
-__device__ __forceinline__ Sum add_parts(const PillarAttentionParams& params, const SharedUnit& unit,
-                                         const UniteLane<Kind::kHeadDim>& lane, int row, int member, int step) {
-    constexpr int kLanes = UniteLane<Kind::kHeadDim>::kRowLanes;
-    const int num_parts = unit.num_parts();
-    PartOutputs output = load_outputs<Kind>(params, unit, row, lane.column, member, step);
-    PartSum mine = load_part_sum<Kind>(params, unit, row, lane.place);
-    const PartSum total = total_of_row<Kind>(params, unit, row, lane.place, mine);
-    Sum sum{total.base, total.sum, {0, 0, 0, 0}};
+// Of all of a row's items that the warp has, in all lanes that know of one of them.
+__device__ __forceinline__ PartSum total_of_row(const PartSum& mine, int part_bits) {
+    float base = mine.base, sum = mine.sum;
 #pragma unroll 1
-    for (int first = 0; first < num_parts; first += step * kUniteAhead) {
-        if (first > 0) {
-            output = load_outputs<Kind>(params, unit, row, lane.column, first + member, step);
-            if (first % kLanes == 0) {
-                mine = load_part_sum<Kind>(params, unit, row, first + lane.place);
-            }
-        }
-        const float factor = mine.sum > 0 ? exp2f(mine.base - total.base) : 0;
+    for (int bit = 0; bit < part_bits; ++bit) {
+        base = fmaxf(base, __shfl_xor_sync(0xffffffffu, base, 1 << bit));
+    }
+    sum *= exp2_fast(mine.base - finite_base(base));
+#pragma unroll 1
+    for (int bit = 0; bit < part_bits; ++bit) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1 << bit);
+    }
+    return {base, sum};
+}
+
+// What the warp's lanes come to of a row: over some of its parts, each lane of four columns.
+struct RowSum {
+    PartSum part{-INFINITY, 0};
+    float4 output{0, 0, 0, 0};
+
+    __device__ __forceinline__ void add(const PartSum& other, const float4& numbers) {
+        Sum both{part.base, part.sum, output};
+        both.add(other.base, other.sum, numbers);
+        part = {both.base, both.sum};
+        output = both.output;
+    }
+};
+
+// Where a row's output goes, in numbers; kNoRow where there is no such row.
+constexpr uint32_t kNoRow = 0xffffffffu;
+
+template <typename Kind>
+__device__ __forceinline__ uint32_t output_place(const PillarAttentionParams& params, const RowTile& rows, int row) {
+    const int head = rows.qkv_row(row) * params.num_heads + rows.query_head(row);
+    return row < rows.packed_rows() ? static_cast<uint32_t>(head) * Kind::kHeadDim : kNoRow;
+}
+
+// The lane's columns of all items; zeros of those that do not exist.
+struct ItemNumbers {
+    float4 of[kUniteItems];
+};
+
+template <typename Kind>
+__device__ __forceinline__ ItemNumbers load_numbers(const float* workspace, const UniteLane<Kind::kHeadDim>& lane,
+                                                    const UniteItem& item) {
+    const uint32_t exists = __ballot_sync(0xffffffffu, item.exists) >> lane.group * lane.kRowLanes;
+    ItemNumbers numbers;
 #pragma unroll
-        for (int index = 0; index < kUniteAhead; ++index) {
-            const float scale = __shfl_sync(0xffffffffu, factor, first % kLanes + member + index * step, kLanes);
-            const float4& added = output.numbers[index];
-            if (scale > 0) {  // what a part that is not there holds may be anything
-                sum.output = {sum.output.x + scale * added.x, sum.output.y + scale * added.y,
-                              sum.output.z + scale * added.z, sum.output.w + scale * added.w};
-            }
+    for (int index = 0; index < kUniteItems; ++index) {
+        const uint32_t from = of_item(item.output, index) + lane.column;
+        numbers.of[index] = {0, 0, 0, 0};
+        if ((exists >> index & 1) != 0 && lane.has_columns) {
+            numbers.of[index] = __ldcg(reinterpret_cast<const float4*>(workspace + from));
         }
+    }
+    return numbers;
+}
+
+template <typename Kind>
+__device__ __forceinline__ PartSum load_part_sum(const float* workspace, const UniteItem& item, int group) {
+    if (!item.exists) {
+        return {-INFINITY, 0};
+    }
+    return {__ldcg(workspace + item.base), __ldcg(workspace + item.base + partial_rows(Kind::kWay, group))};
+}
+
+__device__ __forceinline__ float4 add_scaled(const float4& sum, float scale, const float4& added) {
+    if (scale > 0) {  // what a part without keys holds may be anything
+        return {sum.x + scale * added.x, sum.y + scale * added.y, sum.z + scale * added.z, sum.w + scale * added.w};
     }
     return sum;
 }
 
-// Adds up what the warps that share rows have come to, in their order. The block is together.
-__device__ __forceinline__ void share_outputs(int warp, int per_row, Sum& sum) {
-    __shared__ float4 outputs[kUniteWarps][32];
-    const int lane = threadIdx.x % 32;
-    __syncthreads();
-    outputs[warp][lane] = sum.output;
-    __syncthreads();
-    for (int other = 1; other < per_row && warp % per_row == 0; ++other) {
-        const float4& added = outputs[warp + other][lane];
-        sum.output = {sum.output.x + added.x, sum.output.y + added.y, sum.output.z + added.z, sum.output.w + added.w};
+// Rows all of whose parts are the warp's items: written as they are added up. `share`: of the lane's item in the
+// output.
+template <typename Kind>
+__device__ __forceinline__ void put_rows(const PillarAttentionParams& params, const UniteTask<Kind>& task,
+                                         const UniteLane<Kind::kHeadDim>& lane, int row, const ItemNumbers& numbers,
+                                         float share) {
+    using Model = typename Kind::Model;
+    const uint32_t place = output_place<Kind>(params, task.unit.rows, row);
+    float4 output{0, 0, 0, 0};
+#pragma unroll
+    for (int index = 0; index < kUniteItems; ++index) {
+        output = add_scaled(output, of_item(share, index), numbers.of[index]);
+        if (task.teams.part(index + 1) != 0) {
+            continue;
+        }
+        const uint32_t to = of_item(place, index);
+        if (to != kNoRow && lane.has_columns) {
+            put_numbers(static_cast<Model*>(params.output) + to + lane.column, output);
+        }
+        output = {0, 0, 0, 0};
     }
 }
 
+// The warp's items. Where they are all parts of their rows, the rows are written; else `sum` is what comes of them.
 template <typename Kind>
-__device__ __forceinline__ void unite_rows(const PillarAttentionParams& params, const UniteTask<Kind>& task) {
+__device__ __forceinline__ void add_items(const PillarAttentionParams& params, const UniteTask<Kind>& task,
+                                          const UniteLane<Kind::kHeadDim>& lane, const UniteItem& item, bool has_all,
+                                          RowSum& sum) {
+    const RowTile& rows = task.unit.rows;
+    const float* workspace = static_cast<const float*>(params.workspace);
+    const ItemNumbers numbers = load_numbers<Kind>(workspace, lane, item);
+    const PartSum mine = load_part_sum<Kind>(workspace, item, rows.group);
+    const PartSum total = total_of_row(mine, task.teams.part_bits);
+    const float share = mine.sum > 0 ? exp2_fast(mine.base - total.base) : 0;
+    if (has_all) {
+        const float scale = total.sum > 0 ? value_scale<Kind>(params, rows.kv_head) / total.sum : 0;
+        put_rows(params, task, lane, item.row, numbers, share * scale);
+        if (task.teams.part(lane.item) == 0 && item.row < rows.packed_rows()) {
+            put_draft_lse(params, rows, task.unit.draft_index, item.row, total.base + log2f(total.sum));
+        }
+        return;
+    }
+    float4 output{0, 0, 0, 0};
+#pragma unroll
+    for (int index = 0; index < kUniteItems; ++index) {
+        output = add_scaled(output, of_item(share, index), numbers.of[index]);
+    }
+    sum.add(total, output);
+}
+
+// Adds up what the warps that share a row have come to, in their order. The block is together.
+template <int kWarps>
+__device__ __forceinline__ void share_sums(int warp, int per_row, RowSum& sum) {
+    __shared__ RowSum sums[kWarps][32];
+    const int lane = threadIdx.x % 32;
+    __syncthreads();
+    sums[warp][lane] = sum;
+    __syncthreads();
+    for (int other = 1; other < per_row && warp % per_row == 0; ++other) {
+        sum.add(sums[warp + other][lane].part, sums[warp + other][lane].output);
+    }
+}
+
+// A row that a warp, or several, have come to the end of.
+template <typename Kind>
+__device__ __forceinline__ void put_row(const PillarAttentionParams& params, const UniteTask<Kind>& task,
+                                        const UniteLane<Kind::kHeadDim>& lane, int row, const RowSum& sum) {
+    if (row >= task.unit.rows.packed_rows()) {
+        return;
+    }
+    if (lane.has_columns) {
+        put_output<Kind>(params, task.unit.rows, row, lane.column, {sum.part.base, sum.part.sum, sum.output});
+    }
+    if (lane.column == 0) {
+        put_draft_lse(params, task.unit.rows, task.unit.draft_index, row, sum.part.base + log2f(sum.part.sum));
+    }
+}
+
+// A warp's rows and parts of a task, at first. Found before the parts are there.
+template <typename Kind>
+__device__ __forceinline__ UniteItem first_item(const PillarAttentionParams& params, const UniteTask<Kind>& task,
+                                                const UniteLane<Kind::kHeadDim>& lane) {
+    const int warp = static_cast<int>(threadIdx.x) / 32, per_row = task.teams.per_row;
+    return find_item(params, task, lane, task.first_row + warp / per_row * task.teams.rows_of_warp(),
+                     warp % per_row * kUniteItems);
+}
+
+template <typename Kind>
+__device__ __forceinline__ void unite_rows(const PillarAttentionParams& params, const UniteTask<Kind>& task,
+                                           UniteItem item) {
     const UniteLane<Kind::kHeadDim> lane;
     const int warp = static_cast<int>(threadIdx.x) / 32, per_row = task.teams.per_row;
-    const RowTile& rows = task.unit.rows;
-    const int packed_rows = rows.packed_rows();
+    const int num_parts = task.unit.num_parts(), packed_rows = task.unit.rows.packed_rows();
+    const bool has_all = num_parts <= kUniteItems;
+#pragma unroll 1
     for (int first = task.first_row; first < packed_rows; first += task.stride) {
-        const int row = first + warp / per_row * lane.kRows + lane.row;
-        Sum sum = add_parts<Kind>(params, task.unit, lane, min(row, packed_rows - 1), warp % per_row, per_row);
+        const int row = first + warp / per_row * task.teams.rows_of_warp();
+        RowSum sum;
+#pragma unroll 1
+        for (int part = warp % per_row * kUniteItems; part < num_parts; part += per_row * kUniteItems) {
+            if (first != task.first_row || part >= per_row * kUniteItems) {
+                item = find_item(params, task, lane, row, part);
+            }
+            add_items(params, task, lane, item, has_all, sum);
+        }
         if (per_row > 1) {
-            share_outputs(warp, per_row, sum);
+            share_sums<unite_warps(Kind::kWay)>(warp, per_row, sum);
         }
-        if (row >= packed_rows || warp % per_row != 0) {
-            continue;
-        }
-        if (lane.has_columns) {
-            put_output<Kind>(params, rows, row, lane.column, sum);
-        }
-        if (lane.place == 0) {
-            put_draft_lse(params, rows, task.unit.draft_index, row, sum.base + log2f(sum.sum));
+        if (!has_all && warp % per_row == 0) {
+            put_row(params, task, lane, row + lane.group, sum);
         }
     }
 }
@@ -243,7 +343,7 @@ __device__ __forceinline__ void unite_halos(const PillarAttentionParams& params,
     const ScoreTarget target = score_target(params, unit.rows, unit.score_index);
     const int place = threadIdx.x % kReach;
     for (int worker = unit.start.first_worker + 1 + threadIdx.x / kReach; worker <= unit.start.last_worker;
-         worker += kUniteThreads / kReach) {
+         worker += static_cast<int>(blockDim.x) / kReach) {
         if (has_tiles(planned, worker)) {
             const int position = planned[worker].start.tile * kTileTokens - kReach + place;
             const Partial part = partial<Kind>(params, unit.rows.group, worker, false);
@@ -269,7 +369,7 @@ __device__ __forceinline__ void find_task(const PillarAttentionParams& params, i
 // Blocks share the units; where units are few, blocks share a unit's rows too. Before it waits for the parts a block
 // has read what the plan says of its first unit.
 template <typename Kind>
-__global__ void __launch_bounds__(kUniteThreads, kUniteBlocks)
+__global__ void __launch_bounds__(unite_warps(Kind::kWay) * 32, unite_blocks(Kind::kWay))
 unite_kernel(const __grid_constant__ PillarAttentionParams params) {
     __shared__ UniteTask<Kind> task;
     start_dependents();
@@ -283,9 +383,13 @@ unite_kernel(const __grid_constant__ PillarAttentionParams params) {
     if (number > 0 && (!works || (slices <= kFewSlices && !task.has_rows()))) {
         return;  // to leave the next launch its registers
     }
+    UniteItem item{};
+    if (works) {
+        item = first_item(params, task, UniteLane<Kind::kHeadDim>());
+    }
     wait_for_launch_before();  // block 0 at least does, so that who waits for this launch waits for both
     while (works) {
-        unite_rows(params, task);
+        unite_rows(params, task, item);
         if (task.first_row == 0 && has_halos(params, task.unit)) {
             unite_halos<Kind>(params, task.unit);
         }
@@ -293,6 +397,7 @@ unite_kernel(const __grid_constant__ PillarAttentionParams params) {
         works = number < num_tasks;
         if (works) {
             find_task(params, number, task);
+            item = first_item(params, task, UniteLane<Kind::kHeadDim>());
         }
     }
 }
