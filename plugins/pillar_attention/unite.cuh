@@ -158,19 +158,6 @@ __device__ __forceinline__ PartSum total_of_row(const PartSum& mine, int part_bi
     return {base, sum};
 }
 
-// What the warp's lanes come to of a row: over some of its parts, each lane of four columns.
-struct RowSum {
-    PartSum part{-INFINITY, 0};
-    float4 output{0, 0, 0, 0};
-
-    __device__ __forceinline__ void add(const PartSum& other, const float4& numbers) {
-        Sum both{part.base, part.sum, output};
-        both.add(other.base, other.sum, numbers);
-        part = {both.base, both.sum};
-        output = both.output;
-    }
-};
-
 // Where a row's output goes, in numbers; kNoRow where there is no such row.
 constexpr uint32_t kNoRow = 0xffffffffu;
 
@@ -243,7 +230,7 @@ __device__ __forceinline__ void put_rows(const PillarAttentionParams& params, co
 template <typename Kind>
 __device__ __forceinline__ void add_items(const PillarAttentionParams& params, const UniteTask<Kind>& task,
                                           const UniteLane<Kind::kHeadDim>& lane, const UniteItem& item, bool has_all,
-                                          RowSum& sum) {
+                                          Sum& sum) {
     const RowTile& rows = task.unit.rows;
     const float* workspace = static_cast<const float*>(params.workspace);
     const ItemNumbers numbers = load_numbers<Kind>(workspace, lane, item);
@@ -263,34 +250,35 @@ __device__ __forceinline__ void add_items(const PillarAttentionParams& params, c
     for (int index = 0; index < kUniteItems; ++index) {
         output = add_scaled(output, of_item(share, index), numbers.of[index]);
     }
-    sum.add(total, output);
+    sum.add(total.base, total.sum, output);
 }
 
 // Adds up what the warps that share a row have come to, in their order. The block is together.
 template <int kWarps>
-__device__ __forceinline__ void share_sums(int warp, int per_row, RowSum& sum) {
-    __shared__ RowSum sums[kWarps][32];
+__device__ __forceinline__ void share_sums(int warp, int per_row, Sum& sum) {
+    __shared__ Sum sums[kWarps][32];
     const int lane = threadIdx.x % 32;
     __syncthreads();
     sums[warp][lane] = sum;
     __syncthreads();
     for (int other = 1; other < per_row && warp % per_row == 0; ++other) {
-        sum.add(sums[warp + other][lane].part, sums[warp + other][lane].output);
+        const Sum& added = sums[warp + other][lane];
+        sum.add(added.base, added.sum, added.output);
     }
 }
 
 // A row that a warp, or several, have come to the end of.
 template <typename Kind>
 __device__ __forceinline__ void put_row(const PillarAttentionParams& params, const UniteTask<Kind>& task,
-                                        const UniteLane<Kind::kHeadDim>& lane, int row, const RowSum& sum) {
+                                        const UniteLane<Kind::kHeadDim>& lane, int row, const Sum& sum) {
     if (row >= task.unit.rows.packed_rows()) {
         return;
     }
     if (lane.has_columns) {
-        put_output<Kind>(params, task.unit.rows, row, lane.column, {sum.part.base, sum.part.sum, sum.output});
+        put_output<Kind>(params, task.unit.rows, row, lane.column, sum);
     }
     if (lane.column == 0) {
-        put_draft_lse(params, task.unit.rows, task.unit.draft_index, row, sum.part.base + log2f(sum.part.sum));
+        put_draft_lse(params, task.unit.rows, task.unit.draft_index, row, sum.base + log2f(sum.sum));
     }
 }
 
@@ -313,7 +301,7 @@ __device__ __forceinline__ void unite_rows(const PillarAttentionParams& params, 
 #pragma unroll 1
     for (int first = task.first_row; first < packed_rows; first += task.stride) {
         const int row = first + warp / per_row * task.teams.rows_of_warp();
-        RowSum sum;
+        Sum sum;
 #pragma unroll 1
         for (int part = warp % per_row * kUniteItems; part < num_parts; part += per_row * kUniteItems) {
             if (first != task.first_row || part >= per_row * kUniteItems) {
