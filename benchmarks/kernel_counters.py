@@ -77,7 +77,7 @@ class Counted:
 
 
 def cases() -> Iterator[CounterCase]:
-    """The benchmark's that miss a target, or are beside one that does; of one layer."""
+    """Of the benchmark's: most that miss a target, and those that these are measured by. Of one layer."""
     grouped = replace(QWEN3_8B, num_heads=8 * QWEN3_8B.num_kv_heads)
     few = replace(QWEN3_8B, batch=1, context=32768)
     for model in (QWEN3_8B, SMOLLM2):

@@ -32,9 +32,12 @@ QUERY_TOLERANCE = {torch.float16: 4 * 2**-9, torch.bfloat16: 4 * 2**-11}
 HUGE_KEY = 12
 # Scores add 11-bit probabilities; those stored in fp16 are rounded, at worst to its smallest number.
 SCORE_TOLERANCE = {torch.float32: (2e-3, 1e-8), torch.float16: (3e-3, 1e-7)}
-# Of all scores of a case, |found - expected| / |expected|, under QK-norm: few rows have a number that it rounds to its
-# neighbour. What such a row's scores may differ by, norm_tolerance says.
+# Besides, of scores under QK-norm, which may round a number of a query or a key to its neighbour, as above: by 2^-8 of
+# it in bf16 or more. A logit moves by 2^-9 where that number times the other's, over root(head_dim), is 1/2: where both
+# are 2 or so. Where they are larger it moves by more, see norm_tolerance; so few scores may (some, or one in 50), and
+# all of a case together, |found - expected| / |expected|, may not.
 NORM_TOLERANCE = 2**-9
+FEW_SCORES, SHARE_OF_SCORES = 4, 50
 
 Record = Callable[[str, object], None]
 
@@ -106,31 +109,46 @@ def check_scores(kind: CaseKind, found: Found, of_queries: float, record: Record
     scores, expected = found.inputs.layer.scores, found.expected.layer.scores
     rtol, atol = SCORE_TOLERANCE[kind.score_dtype]
     rtol += of_queries
-    each = rtol + norm_tolerance(kind, found.inputs)
+    each = rtol + norm_tolerance(kind, found.expected)
     torch.testing.assert_close(scores, expected, rtol=each, atol=atol, equal_nan=True)
     written = ~expected.isnan()
-    if written.any():
-        error = (scores.double() - expected.double())[written].norm() / expected.double()[written].norm()
-        record(f"scores, relative error, {name_of(kind.score_dtype)}", float(error))
-        assert error <= rtol + (NORM_TOLERANCE if kind.qk_norm else 0.0)
+    if not written.any():
+        return
+    rtol += NORM_TOLERANCE if kind.qk_norm else 0.0
+    right = expected.double()[written]
+    difference = (scores.double()[written] - right).abs()
+    record(f"scores, relative error, {name_of(kind.score_dtype)}", float(difference.norm() / right.norm()))
+    assert difference.norm() <= rtol * right.norm() + atol * len(right) ** 0.5
+    further = int((difference > rtol * right.abs() + atol).sum())
+    record("scores under QK-norm that are further off than others", further)
+    assert further <= (FEW_SCORES + len(right) // SHARE_OF_SCORES if kind.qk_norm else 0)
 
 
 def norm_tolerance(kind: CaseKind, inputs: AttentionInputs[Tensor]) -> float:
-    """How far a logit may move where QK-norm rounds a number of the query, and one of the key, to its neighbour.
+    """About how far a logit may move where QK-norm rounds a number of the query, or of the key, to its neighbour.
 
     Such a number moves by a bit, 2^-7 of itself at most in bf16, 2^-10 in fp16. It is then rotated: so its product is
-    with both numbers of the other vector's pair, over root(head_dim). Of the largest that the case has.
+    with both numbers of the other vector's pair, over root(head_dim). Of the largest that the case has: queries with
+    all keys, and the step's own keys with its queries.
     """
     if inputs.qk_norm is None or len(inputs.qkv) == 0:
         return 0.0
     params, layer = kind.params, inputs.layer
-    queries = inputs.qkv[:, : params.num_heads * params.head_dim].unflatten(1, (params.num_heads, params.head_dim))
-    query = rms_norm(queries, inputs.qk_norm.q_norm, params.rms_norm_eps).abs().max() * kind.rope_scale
+    heads = inputs.qkv.unflatten(1, (params.num_heads + 2 * params.num_kv_heads, params.head_dim))
+    queries = rms_norm(heads[:, : params.num_heads], inputs.qk_norm.q_norm, params.rms_norm_eps)
+    own = rms_norm(heads[:, params.num_heads : -params.num_kv_heads], inputs.qk_norm.k_norm, params.rms_norm_eps)
     keys = layer.kv_pool[:, 0].float().nan_to_num()
     if layer.kv_scale is not None:
         keys *= layer.kv_scale[0, :, None, None]
-    key = torch.hypot(*keys.chunk(2, dim=-1)).max()
-    return 2 * torch.finfo(kind.dtype).eps * float(query * key) / params.head_dim**0.5
+    of_queries = queries.abs().max() * _longest_pair(keys)
+    of_keys = own.abs().max() * _longest_pair(queries.float()) * kind.rope_scale
+    moves = float(of_queries + of_keys) * kind.rope_scale
+    return torch.finfo(kind.dtype).eps * moves / params.head_dim**0.5
+
+
+def _longest_pair(vectors: Tensor) -> Tensor:
+    """Of two numbers that are rotated together."""
+    return torch.hypot(*vectors.chunk(2, dim=-1)).max()
 
 
 def check_pool(kind: CaseKind, found: Found, record: Record) -> None:

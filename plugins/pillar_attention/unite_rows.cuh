@@ -1,5 +1,5 @@
-// The rows of a shared unit, put together. Instructions bound it, not the few bytes it reads: so what a lane can know
-// for others it finds out once, and tells them.
+// The rows of a shared unit, put together. Instructions would bound it, not the few bytes it reads: so what a lane can
+// know for others it finds out once, and tells them.
 #pragma once
 
 #include "pillar_attention/unite_task.cuh"
@@ -151,8 +151,9 @@ __device__ __forceinline__ void add_items(const PillarAttentionParams& params, c
 
 // Adds up what the warps that share a row have come to, in their order. The block is together.
 template <int kWarps>
-__device__ __forceinline__ void share_sums(int warp, int per_row, Sum& sum) {
-    __shared__ Sum sums[kWarps][32];
+__device__ __forceinline__ void add_warps(int warp, int per_row, Sum& sum) {
+    __shared__ alignas(Sum) unsigned char memory[kWarps * 32 * sizeof(Sum)];  // a Sum there would ask to be initialised
+    Sum(*sums)[32] = reinterpret_cast<Sum(*)[32]>(memory);
     const int lane = threadIdx.x % 32;
     __syncthreads();
     sums[warp][lane] = sum;
@@ -206,7 +207,7 @@ __device__ __forceinline__ void unite_rows(const PillarAttentionParams& params, 
             add_items(params, task, lane, item, has_all, sum);
         }
         if (per_row > 1) {
-            share_sums<unite_warps(Kind::kWay)>(warp, per_row, sum);
+            add_warps<unite_warps(Kind::kWay)>(warp, per_row, sum);
         }
         if (!has_all && warp % per_row == 0) {
             put_row(params, task, lane, row + lane.group, sum);
