@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from kernel_cases import Workload
+from kernel_cases import Case, Workload
 from kernel_groups import (
     QWEN3_8B,
     SMOLLM2,
@@ -59,14 +59,6 @@ COUNTERS = {
 
 
 @dataclass(frozen=True)
-class CounterCase:
-    """A step whose launches are counted."""
-
-    name: str
-    workload: Workload
-
-
-@dataclass(frozen=True)
 class Counted:
     """A launch. counters: by COUNTERS' names, percent but for ns."""
 
@@ -76,7 +68,7 @@ class Counted:
     counters: dict[str, float]
 
 
-def cases() -> Iterator[CounterCase]:
+def cases() -> Iterator[Case]:
     """Of the benchmark's: most that miss a target, and those that these are measured by. Of one layer."""
     grouped = replace(QWEN3_8B, num_heads=8 * QWEN3_8B.num_kv_heads)
     few = replace(QWEN3_8B, batch=1, context=32768)
@@ -96,8 +88,8 @@ def cases() -> Iterator[CounterCase]:
     yield _case("prefill 2048 on 8192", prefill(8192))
 
 
-def _case(name: str, workload: Workload) -> CounterCase:
-    return CounterCase(name, replace(workload, geometry=replace(workload.geometry, num_layers=1)))
+def _case(name: str, workload: Workload) -> Case:
+    return Case(name, replace(workload, geometry=replace(workload.geometry, num_layers=1)))
 
 
 def launch_all(ops: AttentionOps) -> None:

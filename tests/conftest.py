@@ -9,6 +9,8 @@ import pytest
 import torch
 from _pytest.terminal import TerminalReporter
 
+pytest.register_assert_rewrite("attention_checks")  # so that its checks hold under python -O, as those of tests do
+
 ALL_THREADS = torch.get_num_threads()
 
 

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from sparsespec import plugins
 
@@ -26,3 +28,8 @@ def host_library(source: str, folder: Path, *language: str) -> ctypes.CDLL:
     flags = [*language, "-std=c++17", "-O1", "-shared", "-Xcompiler", "-fPIC", "-I", include]
     subprocess.run([nvcc, *flags, str(SOURCES / source), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
+
+
+def pointer(array: NDArray[np.int16] | NDArray[np.int32]) -> ctypes.c_void_p:
+    """To the array's numbers; it must live as long as they are used."""
+    return ctypes.c_void_p(array.ctypes.data)

@@ -17,10 +17,11 @@ def quoted(values: list[str]) -> str:
 
 
 def ncu_table(names: list[str]) -> list[str]:
-    """As ncu prints it, with what it says besides. Counter i of launch n is 1000 n + i."""
+    """As ncu prints it, with what it says besides. Counter i of launch n is 1000 (n + 1) + i and a half."""
     rows = [
         quoted(
-            [str(number), f"void sparsespec::{name}<Kind<8, 64>>(Params)"] + [f"1,{index:03}.50" for index in range(8)]
+            [str(number), f"void sparsespec::{name}<Kind<8, 64>>(Params)"]
+            + [f"{number + 1},{index:03}.50" for index in range(len(COUNTERS))]
         )
         for number, name in enumerate(names)
     ]
@@ -31,7 +32,8 @@ def test_every_launch_finds_its_case() -> None:
     expected = [(case.workload.geometry.name, case.name, kernel) for case in cases() for kernel in KERNELS]
     found = parsed(ncu_table([kernel for _, _, kernel in expected]))
     assert [(each.geometry, each.case, each.kernel) for each in found] == expected
-    assert found[0].counters == {name: 1000.5 + index for index, name in enumerate(COUNTERS.values())}
+    for number, each in enumerate(found):
+        assert each.counters == {name: 1000 * number + 1000.5 + index for index, name in enumerate(COUNTERS.values())}
     assert "1.0 us  memory 1002%" in line(found[0])
 
 

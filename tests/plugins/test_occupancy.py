@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from host_library import host_library
+from host_library import host_library, pointer
 
 NARROW, WIDE = 0, 1
 MAX_ROOM = 12
@@ -55,10 +55,6 @@ def occupancy(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 def ints(*numbers: int) -> NDArray[np.int32]:
     return np.array(numbers, np.int32)
-
-
-def pointer(array: NDArray[np.int32]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
 
 
 def fill(occupancy: ctypes.CDLL, head_dim: int, way: int, device: Device) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from host_library import host_library
+from host_library import host_library, pointer
 from sparsespec.plugins.phase import Phase
 
 Ints = NDArray[np.int32]
@@ -89,15 +89,11 @@ class Batch:
         heads = np.array([self.num_heads, self.num_kv_heads], dtype=np.int32)
         starts, active = np.zeros((2, num_workers + 1, 8), np.int32), np.zeros(batch, np.int16)
         units, counts = np.zeros((batch, 2), np.int32), np.zeros(2, np.int32)
-        step = (_pointer(heads), batch, _pointer(lengths), tile_rows)
-        division.describe_slots(*step, _pointer(units))
-        division.plan(*step, num_workers, _pointer(starts), _pointer(active), _pointer(counts))
+        step = (pointer(heads), batch, pointer(lengths), tile_rows)
+        division.describe_slots(*step, pointer(units))
+        division.plan(*step, num_workers, pointer(starts), pointer(active), pointer(counts))
         divided, whole = counts.tolist()
         return Plan(*starts, active[: divided + whole], (divided, whole), units)
-
-
-def _pointer(array: Ints | NDArray[np.int16]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
 
 
 def random_batch(rng: random.Random) -> Batch:

@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from host_library import host_library
+from host_library import host_library, pointer
 from sparsespec.plugins.limits import MAX_GROUP
 
 PACKED_ROWS = 4096  # that group_inverse promises to be right below
@@ -22,14 +22,14 @@ def row_tiles(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 @pytest.mark.parametrize("group", range(1, MAX_GROUP + 1))
 def test_rows_of_a_group(row_tiles: ctypes.CDLL, group: int) -> None:
     quotients = np.empty(PACKED_ROWS, np.int32)
-    row_tiles.divide_by_group(group, PACKED_ROWS, ctypes.c_void_p(quotients.ctypes.data))
+    row_tiles.divide_by_group(group, PACKED_ROWS, pointer(quotients))
     assert (quotients == np.arange(PACKED_ROWS) // group).all()
 
 
 @pytest.mark.parametrize("rows_per_tile", [1, 4, 7, 64, 128])
 def test_row_tiles(row_tiles: ctypes.CDLL, rows_per_tile: int) -> None:
     tiles = np.empty(1000, np.int32)
-    row_tiles.count_row_tiles(rows_per_tile, 1000, ctypes.c_void_p(tiles.ctypes.data))
+    row_tiles.count_row_tiles(rows_per_tile, 1000, pointer(tiles))
     assert (tiles == -(-np.arange(1000) // rows_per_tile)).all()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from host_library import host_library
+from host_library import host_library, pointer
 
 TOKENS = 64
 STAGES = 4  # of two tiles
@@ -25,7 +25,7 @@ def offsets_of(layout: ctypes.CDLL, key_bytes: int, wide: bool) -> NDArray[np.in
     """[STAGES, TOKENS, key_bytes / 16] bytes of each 16-byte chunk: of a tile's keys, its values, the next one's."""
     offsets = np.full((STAGES, TOKENS, key_bytes // 16), -1, np.int32)
     layout.tile_offsets.restype = ctypes.c_bool
-    assert layout.tile_offsets(key_bytes, ctypes.c_bool(wide), ctypes.c_void_p(offsets.ctypes.data))
+    assert layout.tile_offsets(key_bytes, ctypes.c_bool(wide), pointer(offsets))
     return offsets
 
 
