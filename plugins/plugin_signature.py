@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TypeVar
 
+from sparsespec.plugins.accept_drafts.inputs import AcceptDraftsInputs
 from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
 from sparsespec.plugins.pillar_select.inputs import SelectInputs
+from sparsespec.plugins.sample_rows.inputs import SampleRowsInputs
+from sparsespec.plugins.step_rows.inputs import StepRowsInputs
 
 TensorT = TypeVar("TensorT")
 Fields = Mapping[str, int | float | str]
@@ -66,6 +70,13 @@ def select_inputs(inputs: SelectInputs[TensorT]) -> list[TensorT]:
         inputs.num_moving,
         inputs.pillars,
     ]
+
+
+def step_op_inputs(
+    inputs: StepRowsInputs[TensorT] | SampleRowsInputs[TensorT] | AcceptDraftsInputs[TensorT],
+) -> list[TensorT]:
+    """Of StepRows, SampleRows or AcceptDrafts, whose fields are in their plugin's order."""
+    return [getattr(inputs, field.name) for field in fields(inputs)]
 
 
 def _score_inputs(params: PillarAttentionParams, inputs: AttentionInputs[TensorT]) -> tuple[TensorT, ...]:

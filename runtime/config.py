@@ -15,6 +15,7 @@ RankingName = Literal["mean", "accepted", "average"]
 MovingName = Literal["diagonal", "last"]
 NormalizerName = Literal["draft", "exact"]
 AttentionName = Literal["auto", "plugins", "reference"]
+GraphsName = Literal["auto", "on", "off"]
 Policy = Literal["unified", "lockstep"]
 MAX_RESULT_LAG = 64
 _MOST_KV_TOKENS = 2**40
@@ -104,6 +105,9 @@ class RuntimeConfig:
     plugin_library: str | None = option(None, "libsparsespec_plugins.so; the one beside the package when not given")
     attention: AttentionName = option(
         "auto", "CUDA kernels (plugins) or plain torch (reference); auto takes plugins for 16-bit engines on a GPU"
+    )
+    cuda_graphs: GraphsName = option(
+        "auto", "steps of fixed shapes, each in a CUDA graph: on, off, or auto: where the CUDA kernels run"
     )
     max_batch_size: int | None = option(None, "requests that run at once; the engine's maximum when not given")
     max_tokens_in_paged_kv_cache: int | None = option(None, "KV cache size; room for a full batch when not given")

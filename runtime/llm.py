@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from sparsespec.builder.engine_dir import read_engine_config
 from sparsespec.builder.errors import RequestError
@@ -17,7 +16,7 @@ from sparsespec.runtime.answers import Answer, SubmittedRequest
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.executor import Executor, PendingResults
 from sparsespec.runtime.device.executor_config import ExecutorConfig
-from sparsespec.runtime.device.step_batch import StepBatch
+from sparsespec.runtime.device.step_choice import choose_steps
 from sparsespec.runtime.device.tensorrt_executor import TensorRTExecutor
 from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.kv_cache import KvCacheManager
@@ -54,7 +53,7 @@ class LLM:
         executor = self._executor_config()
         self.kv_cache = KvCacheManager(executor.num_pages, self.engine.config.build.page_size)
         self._scheduler = self._make_scheduler(executor.max_batch_size)
-        self._executor: Executor[StepBatch, Tensor] = self._make_executor(executor)
+        self._executor: Executor[Any, Any] = self._make_executor(executor)
         kv_cache_tokens = executor.num_pages * self.kv_cache.page_size
         drafts = DraftShape(speculation.draft_len, speculation.num_draft_steps)
         self._rules = AdmissionRules(self.engine.config, self.engine.codec, drafts, kv_cache_tokens)
@@ -179,12 +178,14 @@ class LLM:
             full_batch = min(full_batch, max_pool_pages(self.engine.config.model, build))
         pages = full_batch if tokens is None else min(-(-tokens // build.page_size), full_batch)
         library = self.config.plugin_library
-        return ExecutorConfig(size, pages, self.config.attention, None if library is None else Path(library))
+        path = None if library is None else Path(library)
+        return ExecutorConfig(size, pages, self.config.attention, self.config.cuda_graphs, path)
 
-    def _make_executor(self, config: ExecutorConfig) -> Executor[StepBatch, Tensor]:
+    def _make_executor(self, config: ExecutorConfig) -> Executor[Any, Any]:
         engine = self.engine
         if engine.engines is None:
-            return TorchExecutor(engine.config, engine.weights, self.speculation, config)
+            eager = TorchExecutor(engine.config, engine.weights, self.speculation, config)
+            return choose_steps(eager, config.cuda_graphs, engine.config.build) or eager
         return TensorRTExecutor(engine.config, engine.weights, self.speculation, config, engine.engines)
 
     def _make_scheduler(self, max_batch_size: int) -> Scheduler:

@@ -114,6 +114,11 @@ class SamplingNeeds:
     logprobs: bool
     early_stops: bool  # stop tokens are masked while too early
 
+    @property
+    def beyond_temperature(self) -> bool:
+        """Whether logits alone, over a temperature, do not make the distribution, or more than tokens is asked for."""
+        return self.penalties or self.min_p or self.cuts or self.logprobs or self.early_stops
+
 
 def _as_tuple(value: object) -> object:
     """Callers of vLLM pass lists and None; anything else is for the type check to refuse."""

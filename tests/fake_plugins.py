@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sparsespec.plugins.accept_drafts.inputs import AcceptDraftsInputs
 from sparsespec.plugins.pillar_attention.inputs import (
     AttentionInputs,
     LayerInputs,
@@ -18,9 +19,13 @@ from sparsespec.plugins.pillar_attention.inputs import (
 from sparsespec.plugins.pillar_attention.reference import pillar_attention
 from sparsespec.plugins.pillar_select.inputs import SelectInputs
 from sparsespec.plugins.pillar_select.reference import pillar_select
+from sparsespec.plugins.sample_rows.inputs import SampleRowsInputs
+from sparsespec.plugins.step_rows.inputs import StepRowsInputs
+from sparsespec.runtime.device.step_reference import ReferenceStepOps
 
 Fields = Mapping[str, int | float | str]
 PLAN_MARK = 1234
+_STEP_OPS = ("StepRows", "SampleRows", "AcceptDrafts")
 
 
 @dataclass
@@ -48,9 +53,11 @@ class FakePlugin:
         self.library.runs.append(self.name)
         for place, tensor in enumerate(inputs):
             _expect(tensor.is_contiguous(), f"{self.name}: input {place} is not contiguous")
-            _expect(tensor.numel() > 0, f"{self.name}: input {place} is empty")
+            _expect(self.name in _STEP_OPS or tensor.numel() > 0, f"{self.name}: input {place} is empty")
         if self.name == "PillarPlan":
             return self._plan(inputs)
+        if self.name in _STEP_OPS:
+            return _run_step_op(self.name, inputs)
         return self._attention(inputs) if self.name == "PillarAttention" else self._select(inputs)
 
     def _plan(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -106,8 +113,8 @@ class FakePlugin:
     def _select(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         scores, scored_slot, moving_shift, recent_start, num_staying, num_moving, pillars = inputs
         _expect_ints(inputs[1:])
-        sizes = (scores.shape[1], len(scored_slot), len(moving_shift))
-        _expect(len({*sizes}) == 1, f"PillarSelect: scores of {sizes} slots")
+        sizes = (len(scored_slot), len(moving_shift), scores.shape[1])
+        _expect(sizes[0] == sizes[1] <= sizes[2], f"PillarSelect: scores of {sizes} slots")
         pillar_select(
             SelectInputs(
                 scores=scores,
@@ -125,6 +132,19 @@ class FakePlugin:
         of_tensors = ("qk_norm", "kv_cache_dtype", "aliased_io")
         fields = {name: value for name, value in self.fields.items() if name not in of_tensors}
         return PillarAttentionParams(**fields)  # type: ignore[arg-type]
+
+
+def _run_step_op(name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs are what is updated in place, then what is new."""
+    ops = ReferenceStepOps()
+    if name == "StepRows":
+        ops.step_rows(StepRowsInputs(*inputs))
+        return list(inputs[11:])
+    if name == "SampleRows":
+        found = ops.sample_rows(SampleRowsInputs(*inputs))
+        return [*inputs[7:], found.row_max, found.row_sum, found.row_token]
+    ops.accept_drafts(AcceptDraftsInputs(*inputs))
+    return list(inputs[16:])
 
 
 # Not `assert`: python -O would leave it out here.

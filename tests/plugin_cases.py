@@ -17,6 +17,8 @@ FLOAT32 = frozenset({DataType.FLOAT32})
 MODEL = frozenset({DataType.FLOAT16, DataType.BFLOAT16})
 SCORE = frozenset({DataType.FLOAT32, DataType.FLOAT16})
 FP8 = frozenset({DataType.FP8})
+INT64 = frozenset({DataType.INT64})
+LOGIT = frozenset({DataType.FLOAT32, DataType.FLOAT16, DataType.BFLOAT16})
 
 SIZES = {
     "B": 3,
@@ -30,6 +32,12 @@ SIZES = {
     "max_pages": 9,
     "positions": 144,
     "scored": 2,
+    "num_scored": 1,
+    "logits": 6,
+    "vocabulary": 24,
+    "grants": 8,
+    "results": 11,
+    "lengths": 50,
     "layers": 10,
 }
 
@@ -158,7 +166,7 @@ _PILLARS = _int32("pillars", "layers", "B", 2, "budget")
 
 def _select(num_planes: int) -> PluginCase:
     scores = TensorCase("scores", SCORE, ("layers", "scored", num_planes, 2, "positions"))
-    by_scored = (_int32("scored_slot", "scored"), _int32("moving_shift", "scored"))
+    by_scored = (_int32("scored_slot", "num_scored"), _int32("moving_shift", "num_scored"))
     by_slot = tuple(_int32(name, "B") for name in ("recent_start", "num_staying", "num_moving"))
     return PluginCase(
         label=f"select-{num_planes}",
@@ -169,6 +177,99 @@ def _select(num_planes: int) -> PluginCase:
         aliases=(6,),
     )
 
+
+def _int64(name: str, *shape: int | str) -> TensorCase:
+    return TensorCase(name, INT64, shape)
+
+
+def _by_slot(*names: str) -> tuple[TensorCase, ...]:
+    return tuple(_int32(name, "B") for name in names)
+
+
+_LOGITS = TensorCase("logits", LOGIT, ("logits", "vocabulary"))
+_DRAFT_PROBS = TensorCase("draft_probs", FLOAT32, ("B", "drafts", "vocabulary"))
+_TOKEN_IDS = _int64("token_ids", "B", "positions")
+_STATISTICS = (
+    TensorCase("row_max", FLOAT32, ("logits",)),
+    TensorCase("row_sum", FLOAT32, ("logits",)),
+    _int32("row_token", "logits"),
+)
+
+_STEP_ROWS_WRITES = (
+    _int32("page_table", "B", "max_pages"),
+    _int32("lookups", "B", "lookups"),
+    _int32("num_lookups", "B"),
+    _int64("row_token", "rows"),
+    _int64("logit_rows", "logits"),
+    _int32("logit_slot", "logits"),
+    _int32("logit_position", "logits"),
+    _int32("scored_slot", "scored"),
+)
+STEP_ROWS = PluginCase(
+    label="step-rows",
+    name="StepRows",
+    fields=(),
+    inputs=(
+        _int32("row_start", "B + 1"),
+        *_by_slot("phase", "draft_index"),
+        _int32("logit_start", "B + 1"),
+        _int32("num_grants", 1),
+        _int32("grant_place", "grants"),
+        _int32("grant_page", "grants"),
+        *_by_slot("kv_len", "recent_start", "lookup_budget"),
+        _TOKEN_IDS,
+        *_STEP_ROWS_WRITES,
+    ),
+    outputs=_STEP_ROWS_WRITES,
+    aliases=tuple(range(11, 19)),
+)
+
+SAMPLE_ROWS = PluginCase(
+    label="sample-rows",
+    name="SampleRows",
+    fields=(),
+    inputs=(
+        _LOGITS,
+        _int32("logit_slot", "logits"),
+        _int32("logit_position", "logits"),
+        *_by_slot("phase", "draft_index"),
+        TensorCase("temperature", FLOAT32, ("B",)),
+        _int64("seed", "B"),
+        _DRAFT_PROBS,
+        _TOKEN_IDS,
+    ),
+    outputs=(_DRAFT_PROBS, _TOKEN_IDS, *_STATISTICS),
+    aliases=(7, 8, None, None, None),
+)
+
+_ACCEPT_WRITES = (
+    _TOKEN_IDS,
+    *_by_slot("kv_len", "recent_start", "num_staying", "num_moving", "lookup_budget"),
+    _int32("scored_slot", "scored"),
+    _int32("moving_shift", "scored"),
+    _int32("results", "B", "results"),
+)
+ACCEPT_DRAFTS = PluginCase(
+    label="accept-drafts",
+    name="AcceptDrafts",
+    fields=(),
+    inputs=(
+        _LOGITS,
+        *_STATISTICS,
+        _DRAFT_PROBS,
+        _int32("row_start", "B + 1"),
+        *_by_slot("phase"),
+        _int32("logit_start", "B + 1"),
+        *_by_slot("block_rows", "score_rows", "score_index", "num_drafts"),
+        TensorCase("temperature", FLOAT32, ("B",)),
+        _int64("seed", "B"),
+        *_by_slot("end_len"),
+        _int32("budget_split", "lengths", 4),
+        *_ACCEPT_WRITES,
+    ),
+    outputs=_ACCEPT_WRITES,
+    aliases=tuple(range(16, 25)),
+)
 
 CASES = (
     PILLAR_PLAN,
@@ -182,6 +283,9 @@ CASES = (
     _with_norm(_with_fp8_cache(_scored("diagonal", 2))),
     _select(1),
     _select(2),
+    STEP_ROWS,
+    SAMPLE_ROWS,
+    ACCEPT_DRAFTS,
 )
 
 every_plugin = pytest.mark.parametrize("case", CASES, ids=[case.label for case in CASES])

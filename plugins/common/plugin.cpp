@@ -18,7 +18,7 @@ constexpr uintptr_t kVectorBytes = 16;
 // Whether kernels read or write more than one number at a time.
 bool is_vectorised(ElementType element) {
     return element == ElementType::kModel || element == ElementType::kFp8 || element == ElementType::kPlan ||
-           element == ElementType::kTable;
+           element == ElementType::kTable || element == ElementType::kLogit || element == ElementType::kProbability;
 }
 
 const PluginTensorDesc& desc_of(const PluginTensorDesc& desc) {

@@ -35,6 +35,7 @@ const char* allowed_types(ElementType element) {
             return "int32";
         case ElementType::kFloat32:
         case ElementType::kTable:
+        case ElementType::kProbability:
             return "float32";
         case ElementType::kModel:
             return "float16 or bfloat16";
@@ -42,6 +43,10 @@ const char* allowed_types(ElementType element) {
             return "float8_e4m3";
         case ElementType::kScore:
             return "float32 or float16";
+        case ElementType::kInt64:
+            return "int64";
+        case ElementType::kLogit:
+            return "float32, float16 or bfloat16";
     }
     return "";
 }
@@ -75,6 +80,7 @@ bool is_allowed(ElementType element, DataType type) {
             return type == DataType::kINT32;
         case ElementType::kFloat32:
         case ElementType::kTable:
+        case ElementType::kProbability:
             return type == DataType::kFLOAT;
         case ElementType::kModel:
             return type == DataType::kHALF || type == DataType::kBF16;
@@ -82,6 +88,10 @@ bool is_allowed(ElementType element, DataType type) {
             return type == DataType::kFP8;
         case ElementType::kScore:
             return type == DataType::kFLOAT || type == DataType::kHALF;
+        case ElementType::kInt64:
+            return type == DataType::kINT64;
+        case ElementType::kLogit:
+            return type == DataType::kFLOAT || type == DataType::kHALF || type == DataType::kBF16;
     }
     return false;
 }

@@ -52,5 +52,8 @@ private:
 nvinfer1::IPluginCreatorInterface* pillar_plan_creator();
 nvinfer1::IPluginCreatorInterface* pillar_attention_creator();
 nvinfer1::IPluginCreatorInterface* pillar_select_creator();
+nvinfer1::IPluginCreatorInterface* step_rows_creator();
+nvinfer1::IPluginCreatorInterface* sample_rows_creator();
+nvinfer1::IPluginCreatorInterface* accept_drafts_creator();
 
 }  // namespace sparsespec

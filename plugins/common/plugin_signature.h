@@ -11,7 +11,7 @@
 
 namespace sparsespec {
 
-// What the elements of a tensor may be. All tensors of kModel have one type, and so have all of kScore.
+// What the elements of a tensor may be. All tensors of kModel have one type, and so have all of kScore, and of kLogit.
 enum class ElementType : int32_t {
     kInt32,
     kPlan,  // int32, in the 16-byte structs of pillar_plan/params.h
@@ -20,8 +20,11 @@ enum class ElementType : int32_t {
     kModel,  // float16 or bfloat16, in vectors
     kFp8,    // float8_e4m3, in vectors
     kScore,  // float32 or float16
+    kInt64,
+    kLogit,        // float32, float16 or bfloat16, in vectors
+    kProbability,  // float32, in vectors
 };
-constexpr size_t kNumElementTypes = 7;
+constexpr size_t kNumElementTypes = 10;
 
 // Place of a symbol in its Signature.
 struct Symbol {

@@ -5,12 +5,10 @@
 
 #include <cstdint>
 
+#include "common/phase.h"
 #include "common/status.h"
 
 namespace sparsespec {
-
-// plugins/phase.py says the same.
-enum class Phase : int32_t { kPrefill = 0, kDraft = 1, kVerify = 2, kIdle = 3 };
 
 // Lengths of a step, [max_batch_size] int32 on the device, row_start one longer. See StepInputs in
 // pillar_attention/inputs.py.

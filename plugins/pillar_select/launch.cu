@@ -28,10 +28,14 @@ Status check(const PillarSelectParams& params) {
     if (params.num_planes != 1 && params.num_planes != 2) {
         return invalid_argument("expected 1 or 2 planes of scores, got " + std::to_string(params.num_planes));
     }
-    if (params.max_scored > kMaxSelectGrid || params.num_layers > kMaxSelectGrid) {
+    if (params.num_scored > kMaxSelectGrid || params.num_layers > kMaxSelectGrid) {
         return invalid_argument("expected at most " + std::to_string(kMaxSelectGrid) +
                                 " layers and scored slots, got " + std::to_string(params.num_layers) + " and " +
-                                std::to_string(params.max_scored));
+                                std::to_string(params.num_scored));
+    }
+    if (params.num_scored > params.max_scored) {
+        return invalid_argument("expected scores of at most max_scored = " + std::to_string(params.max_scored) +
+                                " slots, got " + std::to_string(params.num_scored));
     }
     return {};
 }
@@ -68,7 +72,7 @@ cudaError_t launch_tier(const PillarSelectParams& params, int more_than, int at_
         return error;
     }
     const bool by_vectors = params.max_positions % kGroup == 0 && reinterpret_cast<uintptr_t>(params.scores) % 16 == 0;
-    const dim3 grid(params.num_planes * params.num_kv_heads, params.max_scored, params.num_layers);
+    const dim3 grid(params.num_planes * params.num_kv_heads, params.num_scored, params.num_layers);
     kernel<<<grid, kThreads, num_spare * kGroupBytes, stream>>>(params,
                                                                 SelectTier{more_than, at_most, num_spare, by_vectors});
     return cudaGetLastError();
@@ -95,7 +99,7 @@ Status launch_pillar_select(const PillarSelectParams& params, cudaStream_t strea
     if (Status status = check(params); !status.ok()) {
         return status;
     }
-    if (params.max_scored < 1 || params.num_layers < 1 || params.num_kv_heads < 1) {
+    if (params.num_scored < 1 || params.num_layers < 1 || params.num_kv_heads < 1) {
         return {};
     }
     const bool half = params.score_dtype == Dtype::kFloat16;

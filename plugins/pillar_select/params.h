@@ -10,13 +10,14 @@
 
 namespace sparsespec {
 
-// Most layers, and most scored slots: dimensions y and z of the grid.
+// Most layers, and most scored slots of a step: dimensions y and z of the grid.
 constexpr int32_t kMaxSelectGrid = 65535;
 
 struct PillarSelectParams {
     int32_t num_layers;
     int32_t max_batch_size;
     int32_t max_scored;
+    int32_t num_scored;  // places of `scores` that are looked at, from the first on
     int32_t num_planes;  // 1: pillars that stay; 2: also those that move
     int32_t num_kv_heads;
     int32_t max_positions;
@@ -24,8 +25,8 @@ struct PillarSelectParams {
     Dtype score_dtype;  // kFloat32 or kFloat16
 
     const void* scores;           // [num_layers, max_scored, num_planes, num_kv_heads, max_positions]
-    const int32_t* scored_slot;   // [max_scored] whose scores they are; -1 for nobody's
-    const int32_t* moving_shift;  // [max_scored] position p moves on from where plane 1 has p - moving_shift
+    const int32_t* scored_slot;   // [num_scored] whose scores they are; -1 for nobody's
+    const int32_t* moving_shift;  // [num_scored] position p moves on from where plane 1 has p - moving_shift
     const int32_t* recent_start;  // [max_batch_size]
     const int32_t* num_staying;   // [max_batch_size]
     const int32_t* num_moving;    // [max_batch_size]

@@ -16,6 +16,7 @@ public:
         params.num_layers = call.size(num_layers_);
         params.max_batch_size = call.size(batch_);
         params.max_scored = call.size(max_scored_);
+        params.num_scored = call.size(num_scored_);
         params.num_planes = call.size(num_planes_);
         params.num_kv_heads = call.size(num_kv_heads_);
         params.max_positions = call.size(max_positions_);
@@ -34,7 +35,8 @@ public:
 private:
     const Symbol num_layers_ = signature_.symbol("num_layers", 0, kMaxSelectGrid);
     const Symbol batch_ = signature_.symbol("max_batch_size");
-    const Symbol max_scored_ = signature_.symbol("max_scored", 0, kMaxSelectGrid);
+    const Symbol max_scored_ = signature_.symbol("max_scored");
+    const Symbol num_scored_ = signature_.symbol("num_scored", 0, kMaxSelectGrid);
     const Symbol num_planes_ = signature_.symbol("num_planes", 1, 2);
     const Symbol num_kv_heads_ = signature_.symbol("num_kv_heads");
     const Symbol max_positions_ = signature_.symbol("max_positions");
@@ -43,8 +45,8 @@ private:
     // In the order of the plugin's inputs.
     const Input scores_ = signature_.input("scores", ElementType::kScore,
                                            {num_layers_, max_scored_, num_planes_, num_kv_heads_, max_positions_});
-    const Input scored_slot_ = signature_.input("scored_slot", ElementType::kInt32, {max_scored_});
-    const Input moving_shift_ = signature_.input("moving_shift", ElementType::kInt32, {max_scored_});
+    const Input scored_slot_ = signature_.input("scored_slot", ElementType::kInt32, {num_scored_});
+    const Input moving_shift_ = signature_.input("moving_shift", ElementType::kInt32, {num_scored_});
     const Input recent_start_ = signature_.input("recent_start", ElementType::kInt32, {batch_});
     const Input num_staying_ = signature_.input("num_staying", ElementType::kInt32, {batch_});
     const Input num_moving_ = signature_.input("num_moving", ElementType::kInt32, {batch_});

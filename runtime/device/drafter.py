@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import ScorePlanes
@@ -15,7 +14,13 @@ from sparsespec.plugins.pillar_select.inputs import SelectInputs
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.lookup import find_lookups
 from sparsespec.runtime.device.ngram import NgramRule, propose
-from sparsespec.runtime.device.selection import RankedBlocks, ScoredBlocks, SelectionRule, make_selection_rule
+from sparsespec.runtime.device.selection import (
+    AsScored,
+    RankedBlocks,
+    ScoredBlocks,
+    SelectionRule,
+    make_selection_rule,
+)
 from sparsespec.runtime.device.slot_state import SlotState
 from sparsespec.runtime.device.step_batch import BlockRows, DraftRows, StepBatch, StepMemory
 
@@ -33,6 +38,15 @@ class BudgetSplit:
 
 
 @dataclass(frozen=True)
+class EndedBlocks:
+    """Blocks of a step of fixed shapes, whose lengths are committed."""
+
+    block_rows: Tensor  # [B] int32: 0 where no block ended
+    scored_slot: Tensor  # [S] int32: see SelectInputs, also for moving_shift
+    moving_shift: Tensor  # [S] int32
+
+
+@dataclass(frozen=True)
 class DrafterNeeds:
     """What a drafter needs of the rest of the device side."""
 
@@ -40,6 +54,7 @@ class DrafterNeeds:
     max_lookups: int = 0
     score_history: bool = False
     oracle: bool = False  # draft rows choose their own pillars: plugins.pillar_attention.oracle
+    fixed_shapes: bool = True  # whether there is `plan_slots`
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,9 @@ class Drafter:
         A plain request's block is not scored, and whatever is written for it is not read.
         """
 
+    def plan_slots(self, memory: StepMemory, ended: EndedBlocks, select: Select) -> None:
+        """`plan` in a step of fixed shapes: over all slots, of which some blocks have ended."""
+
     def look_up(self, state: SlotState, drafts: DraftRows) -> None:
         """Before draft rows run: write what their own tokens call for."""
 
@@ -81,7 +99,12 @@ class PillarDrafter(Drafter):
     @property
     def needs(self) -> DrafterNeeds:
         """See Drafter."""
-        return DrafterNeeds(self.rule.score_planes, self.config.max_lookups, self.rule.keeps_history)
+        return DrafterNeeds(
+            score_planes=self.rule.score_planes,
+            max_lookups=self.config.max_lookups,
+            score_history=self.rule.keeps_history,
+            fixed_shapes=isinstance(self.rule, AsScored),
+        )
 
     def split(self, budget: Tensor) -> BudgetSplit:
         """Shares are rounded down, recent_share first; pillars that stay get the rest."""
@@ -95,7 +118,12 @@ class PillarDrafter(Drafter):
         scored = [place for place, row in enumerate(batch.blocks.rows) if row.scored]
         if scored:
             blocks = _scored_blocks(memory, batch.blocks, scored)
-            select(_select_inputs(memory.state, blocks.slot, self.rule.rank(blocks)))
+            select(_select_inputs(memory.state, self.rule.rank(blocks), blocks.slot.int()))
+
+    def plan_slots(self, memory: StepMemory, ended: EndedBlocks, select: Select) -> None:
+        """Top scores before recent_start, of scores as attention left them."""
+        if len(ended.scored_slot):
+            select(_select_inputs(memory.state, RankedBlocks(memory.scores, ended.moving_shift), ended.scored_slot))
 
     def look_up(self, state: SlotState, drafts: DraftRows) -> None:
         """Positions after earlier occurrences of each row's token."""
@@ -120,9 +148,15 @@ class WindowDrafter(Drafter):
 
     def plan(self, memory: StepMemory, batch: StepBatch, select: Select) -> None:
         """The sinks."""
-        pillars, slots = memory.state.pillars, batch.blocks.slot
+        self._write_sinks(memory.state.pillars, batch.blocks.slot)
+
+    def plan_slots(self, memory: StepMemory, ended: EndedBlocks, select: Select) -> None:
+        """The sinks, of everybody."""
+        self._write_sinks(memory.state.pillars, slice(None))
+
+    def _write_sinks(self, pillars: Tensor, slots: Tensor | slice) -> None:
         sinks = min(self.config.num_sinks, pillars.shape[-1])
-        pillars[:, slots, :, :sinks] = torch.arange(sinks, dtype=torch.int32, device=slots.device)
+        pillars[:, slots, :, :sinks] = torch.arange(sinks, dtype=torch.int32, device=pillars.device)
 
 
 @dataclass(frozen=True)
@@ -135,7 +169,7 @@ class OracleDrafter(Drafter):
     @property
     def needs(self) -> DrafterNeeds:
         """See Drafter."""
-        return DrafterNeeds(oracle=True)
+        return DrafterNeeds(oracle=True, fixed_shapes=False)
 
     def split(self, budget: Tensor) -> BudgetSplit:
         """As PillarDrafter, without what a fresh choice has no need of."""
@@ -151,14 +185,21 @@ class NgramDrafter(Drafter):
 
     def plan(self, memory: StepMemory, batch: StepBatch, select: Select) -> None:
         """Write the drafts, each certain of its token."""
-        state, slot = memory.state, batch.blocks.slot
+        slot = batch.blocks.slot
+        self._propose(memory.state, slot, torch.ones_like(slot, dtype=torch.bool))
+
+    def plan_slots(self, memory: StepMemory, ended: EndedBlocks, select: Select) -> None:
+        """The drafts of the slots whose blocks ended; all others keep what they have."""
+        self._propose(memory.state, torch.arange(len(ended.block_rows), device=memory.device), ended.block_rows > 0)
+
+    def _propose(self, state: SlotState, slot: Tensor, ended: Tensor) -> None:
         known = state.kv_len[slot].long() + 1
         drafts = propose(state.token_ids[slot], known, self.rule)
-        index = torch.arange(self.rule.k, device=slot.device)
-        state.token_ids[slot[:, None], known[:, None] + index] = drafts.tokens
-        state.num_drafts[slot] = drafts.num_drafts.int()
+        place = slot[:, None], known[:, None] + torch.arange(self.rule.k, device=slot.device)
+        state.token_ids[place] = torch.where(ended[:, None], drafts.tokens, state.token_ids[place])
+        state.num_drafts[slot] = torch.where(ended, drafts.num_drafts.int(), state.num_drafts[slot])
         one_hot = state.draft_probs.new_zeros(len(slot), *state.draft_probs.shape[1:])
-        state.draft_probs[slot] = one_hot.scatter_(2, drafts.tokens[..., None], 1.0)
+        state.draft_probs[slot] = one_hot.scatter_(2, state.token_ids[place][..., None], 1.0)
 
 
 def make_drafter(config: SpeculationConfig) -> Drafter:
@@ -216,13 +257,11 @@ def _scored_blocks(memory: StepMemory, blocks: BlockRows, scored: list[int]) -> 
     )
 
 
-def _select_inputs(state: SlotState, slot: Tensor, ranked: RankedBlocks) -> SelectInputs[Tensor]:
-    """Places of the scores that hold nobody's come last."""
-    unused = ranked.scores.shape[1] - len(slot)
+def _select_inputs(state: SlotState, ranked: RankedBlocks, scored_slot: Tensor) -> SelectInputs[Tensor]:
     return SelectInputs(
         scores=ranked.scores,
-        scored_slot=pad(slot.int(), (0, unused), value=-1),
-        moving_shift=pad(ranked.moving_shift, (0, unused)),
+        scored_slot=scored_slot,
+        moving_shift=ranked.moving_shift,
         recent_start=state.recent_start,
         num_staying=state.num_staying,
         num_moving=state.num_moving,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsespec.runtime.config import AttentionName
+from sparsespec.runtime.config import AttentionName, GraphsName
 
 
 @dataclass(frozen=True)
@@ -15,4 +15,5 @@ class ExecutorConfig:
     max_batch_size: int
     num_pages: int
     attention: AttentionName = "auto"
+    cuda_graphs: GraphsName = "auto"
     plugin_library: Path | None = None  # the one beside the package when None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,7 @@ class SlotState:
     def admit(self, slot: int, spec: RequestSpec) -> None:
         """Start a slot with a request's prompt and parameters."""
         prompt, params = spec.prompt_token_ids, spec.params
-        self.token_ids[slot, : len(prompt)] = torch.tensor(prompt, device=self.token_ids.device)
+        self.token_ids[slot, : len(prompt)].copy_(_on_its_way(prompt, self.token_ids), non_blocking=True)
         for tensor in (self.kv_len, self.recent_start, self.num_staying, self.num_moving, self.num_lookups):
             tensor[slot] = 0
         self.end_len[slot] = spec.end_len
@@ -66,12 +67,17 @@ class SlotState:
         self.min_len[slot] = len(prompt) + params.min_tokens if spec.stop_token_ids else 0
         stops = spec.stop_token_ids or (0,)
         padded = [stops[index % len(stops)] for index in range(self.stop_token_ids.shape[1])]
-        self.stop_token_ids[slot] = torch.tensor(padded, device=self.stop_token_ids.device)
+        self.stop_token_ids[slot].copy_(_on_its_way(padded, self.stop_token_ids), non_blocking=True)
 
     def grant(self, grant: PageGrant) -> None:
         """Extend a slot's page table."""
-        pages = torch.tensor(grant.pages, dtype=torch.int32, device=self.page_table.device)
-        self.page_table[grant.slot, grant.first : grant.first + len(grant.pages)] = pages
+        granted = self.page_table[grant.slot, grant.first : grant.first + len(grant.pages)]
+        granted.copy_(_on_its_way(grant.pages, self.page_table), non_blocking=True)
+
+
+def _on_its_way(numbers: Sequence[int], target: Tensor) -> Tensor:
+    """On the host, of the target's type, from where a copy does not make the host wait."""
+    return torch.tensor(numbers, dtype=target.dtype, pin_memory=target.is_cuda)
 
 
 def exact_dtype(build: BuildConfig) -> torch.dtype:

@@ -14,12 +14,14 @@ from sparsespec.plugins.pillar_attention.inputs import LayerInputs, num_score_pl
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.acceptance import Block, count_accepted, next_token
 from sparsespec.runtime.device.attention_choice import choose_attention
+from sparsespec.runtime.device.attention_ops import AttentionOps
 from sparsespec.runtime.device.drafter import Drafter, VerifiedBlocks, commit, make_drafter
 from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.rng import Purpose, uniform
 from sparsespec.runtime.device.sampling import RowSampling, draw, probabilities
 from sparsespec.runtime.device.slot_state import (
     SlotLimits,
+    SlotState,
     exact_dtype,
     kv_dtype,
     make_slot_state,
@@ -61,6 +63,21 @@ class TorchExecutor:
     def memory(self) -> StepMemory:
         """Device memory, for inspection."""
         return self._memory
+
+    @property
+    def decoder(self) -> Decoder[Tensor]:
+        """The network, over this executor's weights and attention."""
+        return self._decoder
+
+    @property
+    def drafter(self) -> Drafter:
+        """Who drafts."""
+        return self._drafter
+
+    @property
+    def attention_ops(self) -> AttentionOps:
+        """Who does the project's own ops."""
+        return self._ops
 
     @torch.inference_mode()
     def prepare(self, step: ScheduledStep) -> StepBatch:
@@ -112,10 +129,11 @@ class TorchExecutor:
         rows = RowSampling.of(state, blocks.slot.repeat_interleave(width), position.flatten())
         target = probabilities(logits[blocks.logits.flatten()], rows, [row.needs for row in blocks.rows])
         slot = blocks.slot[:, None]
+        drafts = state.token_ids[slot, position[:, :-1]]
         return Block(
-            drafts=state.token_ids[slot, position[:, :-1]],
+            drafts=drafts,
             num_drafts=torch.minimum(blocks.num_drafts, state.num_drafts[blocks.slot]),
-            draft_probs=state.draft_probs[slot, index[:-1]],
+            draft_probs=_draft_probs(state, blocks.slot, drafts),
             target_probs=target.unflatten(0, (num_blocks, width)),
         )
 
@@ -163,6 +181,13 @@ class TorchExecutor:
             recent_start=recent_start,
             num_chosen=torch.minimum(chosen, recent_start),
         )
+
+
+def _draft_probs(state: SlotState, slot: Tensor, drafts: Tensor) -> Tensor:
+    """[S, K, V] of drafts [S, K]; greedy ones are certain of their tokens, whoever drafted them and wrote nothing."""
+    stored = state.draft_probs[slot, : drafts.shape[1]]
+    greedy = (state.temperature[slot] == 0)[:, None, None]
+    return torch.where(greedy, torch.zeros_like(stored).scatter_(2, drafts[..., None], 1.0), stored)
 
 
 def make_memory(

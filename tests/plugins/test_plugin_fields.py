@@ -23,7 +23,14 @@ def refusal(case: PluginCase) -> str:
 
 def test_library_offers_the_plugins() -> None:
     library = plugin_library()
-    assert library.creator_names == ("PillarPlan", "PillarAttention", "PillarSelect")
+    assert library.creator_names == (
+        "PillarPlan",
+        "PillarAttention",
+        "PillarSelect",
+        "StepRows",
+        "SampleRows",
+        "AcceptDrafts",
+    )
     for name in library.creator_names:
         assert library.creator_identity(name) == (name, "1", "")
 
@@ -43,6 +50,9 @@ def test_field_names() -> None:
             "score_normalizer": text,
         },
         "PillarSelect": {},
+        "StepRows": {},
+        "SampleRows": {},
+        "AcceptDrafts": {},
     }
     for name, fields in expected.items():
         assert {each.name: each.type for each in plugin_library().field_names(name)} == fields

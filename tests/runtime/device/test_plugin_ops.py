@@ -69,6 +69,9 @@ def test_fields(normalizer: str, cache: KvCacheDType, library: FakeLibrary) -> N
     LLM(tiny_engine(3, replace(BUILD, kv_cache_dtype=cache), model), speculation).generate(PROMPTS, greedy(20))
     assert library.created == [
         ("PillarSelect", {}),
+        ("StepRows", {}),
+        ("SampleRows", {}),
+        ("AcceptDrafts", {}),
         ("PillarPlan", {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}),
         (
             "PillarAttention",

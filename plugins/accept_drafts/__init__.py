@@ -1,0 +1,1 @@
+"""AcceptDrafts: which drafts stand, and the lengths that follow."""

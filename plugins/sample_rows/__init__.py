@@ -1,0 +1,1 @@
+"""SampleRows: rows of logits summarised, and drafts drawn."""

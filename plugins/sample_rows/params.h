@@ -1,0 +1,38 @@
+// SampleRows: each row of logits summarised, and the drafts drawn from theirs.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "common/dtype.h"
+#include "common/status.h"
+
+namespace sparsespec {
+
+struct SampleRowsParams {
+    int32_t max_batch_size;
+    int32_t max_positions;  // of token_ids
+    int32_t draft_len;
+    int32_t num_logits;
+    int32_t vocab_size;
+    Dtype logit_dtype;  // kFloat32, kFloat16 or kBfloat16
+
+    const void* logits;             // [num_logits, vocab_size]
+    const int32_t* logit_slot;      // [num_logits] -1 for nobody's
+    const int32_t* logit_position;  // [num_logits] position of the token that the row decides
+    const int32_t* phase;           // [max_batch_size]
+    const int32_t* draft_index;     // [max_batch_size]
+    const float* temperature;       // [max_batch_size] 0 for greedy
+    const int64_t* seed;            // [max_batch_size]
+
+    float* draft_probs;  // [max_batch_size, draft_len, vocab_size] written for drafts that are not greedy
+    int64_t* token_ids;  // [max_batch_size, max_positions] a draft is written at its position
+    float* row_max;      // [num_logits] the largest logit
+    float* row_sum;      // [num_logits] of exp((logit - row_max) / temperature); 1 for greedy rows
+    int32_t* row_token;  // [num_logits] the most likely token, the lowest of equals
+};
+
+Status launch_sample_rows(const SampleRowsParams& params, cudaStream_t stream);
+
+}  // namespace sparsespec

@@ -1,0 +1,207 @@
+"""Steps of fixed shapes: everything between the host's numbers and its results is one CUDA graph.
+
+The same memory, decoder and rules as the torch executor's; what the host knows of a step is O(slots) numbers in one
+copy, and what it gets back is one copy too. Steps with requests that shape their logits in other ways than by a
+temperature run by the torch executor, over the same memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsespec.builder.build_config import BuildConfig
+from sparsespec.builder.decoder import DecoderInputs
+from sparsespec.plugins.accept_drafts.inputs import BUDGET_PARTS, AcceptDraftsInputs
+from sparsespec.plugins.pillar_attention.inputs import StepInputs
+from sparsespec.plugins.sample_rows.inputs import RowStatistics, SampleRowsInputs
+from sparsespec.plugins.step_rows.inputs import StepRowsInputs
+from sparsespec.runtime.device.drafter import EndedBlocks
+from sparsespec.runtime.device.executor import PendingResults
+from sparsespec.runtime.device.graph_results import GraphResults
+from sparsespec.runtime.device.step_batch import StepBatch
+from sparsespec.runtime.device.step_buffers import BufferLimits, HostMetadata, make_step_buffers
+from sparsespec.runtime.device.step_graphs import StepGraphs, StepShape
+from sparsespec.runtime.device.step_ops import StepOps
+from sparsespec.runtime.device.torch_executor import TorchExecutor
+from sparsespec.runtime.scheduler import ScheduledStep
+
+
+@dataclass(frozen=True)
+class GraphBatch:
+    """A step whose numbers are on their way to the device. shape: None for a step without rows."""
+
+    step: ScheduledStep
+    shape: StepShape | None
+
+
+class GraphExecutor:
+    """executor.Executor of GraphBatch, and of the torch executor's batches where that has to run."""
+
+    def __init__(self, eager: TorchExecutor, step_ops: StepOps, build: BuildConfig) -> None:
+        """eager: owns memory, decoder and drafter."""
+        self._eager = eager
+        self._step_ops = step_ops
+        memory = eager.memory
+        num_slots, max_pages = memory.state.page_table.shape
+        grants = 2 * num_slots + -(-build.max_num_tokens // build.page_size)
+        rows = 2 * build.max_num_tokens
+        self._buffers = make_step_buffers(memory, BufferLimits(rows, grants))
+        self._host = HostMetadata(num_slots, grants, max_pages, eager.drafter.needs.score_planes != "none")
+        split = eager.drafter.split(memory.budget)
+        self._budget_split = torch.stack([getattr(split, part) for part in BUDGET_PARTS], dim=1).int()
+        self._graphs = StepGraphs(self._run, memory.device)
+
+    @property
+    def graphs(self) -> StepGraphs:
+        """For inspection."""
+        return self._graphs
+
+    @property
+    def step_ops(self) -> StepOps:
+        """The ops around the decoder."""
+        return self._step_ops
+
+    def replace_step_ops(self, step_ops: StepOps) -> None:
+        """For studies, before the first step: graphs keep what they were captured with."""
+        assert not self._graphs.captured
+        self._step_ops = step_ops
+
+    @torch.inference_mode()
+    def prepare(self, step: ScheduledStep) -> GraphBatch | StepBatch:
+        """See Executor."""
+        if any(row.needs.beyond_temperature for row in step.rows):
+            return self._eager.prepare(step)
+        for admission in step.admissions:
+            self._eager.memory.state.admit(admission.slot, admission.spec)
+        if not step.rows:
+            return GraphBatch(step, None)
+        packed = torch.frombuffer(self._host.pack(step), dtype=torch.int32)
+        self._buffers.sent.copy_(packed.pin_memory() if self._buffers.sent.is_cuda else packed, non_blocking=True)
+        return GraphBatch(step, StepShape.of(step, self._host.scored))
+
+    @torch.inference_mode()
+    def execute(self, batch: GraphBatch | StepBatch) -> Tensor | None:
+        """See Executor. A graph's step is sampled, accepted and committed as well; its logits stay inside."""
+        if isinstance(batch, StepBatch):
+            return self._eager.execute(batch)
+        if batch.shape is not None:
+            self._graphs.run(batch.shape)
+        return None
+
+    @torch.inference_mode()
+    def sample(self, batch: GraphBatch | StepBatch, logits: Tensor | None) -> PendingResults:
+        """See Executor."""
+        if isinstance(batch, StepBatch):
+            assert logits is not None
+            return self._eager.sample(batch, logits)
+        return GraphResults(batch.step, self._buffers.results)
+
+    def _run(self, shape: StepShape) -> None:
+        """A whole step: rows, decoder, samples, acceptance, selection."""
+        self._step_ops.step_rows(self._step_rows_inputs(shape))
+        logits = self._eager.decoder(self._decoder_inputs(shape))
+        statistics = self._step_ops.sample_rows(self._sample_rows_inputs(shape, logits))
+        if shape.drafts_only:
+            return
+        self._step_ops.accept_drafts(self._accept_inputs(logits, statistics))
+        self._eager.drafter.plan_slots(self._eager.memory, self._ended_blocks(shape), self._eager.attention_ops.select)
+
+    def _ended_blocks(self, shape: StepShape) -> EndedBlocks:
+        buffers = self._buffers
+        scored = slice(shape.num_scored)
+        return EndedBlocks(buffers.metadata.block_rows, buffers.scored_slot[scored], buffers.moving_shift[scored])
+
+    def _step_rows_inputs(self, shape: StepShape) -> StepRowsInputs[Tensor]:
+        state, buffers, sent = self._eager.memory.state, self._buffers, self._buffers.metadata
+        return StepRowsInputs(
+            row_start=sent.row_start,
+            phase=sent.phase,
+            draft_index=sent.draft_index,
+            logit_start=sent.logit_start,
+            num_grants=sent.num_grants,
+            grant_place=sent.grant_place,
+            grant_page=sent.grant_page,
+            kv_len=state.kv_len,
+            recent_start=state.recent_start,
+            lookup_budget=state.lookup_budget,
+            token_ids=state.token_ids,
+            page_table=state.page_table,
+            lookups=state.lookups,
+            num_lookups=state.num_lookups,
+            row_token=buffers.row_token[: shape.num_rows],
+            logit_rows=buffers.logit_rows[: shape.num_logits],
+            logit_slot=buffers.logit_slot[: shape.num_logits],
+            logit_position=buffers.logit_position[: shape.num_logits],
+            scored_slot=buffers.scored_slot,
+        )
+
+    def _decoder_inputs(self, shape: StepShape) -> DecoderInputs[Tensor]:
+        memory, sent = self._eager.memory, self._buffers.metadata
+        state = memory.state
+        return DecoderInputs(
+            token_ids=self._buffers.row_token[: shape.num_rows],
+            logit_rows=None if shape.every_row else self._buffers.logit_rows[: shape.num_logits],
+            step=StepInputs(
+                row_start=sent.row_start,
+                phase=sent.phase,
+                draft_index=sent.draft_index,
+                score_rows=sent.score_rows,
+                score_index=sent.score_index,
+                kv_len=state.kv_len,
+                recent_start=state.recent_start,
+                num_staying=state.num_staying,
+                num_moving=state.num_moving,
+                lookups=state.lookups,
+                num_lookups=state.num_lookups,
+                page_table=state.page_table,
+                rope_table=memory.rope_table,
+            ),
+            layers=memory.layers,
+        )
+
+    def _sample_rows_inputs(self, shape: StepShape, logits: Tensor) -> SampleRowsInputs[Tensor]:
+        state, buffers, sent = self._eager.memory.state, self._buffers, self._buffers.metadata
+        return SampleRowsInputs(
+            logits=logits,
+            logit_slot=buffers.logit_slot[: shape.num_logits],
+            logit_position=buffers.logit_position[: shape.num_logits],
+            phase=sent.phase,
+            draft_index=sent.draft_index,
+            temperature=state.temperature,
+            seed=state.seed,
+            draft_probs=state.draft_probs,
+            token_ids=state.token_ids,
+        )
+
+    def _accept_inputs(self, logits: Tensor, statistics: RowStatistics[Tensor]) -> AcceptDraftsInputs[Tensor]:
+        state, buffers, sent = self._eager.memory.state, self._buffers, self._buffers.metadata
+        return AcceptDraftsInputs(
+            logits=logits,
+            row_max=statistics.row_max,
+            row_sum=statistics.row_sum,
+            row_token=statistics.row_token,
+            draft_probs=state.draft_probs,
+            row_start=sent.row_start,
+            phase=sent.phase,
+            logit_start=sent.logit_start,
+            block_rows=sent.block_rows,
+            score_rows=sent.score_rows,
+            score_index=sent.score_index,
+            num_drafts=state.num_drafts,
+            temperature=state.temperature,
+            seed=state.seed,
+            end_len=state.end_len,
+            budget_split=self._budget_split,
+            token_ids=state.token_ids,
+            kv_len=state.kv_len,
+            recent_start=state.recent_start,
+            num_staying=state.num_staying,
+            num_moving=state.num_moving,
+            lookup_budget=state.lookup_budget,
+            scored_slot=buffers.scored_slot,
+            moving_shift=buffers.moving_shift,
+            results=buffers.results,
+        )

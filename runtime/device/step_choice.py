@@ -1,0 +1,32 @@
+"""Whether steps have fixed shapes and run as CUDA graphs, or vary in shape and run op by op."""
+
+from __future__ import annotations
+
+from sparsespec.builder.build_config import BuildConfig
+from sparsespec.builder.errors import InputError
+from sparsespec.runtime.config import GraphsName
+from sparsespec.runtime.device.graph_executor import GraphExecutor
+from sparsespec.runtime.device.plugin_ops import PluginAttention
+from sparsespec.runtime.device.step_ops import PluginStepOps, StepOps
+from sparsespec.runtime.device.step_reference import ReferenceStepOps
+from sparsespec.runtime.device.torch_executor import TorchExecutor
+
+
+def choose_steps(eager: TorchExecutor, choice: GraphsName, build: BuildConfig) -> GraphExecutor | None:
+    """What `choice` means for this executor; None: it runs by itself.
+
+    Raises InputError where graphs are asked for and cannot be had. Without a GPU the shapes are fixed all the same.
+    """
+    attention, needs = eager.attention_ops, eager.drafter.needs
+    plugins = isinstance(attention, PluginAttention)
+    if choice == "off" or (choice == "auto" and not (plugins and needs.fixed_shapes)):
+        return None
+    if not needs.fixed_shapes:
+        raise InputError(
+            f"cuda_graphs: expected a drafter whose pillars go by scores as attention leaves them (ranking mean, "
+            f"moving_from diagonal), found {eager.drafter.config.drafter!r}; auto and off run it"
+        )
+    if eager.memory.device.type == "cuda" and not plugins:
+        raise InputError("cuda_graphs: expected attention by plugins, found the reference, which waits for the host")
+    ops: StepOps = PluginStepOps(attention.library) if isinstance(attention, PluginAttention) else ReferenceStepOps()
+    return GraphExecutor(eager, ops, build)
