@@ -136,6 +136,11 @@ class LLM:
         return any(answer.request.finish_reason is None for answer in self._known(request_id).answers)
 
     @property
+    def executor(self) -> Executor[Any, Any]:
+        """What runs the steps, for inspection."""
+        return self._executor
+
+    @property
     def has_requests(self) -> bool:
         """Whether any request waits or runs."""
         return self._scheduler.has_requests

@@ -36,7 +36,7 @@ SIZES = {
     "logits": 6,
     "vocabulary": 24,
     "grants": 8,
-    "results": 11,
+    "drafts + 7": 11,
     "lengths": 50,
     "layers": 10,
 }
@@ -247,7 +247,7 @@ _ACCEPT_WRITES = (
     *_by_slot("kv_len", "recent_start", "num_staying", "num_moving", "lookup_budget"),
     _int32("scored_slot", "scored"),
     _int32("moving_shift", "scored"),
-    _int32("results", "B", "results"),
+    _int32("results", "B", "drafts + 7"),
 )
 ACCEPT_DRAFTS = PluginCase(
     label="accept-drafts",

@@ -1,0 +1,113 @@
+"""Steps of fixed shapes against steps of varying shapes: the same tokens, on the CPU in float64 bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sparsespec.builder.errors import InputError
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.device.graph_executor import GraphExecutor
+from sparsespec.runtime.llm import LLM
+from sparsespec.runtime.outputs import RequestOutput
+from sparsespec.runtime.sampling_params import SamplingParams
+from tiny_llm import (
+    DraftCounts,
+    assert_all_pages_free,
+    first_answers,
+    greedy,
+    random_prompts,
+    tiny_engine,
+    ways_to_draft,
+)
+
+BUDGET = 16
+SPECULATION = SpeculationConfig(k=4, ratio=0.1, min_budget=BUDGET, max_lookups=8)
+RULES = ways_to_draft(SPECULATION) | {"none": SpeculationConfig(drafter="none"), "long": replace(SPECULATION, k=16)}
+FIXED = {name: rule for name, rule in RULES.items() if name not in ("last", "accepted", "average")}
+# More than there are slots, so that some wait and slots change hands; one a single token.
+PROMPTS = random_prompts((37, 80, 1, 61, 90, 30))
+SAMPLED = SamplingParams(max_tokens=40, temperature=0.8, seed=3, ignore_eos=True)
+
+
+def generate(rule: str, config: RuntimeConfig, params: SamplingParams) -> list[RequestOutput]:
+    llm = LLM(tiny_engine(), RULES[rule], config)
+    outputs = llm.generate(PROMPTS, params)
+    assert_all_pages_free(llm)
+    return outputs
+
+
+@pytest.mark.parametrize("params", [greedy(40), SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(("rule", "policy"), [*((rule, "unified") for rule in FIXED), ("default", "lockstep")])
+def test_tokens_are_those_of_steps_of_varying_shapes(rule: str, policy: str, params: SamplingParams) -> None:
+    config = RuntimeConfig(chunk_size=32, policy=policy, cuda_graphs="off")  # type: ignore[arg-type]
+    expected = generate(rule, config, params)
+    found = generate(rule, replace(config, cuda_graphs="on"), params)
+    assert first_answers(found) == first_answers(expected)
+    assert DraftCounts.of(found) == DraftCounts.of(expected)
+    if rule not in ("none", "ngram"):
+        assert DraftCounts.of(found).longest_context > BUDGET
+        assert DraftCounts.of(found).accepted > 0
+        assert DraftCounts.of(found).rejected > 0
+
+
+@pytest.mark.parametrize("lag", [0, 1, 5])
+def test_tokens_do_not_depend_on_when_the_host_learns_of_them(lag: int) -> None:
+    config = RuntimeConfig(chunk_size=32, cuda_graphs="on")
+    expected = generate("default", config, SAMPLED)
+    assert first_answers(generate("default", replace(config, result_lag=lag), SAMPLED)) == first_answers(expected)
+
+
+MANY_WISHES = (
+    greedy(30),
+    replace(SAMPLED, top_p=0.8, max_tokens=20),
+    replace(SAMPLED, repetition_penalty=1.3, max_tokens=15),
+    replace(SAMPLED, max_tokens=30),
+    replace(greedy(25), logprobs=2),
+    replace(SAMPLED, speculate=False, max_tokens=33),
+)
+
+
+def answers(config: RuntimeConfig) -> list[tuple[int, ...]]:
+    """Of requests that want different things and run together."""
+    llm = LLM(tiny_engine(), SPECULATION, config)
+    ids = [llm.add_request(prompt, params) for prompt, params in zip(PROMPTS, MANY_WISHES, strict=True)]
+    for _ in llm.run(ids):
+        pass
+    return [llm.take_output(each).outputs[0].token_ids for each in ids]
+
+
+def test_both_kinds_of_steps_take_turns_over_one_memory() -> None:
+    """Cuts, penalties and log-probabilities take steps of varying shapes; these verify drafts of the others too."""
+    assert answers(RuntimeConfig(cuda_graphs="on")) == answers(RuntimeConfig(cuda_graphs="off"))
+
+
+def test_a_cancelled_request_leaves_its_slot_to_others() -> None:
+    llm = LLM(tiny_engine(), SPECULATION, RuntimeConfig(cuda_graphs="on", result_lag=3))
+    ids = [llm.add_request(prompt, greedy(40)) for prompt in PROMPTS]
+    for _ in range(12):
+        llm.step()
+    llm.cancel(ids[0])
+    for _ in llm.run(ids[1:]):
+        pass
+    expected = first_answers(generate("default", RuntimeConfig(cuda_graphs="off"), greedy(40)))
+    assert [llm.take_output(each).outputs[0].token_ids for each in ids[1:]] == expected[1:]
+    assert_all_pages_free(llm)
+
+
+@pytest.mark.parametrize("rule", ["last", "accepted", "average"])
+def test_rules_that_compute_planes_of_their_own_have_no_fixed_shapes(rule: str) -> None:
+    with pytest.raises(InputError, match="cuda_graphs: expected a drafter"):
+        LLM(tiny_engine(), RULES[rule], RuntimeConfig(cuda_graphs="on"))
+
+
+def test_auto_is_off_without_plugins() -> None:
+    assert not isinstance(LLM(tiny_engine(), SPECULATION).executor, GraphExecutor)
+
+
+def test_no_graph_is_captured_without_a_gpu() -> None:
+    llm = LLM(tiny_engine(), SPECULATION, RuntimeConfig(cuda_graphs="on"))
+    llm.generate(PROMPTS[:2], greedy(8))
+    assert isinstance(llm.executor, GraphExecutor)
+    assert llm.executor.graphs.captured == {}
