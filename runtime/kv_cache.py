@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 
-@dataclass
+@dataclass(slots=True)
 class _Holding:
     reserved: int  # pages
     pages: list[int] = field(default_factory=list)
@@ -65,6 +65,8 @@ class KvCacheManager:
         """Grant pages until the request holds room for num_tokens in all; returns the new ones, in order."""
         holding = self._holdings[request_id]
         missing = self.pages_for(num_tokens) - len(holding.pages)
+        if missing <= 0:
+            return ()
         assert len(holding.pages) + missing <= holding.reserved, (num_tokens, holding.reserved)
         granted = tuple(self._free.popleft() for _ in range(missing))
         holding.pages.extend(granted)
@@ -72,10 +74,11 @@ class KvCacheManager:
 
     def truncate(self, request_id: int, num_tokens: int) -> int:
         """Take back the pages beyond num_tokens, a bound that no step in flight writes past; returns how many."""
-        holding = self._holdings[request_id]
-        kept = self.pages_for(num_tokens)
-        num_surplus = max(0, len(holding.pages) - kept)
-        self._free.extend(holding.pages.pop() for _ in range(num_surplus))
+        pages = self._holdings[request_id].pages
+        num_surplus = len(pages) - self.pages_for(num_tokens)
+        if num_surplus <= 0:
+            return 0
+        self._free.extend(pages.pop() for _ in range(num_surplus))
         return num_surplus
 
     def free(self, request_id: int, last_step: int) -> None:

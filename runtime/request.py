@@ -75,7 +75,7 @@ class RequestSpec:
         return min(self.draft_len + 1, len(self.prompt_token_ids))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verification:
     """One verified block. KV counts are tokens read per layer and KV head."""
 
@@ -90,27 +90,32 @@ class Verification:
     @property
     def plain_kv_tokens(self) -> int:
         """What plain decoding reads for the same tokens: its first row context + 1, each later row one more."""
-        return sum(self.context + index + 1 for index in range(self.num_tokens))
+        return self.num_tokens * self.context + _sum_up_to(self.num_tokens)
 
     def shortened(self, num_tokens: int) -> Verification:
         """This block, of which at most num_tokens tokens joined the output."""
         return replace(self, num_tokens=min(num_tokens, self.num_tokens))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _InFlight:
     advance: int  # most tokens by which the step moves kv_len
     emits: int  # fewest tokens it adds to the output
 
 
+def _sum_up_to(number: int) -> int:
+    return number * (number + 1) // 2
+
+
 class Request:
-    """Counters of one request; phases follow from them."""
+    """Counters of one request; its phase follows from them, and is kept as nearly every step asks for it."""
 
     def __init__(self, spec: RequestSpec) -> None:
         self.spec = spec
         self.num_prefilled = 0  # prompt tokens scheduled
         self.start_delay = 0  # idle steps before the first cycle
         self.draft_index = 0  # draft steps scheduled in this cycle
+        self.next_phase = Phase.PREFILL  # what the next step does for this request
         self.kv_len = 0  # verified tokens, as of the last result read
         self.recent_start = 0
         self.num_chosen = 0
@@ -119,6 +124,10 @@ class Request:
         self.verifications: list[Verification] = []
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None  # the token or text that stopped it, None for end of sequence
+        self._num_draft_steps = spec.num_draft_steps
+        self._block = _InFlight(advance=spec.draft_len + 1, emits=1)  # a verification
+        self._end_len = spec.end_len
+        # Prompt chunks and verifications: a draft moves no length and emits nothing, so nothing of it can land.
         self._in_flight: deque[_InFlight] = deque()
         self._advance_in_flight = 0  # sums over _in_flight
         self._emits_in_flight = 0
@@ -131,12 +140,12 @@ class Request:
     @property
     def kv_len_upper(self) -> int:
         """Most verified tokens the device can hold once everything scheduled has run."""
-        return min(self.kv_len + self._advance_in_flight, self.spec.end_len)
+        return min(self.kv_len + self._advance_in_flight, self._end_len)
 
     @property
     def write_bound(self) -> int:
         """No step in flight writes K and V at or past this position."""
-        return self.kv_len_upper + self.spec.draft_len + 1
+        return self.kv_len_upper + self._block.advance
 
     @property
     def in_cycle(self) -> bool:
@@ -148,18 +157,9 @@ class Request:
         """Output tokens there will be at least, once everything scheduled has run."""
         return len(self.output_token_ids) + self._emits_in_flight
 
-    @property
-    def next_phase(self) -> Phase:
-        """What the next step does for this request."""
-        if self.num_prefilled < len(self.spec.prompt_token_ids):
-            return Phase.PREFILL
-        if self.start_delay > 0 or self.num_certain_tokens >= self.spec.max_tokens:
-            return Phase.IDLE
-        return Phase.DRAFT if self.draft_index < self.spec.num_draft_steps else Phase.VERIFY
-
     def next_verify_step(self, next_step: int) -> int:
         """Step of the next verification if the request takes part in every step from next_step on."""
-        return next_step + self.start_delay + self.spec.num_draft_steps - self.draft_index
+        return next_step + self.start_delay + self._num_draft_steps - self.draft_index
 
     def next_chunk(self, room: int) -> int:
         """Prompt tokens to prefill in a step with room for so many rows; the scored last rows stay together."""
@@ -169,41 +169,44 @@ class Request:
     def delay_start(self, steps: int) -> None:
         """Let so many steps pass before the first cycle."""
         self.start_delay = steps
+        self._follow_counters()
 
     def pass_step(self) -> None:
         """A step went by without this request."""
         self.start_delay = max(0, self.start_delay - 1)
+        self._follow_counters()
 
     def schedule_prefill(self, num_rows: int) -> None:
         """num_rows prompt tokens are prefilled in the step being scheduled; the last chunk samples the first token."""
         self.num_prefilled += num_rows
         last = self.num_prefilled == len(self.spec.prompt_token_ids)
-        self._launch(advance=num_rows, emits=int(last))
+        self._launch(_InFlight(advance=num_rows, emits=int(last)))
 
     def schedule_draft(self) -> None:
         """One token is drafted in the step being scheduled."""
         self.draft_index += 1
-        self._launch(advance=0, emits=0)
+        if self.draft_index == self._num_draft_steps:
+            self.next_phase = Phase.VERIFY
 
     def schedule_verify(self) -> None:
         """The cycle's drafts are verified in the step being scheduled."""
         self.draft_index = 0
-        self._launch(advance=self.spec.draft_len + 1, emits=1)
+        self._launch(self._block)
 
     def receive_nothing(self) -> None:
-        """The oldest step in flight was a draft, or a chunk that sampled nothing."""
+        """The oldest chunk in flight was not the prompt's last: it sampled nothing."""
         self.kv_len += self._land().advance
 
     def receive(self, result: SlotResult) -> tuple[int, ...]:
-        """Take the result of the oldest step in flight; returns the tokens that joined the output."""
+        """Take the result of the oldest chunk or verification in flight; returns the tokens that joined the output."""
         self._land()
         first = len(self.output_token_ids)
-        self._append_tokens(result)
-        added = tuple(self.output_token_ids[first:])
-        if result.phase == Phase.VERIFY and added:
+        added = self._append_tokens(result)
+        if added and result.phase == Phase.VERIFY:
             self.verifications.append(self._verification(result, first, len(added)))
         self.kv_len, self.recent_start = result.kv_len, result.recent_start
         self.num_chosen = result.num_chosen
+        self._follow_counters()
         return added
 
     def truncate_output(self, num_tokens: int) -> None:
@@ -221,10 +224,19 @@ class Request:
         self.finish_reason = reason
         self.stop_reason = stop_reason
 
-    def _launch(self, advance: int, emits: int) -> None:
-        self._in_flight.append(_InFlight(advance, emits))
-        self._advance_in_flight += advance
-        self._emits_in_flight += emits
+    def _follow_counters(self) -> None:
+        if self.num_prefilled < len(self.spec.prompt_token_ids):
+            self.next_phase = Phase.PREFILL
+        elif self.start_delay > 0 or self.num_certain_tokens >= self.spec.max_tokens:
+            self.next_phase = Phase.IDLE
+        else:
+            self.next_phase = Phase.DRAFT if self.draft_index < self._num_draft_steps else Phase.VERIFY
+
+    def _launch(self, flight: _InFlight) -> None:
+        self._in_flight.append(flight)
+        self._advance_in_flight += flight.advance
+        self._emits_in_flight += flight.emits
+        self._follow_counters()
 
     def _land(self) -> _InFlight:
         flight = self._in_flight.popleft()
@@ -232,28 +244,35 @@ class Request:
         self._emits_in_flight -= flight.emits
         return flight
 
-    def _append_tokens(self, result: SlotResult) -> None:
-        for index, token in enumerate(result.tokens):
-            self.output_token_ids.append(token)
-            if self.spec.params.logprobs is not None:
-                told = result.logprobs[index]
-                self.logprobs.append(replace(told, top=told.top[: self.spec.params.logprobs]))
+    def _append_tokens(self, result: SlotResult) -> tuple[int, ...]:
+        added = self._until_the_end(result.tokens)
+        self.output_token_ids += added
+        wanted = self.spec.params.logprobs
+        if wanted is not None:
+            told = result.logprobs[: len(added)]
+            self.logprobs += [replace(each, top=each.top[:wanted]) for each in told]
+        return added
+
+    def _until_the_end(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of new tokens that the output takes; ends the request where one of them does."""
+        room = self.spec.max_tokens - len(self.output_token_ids)
+        for place, token in enumerate(tokens[:room]):
             if token in self.spec.stop_token_ids:
                 self.finish("stop", token if token in self.spec.params.stop_token_ids else None)
-                return
-            if len(self.output_token_ids) == self.spec.max_tokens:
-                self.finish("length")
-                return
+                return tokens[: place + 1]
+        if tokens and len(tokens) >= room:
+            self.finish("length")
+        return tokens[:room]
 
     def _verification(self, result: SlotResult, first_output: int, num_tokens: int) -> Verification:
-        start, draft_steps = self.kv_len, self.spec.num_draft_steps
-        recent = sum(start + index + 1 - self.recent_start for index in range(draft_steps))
+        start, draft_steps = self.kv_len, self._num_draft_steps
+        recent = draft_steps * (start - self.recent_start) + _sum_up_to(draft_steps)
         return Verification(
             first_output=first_output,
             num_tokens=num_tokens,
             num_drafts=result.num_drafts,
             num_accepted=result.num_accepted,
             draft_kv_tokens=draft_steps * self.num_chosen + recent,
-            verify_kv_tokens=start + self.spec.draft_len + 1,
+            verify_kv_tokens=start + self._block.advance,
             context=start,
         )

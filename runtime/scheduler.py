@@ -8,9 +8,11 @@ Requests without draft steps, plain ones and those whose drafts are found withou
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import Policy
@@ -37,7 +39,7 @@ class Admission:
     spec: RequestSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PageGrant:
     """Pages added to a slot's page table, from index first on."""
 
@@ -46,7 +48,7 @@ class PageGrant:
     pages: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScheduledRows:
     """One slot's part in a step."""
 
@@ -71,7 +73,7 @@ class ScheduledStep:
     rows: tuple[ScheduledRows, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Tokens that a request gained in a step."""
 
@@ -88,7 +90,8 @@ class Scheduler:
         self.policy = policy
         self.next_step = 0
         self._waiting: deque[Request] = deque()
-        self._running: dict[int, _Running] = {}  # by slot, in order of admission
+        self._running: dict[int, _Running] = {}  # by slot, in their order
+        self._prefilling: list[_Running] = []  # those of them whose prompts are not in yet, in order of admission
         self._free_slots = list(range(limits.max_batch_size))
         self._generations = [0] * limits.max_batch_size
 
@@ -96,6 +99,11 @@ class Scheduler:
     def has_requests(self) -> bool:
         """Whether any request waits or runs."""
         return bool(self._waiting or self._running)
+
+    @property
+    def num_kv_tokens(self) -> int:
+        """Verified tokens of running requests, as of the last results read."""
+        return sum(running.request.kv_len for running in self._running.values())
 
     def add(self, spec: RequestSpec) -> Request:
         """Queue a request; first come, first served."""
@@ -119,12 +127,14 @@ class Scheduler:
         """Decide the next step."""
         admissions = self._admit()
         rows = self._decode_rows()
-        rows += self._prefill_rows(rows)
+        if self._prefilling:
+            rows += self._prefill_rows(rows)
+            rows.sort(key=attrgetter("slot"))
         step = ScheduledStep(
             index=self.next_step,
             admissions=tuple(admissions),
             page_grants=tuple(self._grant_pages(rows)),
-            rows=tuple(sorted(rows, key=lambda row: row.slot)),
+            rows=tuple(rows),
         )
         self.next_step += 1
         return step
@@ -133,13 +143,16 @@ class Scheduler:
         """Take the results of a finished step, by slot; returns who gained tokens. Steps come in order."""
         progress = []
         for row in step.rows:
+            if row.phase is Phase.DRAFT:
+                continue  # its verification tells
             running = self._running.get(row.slot)
             if running is None or running.generation != row.generation:
                 continue  # a late result: the slot has changed hands since
-            if row.slot not in results:
+            result = results.get(row.slot)
+            if result is None:
                 running.request.receive_nothing()
                 continue
-            progress.append(Progress(running.request, running.request.receive(results[row.slot])))
+            progress.append(Progress(running.request, running.request.receive(result)))
             self._settle(running)
         self.kv_cache.retire(step.index)
         return progress
@@ -151,19 +164,25 @@ class Scheduler:
             slot = self._free_slots.pop(0)
             self.kv_cache.allocate(request.request_id, request.spec.max_kv_len)
             self._running[slot] = _Running(request, slot, self._generations[slot])
+            self._prefilling.append(self._running[slot])
             admissions.append(Admission(slot, request.spec))
+        if admissions:
+            self._running = dict(sorted(self._running.items()))
         return admissions
 
     def _decode_rows(self) -> list[ScheduledRows]:
         rows = []
         for running in self._running.values():
-            phase = running.request.next_phase
-            if phase == Phase.IDLE:
-                running.request.pass_step()
-            elif phase == Phase.DRAFT:
-                rows.append(running.draft_rows())
-            elif phase == Phase.VERIFY:
-                rows.append(running.verify_rows())
+            request = running.request
+            phase = request.next_phase
+            if phase is Phase.DRAFT:
+                rows.append(running.draft_rows[request.draft_index])
+                request.schedule_draft()
+            elif phase is Phase.VERIFY:
+                rows.append(running.verify_rows)
+                request.schedule_verify()
+            elif phase is Phase.IDLE:
+                request.pass_step()
         return rows
 
     def _prefill_rows(self, decode_rows: list[ScheduledRows]) -> list[ScheduledRows]:
@@ -171,9 +190,7 @@ class Scheduler:
             return []  # a step of drafts alone runs on the draft engine
         room = min(self.limits.chunk_size, self.limits.max_num_tokens - sum(row.num_rows for row in decode_rows))
         rows = []
-        for running in self._running.values():
-            if running.request.next_phase != Phase.PREFILL:
-                continue
+        for running in self._prefilling:
             chunk = running.request.next_chunk(room)
             if chunk == 0:
                 break
@@ -181,6 +198,7 @@ class Scheduler:
             room -= chunk
             if rows[-1].num_logits:
                 running.request.delay_start(self._start_delay(running.request))
+        self._prefilling = [each for each in self._prefilling if each.request.next_phase == Phase.PREFILL]
         return rows
 
     def _start_delay(self, request: Request) -> int:
@@ -205,7 +223,7 @@ class Scheduler:
         """Pages for the rows that move the bound of what may be written; a draft stays within its block's."""
         grants = []
         for row in rows:
-            if row.phase == Phase.DRAFT:
+            if row.phase is Phase.DRAFT:
                 continue
             request = self._running[row.slot].request
             first = self.kv_cache.num_pages_of(request.request_id)
@@ -226,34 +244,30 @@ class Scheduler:
 
     def _release(self, running: _Running) -> None:
         self._running.pop(running.slot)
+        self._prefilling = [each for each in self._prefilling if each is not running]
         self._generations[running.slot] += 1
-        self._free_slots.append(running.slot)
-        self._free_slots.sort()
+        insort(self._free_slots, running.slot)
         self.kv_cache.free(running.request.request_id, last_step=self.next_step - 1)
 
 
-@dataclass(frozen=True, eq=False)
 class _Running:
-    request: Request
-    slot: int
-    generation: int
+    """A request in its slot, and the rows that it takes in cycle after cycle."""
 
-    def draft_rows(self) -> ScheduledRows:
-        index = self.request.draft_index
-        self.request.schedule_draft()
-        return self._rows(Phase.DRAFT, num_rows=1, draft_index=index, num_logits=1, block_rows=0)
-
-    def verify_rows(self) -> ScheduledRows:
-        self.request.schedule_verify()
-        rows = self.request.spec.draft_len + 1
-        return self._rows(Phase.VERIFY, num_rows=rows, draft_index=0, num_logits=rows, block_rows=rows)
+    def __init__(self, request: Request, slot: int, generation: int) -> None:
+        self.request = request
+        self.slot = slot
+        self.generation = generation
+        block = request.spec.draft_len + 1
+        self.draft_rows = [self._rows(Phase.DRAFT, 1, index, 1, 0) for index in range(request.spec.num_draft_steps)]
+        self.verify_rows = self._rows(Phase.VERIFY, block, draft_index=0, num_logits=block, block_rows=block)
 
     def prefill_rows(self, num_rows: int) -> ScheduledRows:
+        """Schedule a chunk of the prompt."""
         self.request.schedule_prefill(num_rows)
         spec = self.request.spec
         last = self.request.num_prefilled == len(spec.prompt_token_ids)
         block = spec.prompt_block if last else 0
-        return self._rows(Phase.PREFILL, num_rows=num_rows, draft_index=0, num_logits=int(last), block_rows=block)
+        return self._rows(Phase.PREFILL, num_rows, draft_index=0, num_logits=int(last), block_rows=block)
 
     def _rows(self, phase: Phase, num_rows: int, draft_index: int, num_logits: int, block_rows: int) -> ScheduledRows:
         return ScheduledRows(

@@ -46,7 +46,6 @@ def run_cycle(request: Request, tokens: tuple[int, ...]) -> tuple[int, ...]:
     """Draft and verify once, reading every result at once."""
     for _ in range(request.spec.num_draft_steps):
         request.schedule_draft()
-        request.receive_nothing()
     request.schedule_verify()
     return request.receive(result(Phase.VERIFY, tokens, request.kv_len + len(tokens)))
 
@@ -158,9 +157,7 @@ def test_a_block_past_the_end_leaves_no_verification() -> None:
     for _ in range(2):
         request.schedule_draft()
         request.schedule_verify()
-    request.receive_nothing()
     request.receive(result(Phase.VERIFY, (51, 52), kv_len=8))
-    request.receive_nothing()
     assert request.receive(result(Phase.VERIFY, (), kv_len=8)) == ()
     assert [check.num_tokens for check in request.verifications] == [2]
     assert request.output_token_ids == [50, 51, 52]
@@ -217,7 +214,6 @@ def test_a_verification_counts_with_the_selection_that_its_drafts_used() -> None
 
 def run_cycle_with(request: Request, recent_start: int, num_chosen: int) -> None:
     request.schedule_draft()
-    request.receive_nothing()
     request.schedule_verify()
     request.receive(result(Phase.VERIFY, (51,), request.kv_len + 1, recent_start, num_chosen))
 
