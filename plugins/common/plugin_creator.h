@@ -52,5 +52,7 @@ private:
 nvinfer1::IPluginCreatorInterface* pillar_plan_creator();
 nvinfer1::IPluginCreatorInterface* pillar_attention_creator();
 nvinfer1::IPluginCreatorInterface* pillar_select_creator();
+nvinfer1::IPluginCreatorInterface* add_rms_norm_creator();
+nvinfer1::IPluginCreatorInterface* silu_mul_creator();
 
 }  // namespace sparsespec

@@ -18,9 +18,9 @@ SPARSESPEC_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t&
     IPluginCreatorInterface* const* found = nullptr;
     num_creators = 0;
     sparsespec::guarded("getCreators", [&] {
-        static const std::array<IPluginCreatorInterface*, 3> creators = {sparsespec::pillar_plan_creator(),
-                                                                         sparsespec::pillar_attention_creator(),
-                                                                         sparsespec::pillar_select_creator()};
+        static const std::array<IPluginCreatorInterface*, 5> creators = {
+            sparsespec::pillar_plan_creator(), sparsespec::pillar_attention_creator(),
+            sparsespec::pillar_select_creator(), sparsespec::add_rms_norm_creator(), sparsespec::silu_mul_creator()};
         num_creators = static_cast<int32_t>(creators.size());
         found = creators.data();
         return sparsespec::Status{};

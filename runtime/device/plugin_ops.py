@@ -44,6 +44,11 @@ class PluginAttention:
         # With QK-norm or without; for a KV pool of FP8 or of the model's type.
         self._attentions: dict[tuple[PillarAttentionParams, bool, bool], Plugin] = {}
 
+    @property
+    def library(self) -> PluginSource:
+        """Where the plugins are from."""
+        return self._library
+
     def try_on(self, device: torch.device, params: PillarAttentionParams) -> None:
         """Plan a step without work. PluginError where the library has no program for this CUDA device."""
         none = torch.zeros(1, dtype=torch.int32, device=device)
