@@ -32,7 +32,8 @@ FAST := not demo_model and not slow
 # allocation would hide what lies beyond a tensor. What torch tries and CUDA refuses is no error; ours fail the tests.
 COMPUTE_SANITIZER ?= $(firstword $(shell command -v compute-sanitizer) $(wildcard /usr/local/cuda/bin/compute-sanitizer))
 SANITIZE  = PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(COMPUTE_SANITIZER) --error-exitcode 1 --report-api-errors no
-SANITIZED := $(PY) -m pytest -m gpu tests/plugins/test_gpu_pillar_attention.py tests/plugins/test_gpu_pillar_select.py -k small
+SANITIZED := $(PY) -m pytest -m gpu tests/plugins/test_gpu_pillar_attention.py tests/plugins/test_gpu_pillar_select.py \
+	tests/plugins/test_gpu_row_ops.py -k small
 
 # Every C++ and CUDA file, as arguments of the command that follows.
 XARGS_CPP := find . \( -path ./build -o -path ./$(VENV) -o -path ./.git \) -prune -o \
@@ -82,7 +83,7 @@ test-sanitizer: $(VENV)/.test  ## Run small GPU tests under compute-sanitizer's 
 	@test -n "$(COMPUTE_SANITIZER)" || { echo "needs compute-sanitizer, of the CUDA toolkit, on PATH or in COMPUTE_SANITIZER"; exit 1; }
 	@$(PY) -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || { echo "needs a CUDA device"; exit 1; }
 	for tool in memcheck racecheck synccheck; do \
-		$(SANITIZE) --tool $$tool --kernel-name regex=pillar $(SANITIZED) || exit 1; \
+		$(SANITIZE) --tool $$tool --kernel-name 'regex=pillar|add_rms_norm|silu_mul' $(SANITIZED) || exit 1; \
 	done
 	$(SANITIZE) --tool initcheck $(SANITIZED)
 

@@ -44,16 +44,28 @@ class Decoder(Generic[TensorT]):
         assert len(inputs.layers) == self.model.num_layers
         plan = self.ops.pillar_plan(self.attention, inputs.step)
         hidden = self.ops.embedding(self.weights["embedding"], inputs.token_ids)
+        normed = self.ops.rms_norm(hidden, self._weight(0, "input_norm"), self.model.rms_norm_eps)
         for layer in range(self.model.num_layers):
-            hidden = self.ops.add(hidden, self._attention(layer, hidden, inputs, plan))
-            hidden = self.ops.add(hidden, self._mlp(layer, hidden))
-        if inputs.logit_rows is not None:
-            hidden = self.ops.gather_rows(hidden, inputs.logit_rows)
-        hidden = self.ops.rms_norm(hidden, self.weights["final_norm"], self.model.rms_norm_eps)
-        return self.ops.linear(hidden, self.weights["embedding" if self.model.tie_word_embeddings else "lm_head"])
+            attended = self._attention(layer, normed, inputs, plan)
+            hidden, normed = self._add_norm(hidden, attended, self._weight(layer, "post_attention_norm"))
+            delta = self._mlp(layer, normed)
+            if layer == self.model.num_layers - 1:
+                hidden, delta = self._logit_rows(inputs, hidden), self._logit_rows(inputs, delta)
+            hidden, normed = self._add_norm(hidden, delta, self._norm_after(layer))
+        return self.ops.linear(normed, self.weights["embedding" if self.model.tie_word_embeddings else "lm_head"])
 
-    def _attention(self, layer: int, hidden: TensorT, inputs: DecoderInputs[TensorT], plan: TensorT) -> TensorT:
-        normed = self.ops.rms_norm(hidden, self._weight(layer, "input_norm"), self.model.rms_norm_eps)
+    def _add_norm(self, hidden: TensorT, delta: TensorT, weight: TensorT) -> tuple[TensorT, TensorT]:
+        return self.ops.add_rms_norm(hidden, delta, weight, self.model.rms_norm_eps)
+
+    def _norm_after(self, layer: int) -> TensorT:
+        """The weight of the norm that a layer's output goes through."""
+        is_last = layer == self.model.num_layers - 1
+        return self.weights["final_norm"] if is_last else self._weight(layer + 1, "input_norm")
+
+    def _logit_rows(self, inputs: DecoderInputs[TensorT], x: TensorT) -> TensorT:
+        return x if inputs.logit_rows is None else self.ops.gather_rows(x, inputs.logit_rows)
+
+    def _attention(self, layer: int, normed: TensorT, inputs: DecoderInputs[TensorT], plan: TensorT) -> TensorT:
         bias = self._weight(layer, "qkv_bias") if self.model.qkv_bias else None
         qkv = self._linear(layer, "qkv", normed, bias)
         qk_norm = QkNorm(self._weight(layer, "q_norm"), self._weight(layer, "k_norm")) if self.model.qk_norm else None
@@ -65,8 +77,7 @@ class Decoder(Generic[TensorT]):
         scale = self.weights.get(f"layers.{layer}.{KV_SCALE}")  # None where the KV cache has the model's type
         return own if scale is None else replace(own, kv_scale=scale)
 
-    def _mlp(self, layer: int, hidden: TensorT) -> TensorT:
-        normed = self.ops.rms_norm(hidden, self._weight(layer, "post_attention_norm"), self.model.rms_norm_eps)
+    def _mlp(self, layer: int, normed: TensorT) -> TensorT:
         gate_up = self._linear(layer, "gate_up", normed)
         return self._linear(layer, "down_proj", self.ops.silu_mul(gate_up))
 

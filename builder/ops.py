@@ -45,8 +45,11 @@ class Ops(Protocol[TensorT]):
         type of x or, where a backend's product comes out rounded, after. Then bias is added.
         """
 
-    def add(self, a: TensorT, b: TensorT) -> TensorT:
-        """Elementwise sum."""
+    def add_rms_norm(self, hidden: TensorT, delta: TensorT, weight: TensorT, eps: float) -> tuple[TensorT, TensorT]:
+        """hidden + delta, of their type, and `rms_norm` of that sum.
+
+        The sum may be written over hidden: what comes later takes the sum, and nothing takes hidden any more.
+        """
 
     def silu_mul(self, gate_up: TensorT) -> TensorT:
         """silu(gate) * up for gate_up [n, 2 * intermediate], gate first."""

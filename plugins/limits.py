@@ -1,4 +1,4 @@
-"""What the kernels are built for; pillar_attention/params.h, pillar_plan/params.h and plugin.cpp say the same."""
+"""What the kernels are built for; each op's params.h and plugin.cpp say the same."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ PAGE_SIZES = (16, 32, 64)
 MAX_GROUP = 16  # query heads that share a KV head
 MAX_BLOCK_ROWS = 17  # rows of one verification
 MAX_SLOTS = 1024
+VECTOR_NUMBERS = 8  # of 16 bits, which kernels read and write at a time
+MAX_HIDDEN_SIZE = 32768
+MAX_INTERMEDIATE_SIZE = 2**20
 LEAST_CAPABILITY = (8, 0)  # of a GPU: what the kernels' matrix instructions need
 
 
@@ -19,6 +22,12 @@ def unserved(head_dim: int, group: int, page_size: int) -> str | None:
     if group > MAX_GROUP:
         return f"expected at most {MAX_GROUP} query heads for each KV head, found {group}"
     return None
+
+
+def serves_rows(hidden_size: int, intermediate_size: int) -> bool:
+    """Whether AddRmsNorm and SiluMul take the rows of such a model."""
+    fits = hidden_size <= MAX_HIDDEN_SIZE and intermediate_size <= MAX_INTERMEDIATE_SIZE
+    return fits and hidden_size % VECTOR_NUMBERS == intermediate_size % VECTOR_NUMBERS == 0
 
 
 def listed(numbers: tuple[int, ...]) -> str:

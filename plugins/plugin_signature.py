@@ -59,6 +59,21 @@ def attention_inputs(params: PillarAttentionParams, inputs: AttentionInputs[Tens
     ]
 
 
+def add_rms_norm_fields(hidden_size: int, rms_norm_eps: float) -> Fields:
+    """Of AddRmsNorm."""
+    return {"hidden_size": hidden_size, "rms_norm_eps": rms_norm_eps}
+
+
+def silu_mul_fields(intermediate_size: int) -> Fields:
+    """Of SiluMul, whose only input is gate_up."""
+    return {"intermediate_size": intermediate_size}
+
+
+def add_rms_norm_inputs(hidden: TensorT, delta: TensorT, weight: TensorT) -> list[TensorT]:
+    """Of AddRmsNorm."""
+    return [hidden, delta, weight]
+
+
 def select_inputs(inputs: SelectInputs[TensorT]) -> list[TensorT]:
     """Of PillarSelect."""
     return [

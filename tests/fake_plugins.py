@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sparsespec.plugins.accept_drafts.inputs import AcceptDraftsInputs
+from sparsespec.plugins.add_rms_norm.reference import add_rms_norm
 from sparsespec.plugins.pillar_attention.inputs import (
     AttentionInputs,
     LayerInputs,
@@ -20,6 +22,7 @@ from sparsespec.plugins.pillar_attention.reference import pillar_attention
 from sparsespec.plugins.pillar_select.inputs import SelectInputs
 from sparsespec.plugins.pillar_select.reference import pillar_select
 from sparsespec.plugins.sample_rows.inputs import SampleRowsInputs
+from sparsespec.plugins.silu_mul.reference import silu_mul
 from sparsespec.plugins.step_rows.inputs import StepRowsInputs
 from sparsespec.runtime.device.step_reference import ReferenceStepOps
 
@@ -53,12 +56,19 @@ class FakePlugin:
         self.library.runs.append(self.name)
         for place, tensor in enumerate(inputs):
             _expect(tensor.is_contiguous(), f"{self.name}: input {place} is not contiguous")
-            _expect(self.name in _STEP_OPS or tensor.numel() > 0, f"{self.name}: input {place} is empty")
-        if self.name == "PillarPlan":
-            return self._plan(inputs)
-        if self.name in _STEP_OPS:
-            return _run_step_op(self.name, inputs)
-        return self._attention(inputs) if self.name == "PillarAttention" else self._select(inputs)
+            may_be_empty = self.name in ("AddRmsNorm", "SiluMul", *_STEP_OPS)
+            _expect(may_be_empty or tensor.numel() > 0, f"{self.name}: input {place} is empty")
+        return self._runs()[self.name](inputs)
+
+    def _runs(self) -> Mapping[str, Callable[[Sequence[Tensor]], list[Tensor]]]:
+        return {
+            "PillarPlan": self._plan,
+            "PillarAttention": self._attention,
+            "PillarSelect": self._select,
+            "AddRmsNorm": self._add_rms_norm,
+            "SiluMul": self._silu_mul,
+            **{name: partial(_run_step_op, name) for name in _STEP_OPS},
+        }
 
     def _plan(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         shapes = [list(tensor.shape) for tensor in inputs]
@@ -127,6 +137,20 @@ class FakePlugin:
             )
         )
         return [pillars]
+
+    def _add_rms_norm(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        hidden, delta, weight = inputs
+        size = self.fields["hidden_size"]
+        shapes = [list(tensor.shape) for tensor in inputs]
+        _expect(shapes == [[len(hidden), size], [len(hidden), size], [size]], f"AddRmsNorm: shapes {shapes}")
+        total, normed = add_rms_norm(hidden, delta, weight, float(self.fields["rms_norm_eps"]))
+        hidden.copy_(total)
+        return [normed, hidden]
+
+    def _silu_mul(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        (gate_up,) = inputs
+        _expect(gate_up.shape[1] == 2 * int(self.fields["intermediate_size"]), f"SiluMul: {list(gate_up.shape)}")
+        return [silu_mul(gate_up)]
 
     def _params(self) -> PillarAttentionParams:
         of_tensors = ("qk_norm", "kv_cache_dtype", "aliased_io")

@@ -42,6 +42,11 @@ def named(name: str) -> Pick:
     return lambda call: call.name == name
 
 
+def starts(start: str) -> Pick:
+    """Layers whose names start so."""
+    return lambda call: call.name.startswith(start)
+
+
 def kind(kind: type[Op]) -> Pick:
     """Layers of that kind."""
     return lambda call: isinstance(call.op, kind)

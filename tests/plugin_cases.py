@@ -178,6 +178,27 @@ def _select(num_planes: int) -> PluginCase:
     )
 
 
+_ROWS_HIDDEN = TensorCase("hidden", MODEL, ("rows", 48))
+
+ADD_RMS_NORM = PluginCase(
+    label="add-norm",
+    name="AddRmsNorm",
+    fields=_fields(hidden_size=48, rms_norm_eps=1e-5),
+    inputs=(_ROWS_HIDDEN, replace(_ROWS_HIDDEN, name="delta"), TensorCase("weight", MODEL, (48,))),
+    outputs=(replace(_ROWS_HIDDEN, name="normed"), _ROWS_HIDDEN),
+    aliases=(None, 0),
+)
+
+SILU_MUL = PluginCase(
+    label="silu-mul",
+    name="SiluMul",
+    fields=_fields(intermediate_size=56),
+    inputs=(TensorCase("gate_up", MODEL, ("rows", 112)),),
+    outputs=(TensorCase("output", MODEL, ("rows", 56)),),
+    aliases=(None,),
+)
+
+
 def _int64(name: str, *shape: int | str) -> TensorCase:
     return TensorCase(name, INT64, shape)
 
@@ -283,6 +304,8 @@ CASES = (
     _with_norm(_with_fp8_cache(_scored("diagonal", 2))),
     _select(1),
     _select(2),
+    ADD_RMS_NORM,
+    SILU_MUL,
     STEP_ROWS,
     SAMPLE_ROWS,
     ACCEPT_DRAFTS,

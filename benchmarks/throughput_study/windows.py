@@ -37,6 +37,12 @@ class Window:
         return 1e3 * self.seconds / self.num_steps
 
 
+def finish() -> None:
+    """Until a GPU, if there is one, has nothing left to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 class Load:
     """Requests that an LLM decodes together, and how long they are."""
 
@@ -68,10 +74,10 @@ class Load:
     def measure(self, num_steps: int) -> Window:
         """So many more steps; nobody may end in them."""
         before = self.context
-        torch.cuda.synchronize()
+        finish()
         started = time.perf_counter()
         deltas = [delta for _ in range(num_steps) for delta in self.step()]
-        torch.cuda.synchronize()
+        finish()
         seconds = time.perf_counter() - started
         assert all(delta.finish_reason is None for delta in deltas), "a request ended inside a measured window"
         tokens = sum(len(delta.token_ids) for delta in deltas)

@@ -65,9 +65,10 @@ class TensorRTOps:
             product = self._columns_times(product, weight.row_scale)
         return self._plus_bias(product, bias)
 
-    def add(self, a: ITensor, b: ITensor) -> ITensor:
-        """See Ops."""
-        return self._elementwise(a, b, self._trt.ElementWiseOperation.SUM)
+    def add_rms_norm(self, hidden: ITensor, delta: ITensor, weight: ITensor, eps: float) -> tuple[ITensor, ITensor]:
+        """See Ops. Layers of their own, which are TensorRT's to fuse."""
+        total = self._sum(hidden, delta)
+        return total, self.rms_norm(total, weight, eps)
 
     def silu_mul(self, gate_up: ITensor) -> ITensor:
         """See Ops."""
@@ -79,7 +80,8 @@ class TensorRTOps:
 
     def gather_rows(self, x: ITensor, rows: ITensor) -> ITensor:
         """See Ops."""
-        return _named(self._network.add_gather(x, rows, 0), rows.name)
+        # Of several tensors, and layers have names of their own.
+        return _named(self._network.add_gather(x, rows, 0), f"{rows.name} of {x.name}")
 
     def pillar_plan(self, params: PillarAttentionParams, step: StepInputs[ITensor]) -> ITensor:
         """See Ops."""
@@ -104,7 +106,10 @@ class TensorRTOps:
         return _named(self._network.add_matrix_multiply(x, op.NONE, weight, op.TRANSPOSE), name)
 
     def _plus_bias(self, product: ITensor, bias: ITensor | None) -> ITensor:
-        return product if bias is None else self.add(product, self._as_row(bias))
+        return product if bias is None else self._sum(product, self._as_row(bias))
+
+    def _sum(self, a: ITensor, b: ITensor) -> ITensor:
+        return self._elementwise(a, b, self._trt.ElementWiseOperation.SUM)
 
     def _columns_times(self, product: ITensor, scale: ITensor) -> ITensor:
         """product [n, m] times scale [m] FLOAT, of the type of product."""

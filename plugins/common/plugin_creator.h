@@ -52,6 +52,8 @@ private:
 nvinfer1::IPluginCreatorInterface* pillar_plan_creator();
 nvinfer1::IPluginCreatorInterface* pillar_attention_creator();
 nvinfer1::IPluginCreatorInterface* pillar_select_creator();
+nvinfer1::IPluginCreatorInterface* add_rms_norm_creator();
+nvinfer1::IPluginCreatorInterface* silu_mul_creator();
 nvinfer1::IPluginCreatorInterface* step_rows_creator();
 nvinfer1::IPluginCreatorInterface* sample_rows_creator();
 nvinfer1::IPluginCreatorInterface* accept_drafts_creator();

@@ -19,7 +19,8 @@ SPARSESPEC_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t&
     num_creators = 0;
     sparsespec::guarded("getCreators", [&] {
         static const std::array creators = {sparsespec::pillar_plan_creator(),   sparsespec::pillar_attention_creator(),
-                                            sparsespec::pillar_select_creator(), sparsespec::step_rows_creator(),
+                                            sparsespec::pillar_select_creator(), sparsespec::add_rms_norm_creator(),
+                                            sparsespec::silu_mul_creator(),      sparsespec::step_rows_creator(),
                                             sparsespec::sample_rows_creator(),   sparsespec::accept_drafts_creator()};
         num_creators = static_cast<int32_t>(creators.size());
         found = creators.data();

@@ -147,6 +147,13 @@ int32_t FieldReader::required(const char* name, std::initializer_list<int32_t> a
     return fits ? value : *allowed.begin();
 }
 
+int32_t FieldReader::vector_multiple(const char* name, int32_t most) {
+    const int32_t value = required(name, Range{kVectorNumbers, most});
+    require(value % kVectorNumbers == 0, std::string("field ") + name + ": expected a multiple of " +
+                                             std::to_string(kVectorNumbers) + ", got " + std::to_string(value));
+    return value;
+}
+
 bool FieldReader::flag(const char* name, bool fallback) {
     const int32_t default_value = fallback ? 1 : 0;
     const auto value = scalar<int32_t>(name, &default_value, 0);

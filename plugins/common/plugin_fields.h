@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "common/dtype.h"
 #include "common/status.h"
 
 namespace sparsespec {
@@ -59,6 +60,8 @@ public:
 
     int32_t required(const char* name, Range range);
     int32_t required(const char* name, std::initializer_list<int32_t> allowed);
+    // Required: what kernels read in whole vectors, a multiple of kVectorNumbers.
+    int32_t vector_multiple(const char* name, int32_t most);
     bool flag(const char* name, bool fallback);
     float positive(const char* name, float fallback);
 

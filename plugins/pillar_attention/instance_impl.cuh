@@ -2,30 +2,12 @@
 #pragma once
 
 #include "common/cuda_status.h"
+#include "common/early_launch.cuh"
 #include "pillar_attention/instance.cuh"
 #include "pillar_attention/kernel.cuh"
 #include "pillar_attention/page_map.h"
 
 namespace sparsespec {
-
-// A launch that may start before the one before it has ended, and waits for that by itself.
-struct EarlyLaunch {
-    cudaLaunchAttribute early{};
-    cudaLaunchConfig_t config{};  // points to `early`
-
-    EarlyLaunch(const EarlyLaunch&) = delete;
-    EarlyLaunch& operator=(const EarlyLaunch&) = delete;
-    EarlyLaunch(int blocks, int threads, int bytes, bool starts_early, cudaStream_t stream) {
-        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        early.val.programmaticStreamSerializationAllowed = 1;
-        config.gridDim = dim3(blocks);
-        config.blockDim = dim3(threads);
-        config.dynamicSmemBytes = bytes;
-        config.stream = stream;
-        config.attrs = &early;
-        config.numAttrs = starts_early ? 1 : 0;
-    }
-};
 
 template <typename Kind>
 cudaError_t launch_append(const PillarAttentionParams& params, const Occupancy& occupancy, cudaStream_t stream) {

@@ -1,11 +1,13 @@
-// The few instructions that CUDA C++ has no words for: asynchronous copies, matrix loads and matrix products (sm_80
-// on).
+// The few instructions that CUDA C++ has no words for: asynchronous copies and matrix loads (sm_80 on).
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cstdint>
+
+#include "common/early_launch.cuh"
+#include "common/numbers.cuh"
 
 namespace sparsespec {
 
@@ -146,20 +148,6 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, int parity) {
     }
 }
 
-// Lets the launch that waits for this one start, where it was launched to do so.
-__device__ __forceinline__ void start_dependents() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;\n");
-#endif
-}
-
-// Waits for the launch before, where it has let this one start, and sees what it wrote.
-__device__ __forceinline__ void wait_for_launch_before() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;\n" ::: "memory");
-#endif
-}
-
 // What this thread wrote to shared memory, or others copied there and it has waited for, is seen by wgmma.
 __device__ __forceinline__ void products_see_copies() {
     asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
@@ -243,48 +231,5 @@ __device__ __forceinline__ uint2 fp8_to_half(uint32_t four) {
 #endif
     return result;
 }
-
-template <typename T>
-struct Numbers;
-
-template <>
-struct Numbers<__half> {
-    __device__ static float to_float(__half x) { return __half2float(x); }
-    __device__ static __half from_float(float x) { return __float2half_rn(x); }
-    __device__ static uint32_t pack(float low, float high) {
-        const __half2 pair = __floats2half2_rn(low, high);
-        return reinterpret_cast<const uint32_t&>(pair);
-    }
-    __device__ static float2 unpack(uint32_t pair) { return __half22float2(reinterpret_cast<const __half2&>(pair)); }
-
-    // c [16 x 8] += a [16 x 16] b [16 x 8]
-    __device__ static void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-        asm volatile(
-            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    }
-};
-
-template <>
-struct Numbers<__nv_bfloat16> {
-    __device__ static float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-    __device__ static __nv_bfloat16 from_float(float x) { return __float2bfloat16_rn(x); }
-    __device__ static uint32_t pack(float low, float high) {
-        const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-        return reinterpret_cast<const uint32_t&>(pair);
-    }
-    __device__ static float2 unpack(uint32_t pair) {
-        return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
-    }
-
-    __device__ static void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-        asm volatile(
-            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-            "{%0,%1,%2,%3};\n"
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    }
-};
 
 }  // namespace sparsespec

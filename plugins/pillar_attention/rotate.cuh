@@ -26,17 +26,6 @@ __device__ __forceinline__ VectorPart load_part(const T* vector, int part) {
             *reinterpret_cast<const uint4*>(vector + kHeadDim / 2 + part * 8)};
 }
 
-template <typename T>
-__device__ __forceinline__ void unpack_eight(const uint4& packed, float (&numbers)[8]) {
-    const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
-#pragma unroll
-    for (int index = 0; index < 4; ++index) {
-        const float2 pair = Numbers<T>::unpack(words[index]);
-        numbers[2 * index] = pair.x;
-        numbers[2 * index + 1] = pair.y;
-    }
-}
-
 // From an address that 16 divides.
 __device__ __forceinline__ void load_eight(const float* from, float (&numbers)[8]) {
 #pragma unroll
@@ -49,30 +38,9 @@ __device__ __forceinline__ void load_eight(const float* from, float (&numbers)[8
     }
 }
 
-template <typename T>
-__device__ __forceinline__ uint4 pack_eight(const float (&numbers)[8]) {
-    return {Numbers<T>::pack(numbers[0], numbers[1]), Numbers<T>::pack(numbers[2], numbers[3]),
-            Numbers<T>::pack(numbers[4], numbers[5]), Numbers<T>::pack(numbers[6], numbers[7])};
-}
-
-template <typename T>
-__device__ __forceinline__ float rounded(float x) {
-    return Numbers<T>::to_float(Numbers<T>::from_float(x));
-}
-
 // x * cosine + y * sine, not fused: the reference rounds the products too, and so every bit is the same.
 __device__ __forceinline__ float turned(float x, float y, float cosine, float sine) {
     return __fadd_rn(__fmul_rn(x, cosine), __fmul_rn(y, sine));
-}
-
-template <typename T>
-__device__ __forceinline__ void scale_by(float (&numbers)[8], float factor, const uint4& weights) {
-    float weight[8];
-    unpack_eight<T>(weights, weight);
-#pragma unroll
-    for (int index = 0; index < 8; ++index) {
-        numbers[index] = rounded<T>(rounded<T>(numbers[index] * factor) * weight[index]);
-    }
 }
 
 // x / rms(x) * norm, over all lanes of the vector. Every lane of the warp takes part.

@@ -1,4 +1,4 @@
-"""Which of attention_ops runs: the plugins where a GPU serves a 16-bit engine, the references everywhere else."""
+"""Whose ops run: the plugins' where a GPU serves a 16-bit engine, the references' everywhere else."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import torch
 from sparsespec.builder.decoder import attention_params
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import InputError
+from sparsespec.builder.model_config import ModelConfig
 from sparsespec.plugins.library import PluginsUnavailableError, plugin_host_path, plugin_library_path
-from sparsespec.plugins.limits import MAX_BLOCK_ROWS, MAX_SLOTS, unserved
+from sparsespec.plugins.limits import MAX_BLOCK_ROWS, MAX_SLOTS, serves_rows, unserved
 from sparsespec.plugins.plugin_host import PluginError, PluginLibrary
 from sparsespec.runtime.device.attention_ops import AttentionOps, OracleAttention, ReferenceAttention
 from sparsespec.runtime.device.drafter import Drafter
 from sparsespec.runtime.device.executor_config import ExecutorConfig
+from sparsespec.runtime.device.plugin_decoder_ops import PluginOps
 from sparsespec.runtime.device.plugin_ops import PluginAttention
+from sparsespec.runtime.device.torch_ops import TorchOps
 
 _EVERYWHERE = "--attention reference works everywhere"
 
@@ -35,6 +38,13 @@ def choose_attention(
     plugins = _plugins(config.plugin_library)
     _try_on(device, plugins, engine)
     return plugins
+
+
+def choose_decoder_ops(attention: AttentionOps, model: ModelConfig) -> TorchOps:
+    """The decoder's ops beside this attention: by the same plugins, but for models whose rows they do not take."""
+    if isinstance(attention, PluginAttention) and serves_rows(model.hidden_size, model.intermediate_size):
+        return PluginOps(attention, attention.library)
+    return TorchOps(attention)
 
 
 def _check(num_slots: int, engine: EngineConfig, drafter: Drafter, device: torch.device) -> None:

@@ -38,11 +38,16 @@ class PluginAttention:
     """attention_ops.AttentionOps by plugins. Nothing waits for the device, and no value of it is read here."""
 
     def __init__(self, library: PluginSource) -> None:
-        self.library = library
+        self._library = library
         self._select = library.create("PillarSelect", {})
         self._plans: dict[PillarAttentionParams, Plugin] = {}
         # With QK-norm or without; for a KV pool of FP8 or of the model's type.
         self._attentions: dict[tuple[PillarAttentionParams, bool, bool], Plugin] = {}
+
+    @property
+    def library(self) -> PluginSource:
+        """Where the plugins are from."""
+        return self._library
 
     def try_on(self, device: torch.device, params: PillarAttentionParams) -> None:
         """Plan a step without work. PluginError where the library has no program for this CUDA device."""
@@ -56,7 +61,7 @@ class PluginAttention:
 
     def _plan(self, params: PillarAttentionParams) -> Plugin:
         if params not in self._plans:
-            self._plans[params] = self.library.create("PillarPlan", plan_fields(params))
+            self._plans[params] = self._library.create("PillarPlan", plan_fields(params))
         return self._plans[params]
 
     def attention(self, params: PillarAttentionParams, inputs: AttentionInputs[Tensor]) -> Tensor:
@@ -65,7 +70,7 @@ class PluginAttention:
             return inputs.qkv.new_empty(0, params.num_heads * params.head_dim)
         kind = (params, inputs.qk_norm is not None, inputs.layer.kv_scale is not None)
         if kind not in self._attentions:
-            self._attentions[kind] = self.library.create("PillarAttention", attention_fields(*kind))
+            self._attentions[kind] = self._library.create("PillarAttention", attention_fields(*kind))
         return self._attentions[kind].run(attention_inputs(params, inputs))[0]
 
     def select(self, inputs: SelectInputs[Tensor]) -> None:

@@ -13,7 +13,7 @@ from sparsespec.builder.errors import InputError
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs, num_score_planes
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.acceptance import Block, count_accepted, next_token
-from sparsespec.runtime.device.attention_choice import choose_attention
+from sparsespec.runtime.device.attention_choice import choose_attention, choose_decoder_ops
 from sparsespec.runtime.device.attention_ops import AttentionOps
 from sparsespec.runtime.device.drafter import Drafter, VerifiedBlocks, commit, make_drafter
 from sparsespec.runtime.device.executor_config import ExecutorConfig
@@ -28,7 +28,7 @@ from sparsespec.runtime.device.slot_state import (
     score_dtype,
 )
 from sparsespec.runtime.device.step_batch import BlockRows, StepBatch, StepMemory, make_batch
-from sparsespec.runtime.device.torch_ops import TorchOps, rope_table
+from sparsespec.runtime.device.torch_ops import rope_table
 from sparsespec.runtime.device.torch_results import BlockCounts, BlockOutcome, TorchResults, block_logprobs, packed
 from sparsespec.runtime.scheduler import ScheduledStep
 
@@ -56,7 +56,8 @@ class TorchExecutor:
             score_planes=self._drafter.needs.score_planes,
             score_normalizer=speculation.score_normalizer,
         )
-        self._decoder: Decoder[Tensor] = Decoder(TorchOps(self._ops), engine.model, params, weights)
+        ops = choose_decoder_ops(self._ops, engine.model)
+        self._decoder: Decoder[Tensor] = Decoder(ops, engine.model, params, weights)
         self._memory = make_memory(engine, self._drafter, config, device, kv_pool)
 
     @property

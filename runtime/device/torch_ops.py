@@ -9,8 +9,10 @@ from torch.nn import functional
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.builder.ops import Fp8Weight
 from sparsespec.builder.rope import rope_frequencies
+from sparsespec.plugins.add_rms_norm.reference import add_rms_norm
 from sparsespec.plugins.pillar_attention.inputs import AttentionInputs, PillarAttentionParams, StepInputs
 from sparsespec.plugins.pillar_attention.reference import rms_norm
+from sparsespec.plugins.silu_mul.reference import silu_mul
 from sparsespec.runtime.device.attention_ops import AttentionOps
 from sparsespec.runtime.device.fp8 import linear_fp8
 
@@ -38,14 +40,13 @@ class TorchOps:
         """See Ops."""
         return linear_fp8(x, weight, bias)
 
-    def add(self, a: Tensor, b: Tensor) -> Tensor:
+    def add_rms_norm(self, hidden: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """See Ops."""
-        return a + b
+        return add_rms_norm(hidden, delta, weight, eps)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """See Ops."""
-        gate, up = gate_up.chunk(2, dim=-1)
-        return functional.silu(gate) * up
+        return silu_mul(gate_up)
 
     def gather_rows(self, x: Tensor, rows: Tensor) -> Tensor:
         """See Ops."""

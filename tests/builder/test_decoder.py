@@ -42,6 +42,7 @@ class RecordingOps:
     """Numbers each op's result and writes down what it came from; checks shapes."""
 
     calls: list[str] = field(default_factory=list)
+    _overwritten: list[Handle] = field(default_factory=list)  # by sums: nothing may take them any more
 
     def embedding(self, table: Handle, token_ids: Handle) -> Handle:
         (rows,), (_, hidden) = token_ids.shape, table.shape
@@ -71,9 +72,13 @@ class RecordingOps:
         operands = (x, weight.weight) if bias is None else (x, weight.weight, bias)
         return self._made("linear_fp8", operands, (x.shape[0], weight.weight.shape[0]))
 
-    def add(self, a: Handle, b: Handle) -> Handle:
-        assert a.shape == b.shape
-        return self._made("add", (a, b), a.shape)
+    def add_rms_norm(self, hidden: Handle, delta: Handle, weight: Handle, eps: float) -> tuple[Handle, Handle]:
+        assert hidden.shape == delta.shape
+        assert weight.shape == hidden.shape[-1:]
+        assert eps == MODEL.rms_norm_eps
+        self._overwritten.append(hidden)
+        normed = self._made("add_rms_norm", (hidden, delta, weight), hidden.shape)
+        return replace(normed, name=f"{normed.name}.sum"), normed
 
     def silu_mul(self, gate_up: Handle) -> Handle:
         rows, both = gate_up.shape
@@ -99,6 +104,8 @@ class RecordingOps:
         return self._made("pillar_attention", operands, ("rows", 6 * 8))
 
     def _made(self, op: str, operands: tuple[Handle, ...], shape: tuple[int | str, ...]) -> Handle:
+        taken_before = self._overwritten[:-1] if op == "add_rms_norm" else self._overwritten
+        assert not [operand for operand in operands if operand in taken_before]
         result = Handle(f"%{len(self.calls)}", shape)
         self.calls.append(f"{result.name} = {op} {', '.join(operand.name for operand in operands)}".rstrip())
         return result
@@ -112,12 +119,15 @@ def layer_inputs(layer: int) -> LayerInputs[Handle]:
     return LayerInputs(*(Handle(f"{layer}.{name}", ()) for name in ("kv_pool", "draft_lse", "pillars", "scores")))
 
 
-def record(model: ModelConfig) -> tuple[list[str], Handle]:
+LOGIT_ROWS = Handle("logit_rows", ("logits",))
+
+
+def record(model: ModelConfig, logit_rows: Handle | None = LOGIT_ROWS) -> tuple[list[str], Handle]:
     weights = {name: Handle(name, spec.shape) for name, spec in fused_specs(model, "float32").items()}
     ops = RecordingOps()
     inputs = DecoderInputs(
         token_ids=Handle("token_ids", ("rows",)),
-        logit_rows=Handle("logit_rows", ("logits",)),
+        logit_rows=logit_rows,
         step=step_inputs(),
         layers=tuple(layer_inputs(layer) for layer in range(model.num_layers)),
     )
@@ -130,44 +140,61 @@ def operands_of(layer: int) -> str:
 
 
 def block(layer: int) -> list[str]:
-    """Layer `layer`, each op after the plan, the embedding and the ten of every layer before it."""
-    x, weights, own = 10 * layer + 1, f"layers.{layer}", operands_of(layer)
+    """Layer `layer` but for its last sum. Before it: plan, embedding, the first norm, and eight calls of each layer."""
+    x, weights, own = 8 * layer + 2, f"layers.{layer}", operands_of(layer)
     return [
-        f"%{x + 1} = rms_norm %{x}, {weights}.input_norm",
-        f"%{x + 2} = linear %{x + 1}, {weights}.qkv",
-        f"%{x + 3} = pillar_attention %{x + 2}, {own}",
-        f"%{x + 4} = linear %{x + 3}, {weights}.o_proj",
-        f"%{x + 5} = add %{x}, %{x + 4}",
-        f"%{x + 6} = rms_norm %{x + 5}, {weights}.post_attention_norm",
-        f"%{x + 7} = linear %{x + 6}, {weights}.gate_up",
-        f"%{x + 8} = silu_mul %{x + 7}",
-        f"%{x + 9} = linear %{x + 8}, {weights}.down_proj",
-        f"%{x + 10} = add %{x + 5}, %{x + 9}",
+        f"%{x + 1} = linear %{x}, {weights}.qkv",
+        f"%{x + 2} = pillar_attention %{x + 1}, {own}",
+        f"%{x + 3} = linear %{x + 2}, {weights}.o_proj",
+        f"%{x + 4} = add_rms_norm {residual(layer)}, %{x + 3}, {weights}.post_attention_norm",
+        f"%{x + 5} = linear %{x + 4}, {weights}.gate_up",
+        f"%{x + 6} = silu_mul %{x + 5}",
+        f"%{x + 7} = linear %{x + 6}, {weights}.down_proj",
     ]
+
+
+def residual(layer: int) -> str:
+    """What attention's output is added to."""
+    return "%1" if layer == 0 else f"%{8 * layer + 2}.sum"
+
+
+BLOCKS = [
+    "%0 = pillar_plan",
+    "%1 = embedding embedding, token_ids",
+    "%2 = rms_norm %1, layers.0.input_norm",
+    *block(0),
+    "%10 = add_rms_norm %6.sum, %9, layers.1.input_norm",
+    *block(1),
+    "%18 = add_rms_norm %14.sum, %17, layers.2.input_norm",
+    *block(2),
+]
 
 
 def test_network() -> None:
-    """Pre-norm blocks with a residual around attention and MLP; only the rows asked for reach the output projection."""
+    """Pre-norm blocks with a residual around attention and MLP; only the rows asked for reach the last norm."""
     calls, logits = record(MODEL)
     assert calls == [
-        "%0 = pillar_plan",
-        "%1 = embedding embedding, token_ids",
-        *block(0),
-        *block(1),
-        *block(2),
-        "%32 = gather_rows %31, logit_rows",
-        "%33 = rms_norm %32, final_norm",
-        "%34 = linear %33, lm_head",
+        *BLOCKS,
+        "%26 = gather_rows %22.sum, logit_rows",
+        "%27 = gather_rows %25, logit_rows",
+        "%28 = add_rms_norm %26, %27, final_norm",
+        "%29 = linear %28, lm_head",
     ]
-    assert logits == Handle("%34", ("logits", MODEL.vocab_size))
+    assert logits == Handle("%29", ("logits", MODEL.vocab_size))
+
+
+def test_network_with_logits_of_all_rows() -> None:
+    """As in steps of drafts alone: nothing is gathered."""
+    calls, logits = record(MODEL, logit_rows=None)
+    assert calls == [*BLOCKS, "%26 = add_rms_norm %22.sum, %25, final_norm", "%27 = linear %26, lm_head"]
+    assert logits == Handle("%27", ("rows", MODEL.vocab_size))
 
 
 def test_biases_of_qwen2() -> None:
     calls, _ = record(replace(MODEL, family="qwen2"))
     plain, _ = record(MODEL)
     assert [call for call in calls if call not in plain] == [
-        f"%{10 * layer + 3} = linear %{10 * layer + 2}, layers.{layer}.qkv, layers.{layer}.qkv_bias"
-        for layer in range(3)
+        f"%{8 * layer + 3} = linear %{8 * layer + 2}, layers.{layer}.qkv, layers.{layer}.qkv_bias" for layer in range(3)
     ]
 
 
@@ -175,7 +202,7 @@ def test_norms_of_qwen3() -> None:
     calls, _ = record(replace(MODEL, family="qwen3"))
     plain, _ = record(MODEL)
     assert [call for call in calls if call not in plain] == [
-        f"%{10 * layer + 4} = pillar_attention %{10 * layer + 3}, layers.{layer}.q_norm, layers.{layer}.k_norm, "
+        f"%{8 * layer + 4} = pillar_attention %{8 * layer + 3}, layers.{layer}.q_norm, layers.{layer}.k_norm, "
         f"{operands_of(layer)}"
         for layer in range(3)
     ]

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from plugin_cases import CASES, PILLAR_ATTENTION, PluginCase, every_plugin, plugin_library
+from plugin_cases import (
+    ADD_RMS_NORM,
+    CASES,
+    PILLAR_ATTENTION,
+    SILU_MUL,
+    PluginCase,
+    every_plugin,
+    plugin_library,
+)
+from sparsespec.plugins.limits import MAX_HIDDEN_SIZE, MAX_INTERMEDIATE_SIZE
 from sparsespec.plugins.plugin_handle import EnginePhase, FieldType, PluginField, PluginHandle
 from sparsespec.plugins.plugin_host import PluginError, plugin_field
 
@@ -27,6 +36,8 @@ def test_library_offers_the_plugins() -> None:
         "PillarPlan",
         "PillarAttention",
         "PillarSelect",
+        "AddRmsNorm",
+        "SiluMul",
         "StepRows",
         "SampleRows",
         "AcceptDrafts",
@@ -50,6 +61,8 @@ def test_field_names() -> None:
             "score_normalizer": text,
         },
         "PillarSelect": {},
+        "AddRmsNorm": {"hidden_size": int32, "rms_norm_eps": float32},
+        "SiluMul": {"intermediate_size": int32},
         "StepRows": {},
         "SampleRows": {},
         "AcceptDrafts": {},
@@ -67,7 +80,7 @@ def test_unknown_field(case: PluginCase) -> None:
 
 @every_plugin_with_fields
 def test_field_given_twice(case: PluginCase) -> None:
-    assert "field num_heads: expected once" in refusal(case.with_fields((*case.fields, case.fields[0])))
+    assert f"field {case.fields[0].name}: expected once" in refusal(case.with_fields((*case.fields, case.fields[0])))
 
 
 @pytest.mark.parametrize("name", ["num_heads", "num_kv_heads", "head_dim", "page_size"])
@@ -142,6 +155,25 @@ def test_field_out_of_range(name: str, value: int | float | str, message: str) -
     refused = refusal(with_field(PILLAR_ATTENTION, plugin_field(name, value)))
     assert f"field {'num_heads' if 'times' in message else name}: " in refused
     assert message in refused
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "most"),
+    [(ADD_RMS_NORM, "hidden_size", MAX_HIDDEN_SIZE), (SILU_MUL, "intermediate_size", MAX_INTERMEDIATE_SIZE)],
+    ids=["hidden_size", "intermediate_size"],
+)
+def test_sizes_of_rows(case: PluginCase, name: str, most: int) -> None:
+    """Kernels read eight numbers at a time, and registers hold so many of them."""
+    for size, message in ((0, "expected 8 to"), (most + 8, f"expected 8 to {most}, got {most + 8}")):
+        assert f"field {name}: {message}" in refusal(with_field(case, plugin_field(name, size)))
+    for size in (9, 12, most - 1):
+        refused = refusal(with_field(case, plugin_field(name, size)))
+        assert f"field {name}: expected a multiple of 8, got {size}" in refused
+    for size in (8, most):
+        field = plugin_field(name, size)
+        assert field in with_field(case, field).create().fields()
+    without = case.with_fields(tuple(field for field in case.fields if field.name != name))
+    assert f"field {name}: required" in refusal(without)
 
 
 @pytest.mark.parametrize("text", [b"rows", b"rows\0"])

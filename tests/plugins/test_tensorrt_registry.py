@@ -84,8 +84,12 @@ def ask(*plugins: tuple[str, Fields]) -> tuple[Answer, str]:
 
 def test_registry_makes_all_plugins() -> None:
     attention: Fields = {**HEADS, "page_size": 16, "rms_norm_eps": 1e-5, "qk_norm": 1, "score_planes": "diagonal"}
-    answer, _ = ask(("PillarPlan", dict(HEADS)), ("PillarAttention", attention), ("PillarSelect", {}))
-    assert answer["created"] == [True, True, True]
+    rows: tuple[tuple[str, Fields], ...] = (
+        ("AddRmsNorm", {"hidden_size": 64, "rms_norm_eps": 1e-5}),
+        ("SiluMul", {"intermediate_size": 64}),
+    )
+    answer, _ = ask(("PillarPlan", dict(HEADS)), ("PillarAttention", attention), ("PillarSelect", {}), *rows)
+    assert answer["created"] == [True] * 5
     for name, field_names in answer["field_names"].items():
         assert field_names == [each.name for each in plugin_library().field_names(name)]
 

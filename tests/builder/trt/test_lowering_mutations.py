@@ -12,6 +12,7 @@ from engine_steps import MODEL, engine_spec, random_step, torch_outputs
 from executor_driver import relative_error
 from network_checks import errors, interpreted, recorded, tolerance
 from network_mutations import (
+    Change,
     Mutation,
     becomes,
     dropped,
@@ -22,6 +23,7 @@ from network_mutations import (
     named,
     plugin,
     same,
+    starts,
     takes,
 )
 from recorded_ops import (
@@ -61,6 +63,7 @@ UP = Slice((0, INTERMEDIATE), (1, INTERMEDIATE), (1, 1))
 GATE_IS_UP = Mutation("gate: the second half", same(GATE), becomes(UP))
 UP_IS_GATE = Mutation("up: the first half", same(UP), becomes(GATE))
 O_PROJ = named("layers.0.o_proj")
+GATHERED = starts("logit_rows of ")  # what comes before the last MLP, and what that adds
 SILU_CAST = 4  # of a layer's casts: after two in each of two norms
 
 # Places of PillarAttention's inputs in docs/plugins.md.
@@ -89,8 +92,6 @@ WRONG = [
     Mutation("times the root", same(DIV), becomes(PROD)),
     Mutation("no norm weight", named("final_norm"), dropped()),
     Mutation("weight of another norm", kind(Shuffle), takes(0, "layers.1.input_norm")),
-    Mutation("logits of all rows", named("logit_rows"), dropped()),
-    Mutation("logits of rows by score_index", named("logit_rows"), takes(1, "score_index")),
     Mutation("attention: kv_pool of another layer", plugin("PillarAttention"), takes(KV_POOL, "layers.1.kv_pool")),
     Mutation("attention: pillars of another layer", plugin("PillarAttention"), takes(PILLARS, "layers.1.pillars")),
     Mutation("attention: rms_norm_eps", plugin("PillarAttention"), has_field("rms_norm_eps", 1e-6), family="qwen3"),
@@ -129,7 +130,10 @@ REFUSED = [
     Mutation("mean over a third axis", kind(Reduce), becomes(Reduce(AVG, 0b100, True))),
     Mutation("embedding of logit_rows", named("embedding rows"), takes(1, "logit_rows")),
     Mutation("embedding of a float tensor", named("embedding rows"), takes(1, "rope_table")),
-    Mutation("columns of logit_rows", named("logit_rows"), becomes(Gather(1))),
+    Mutation("columns of logit_rows", GATHERED, becomes(Gather(1))),
+    Mutation("all rows, and the last MLP of some", GATHERED, dropped()),
+    Mutation("some rows, and the last MLP of all", GATHERED, dropped(), nth=1),
+    Mutation("the last MLP of rows by score_index", GATHERED, takes(1, "score_index"), nth=1),
     Mutation("norm in 16 bits", kind(Cast), dropped(), dtype="bfloat16"),
     Mutation("norm in a narrower type", kind(Cast), becomes(Cast(DataType.HALF)), dtype="bfloat16"),
     Mutation("norm stays in float32", kind(Cast), dropped(), nth=1, dtype="float16"),
@@ -182,6 +186,15 @@ def test_exchanged_halves() -> None:
     exchanged = mutated(mutated(recording, UP_IS_GATE), GATE_IS_UP)
     assert [call.op for call in exchanged.calls if call.op in (GATE, UP)] == [UP, GATE, GATE, UP]
     assert errors(interpreted(exchanged, step), torch_outputs(step))["logits"] > tolerance(spec)
+
+
+@pytest.mark.parametrize("change", [dropped(), takes(1, "score_index")], ids=["all rows", "rows by score_index"])
+def test_logits_of_other_rows(change: Change) -> None:
+    """Both gathers change: what comes before the last MLP, and what that adds."""
+    spec = engine_spec("verify", "float32")
+    step, recording = random_step(spec, seed=0), recorded(spec)
+    others = mutated(mutated(recording, Mutation("", GATHERED, change)), Mutation("", GATHERED, change, nth=1))
+    assert errors(interpreted(others, step), torch_outputs(step))["logits"] > tolerance(spec)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

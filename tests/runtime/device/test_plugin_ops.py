@@ -58,6 +58,9 @@ def test_every_input_is_in_its_place(family: str, cache: KvCacheDType, rule: str
     # One plan for both layers; none of them runs in a step without rows.
     assert 0 < library.runs.count("PillarAttention") <= 2 * library.runs.count("PillarPlan")
     assert (library.runs.count("PillarSelect") > 0) == (RULES[rule].drafter == "pillar")
+    # Two sums and an MLP in each layer of every step.
+    steps = library.runs.count("PillarPlan")
+    assert library.runs.count("AddRmsNorm") == 2 * library.runs.count("SiluMul") == 2 * 2 * steps
 
 
 @pytest.mark.parametrize("cache", ["auto", "fp8"])
@@ -87,6 +90,8 @@ def test_fields(normalizer: str, cache: KvCacheDType, library: FakeLibrary) -> N
                 "score_normalizer": normalizer,
             },
         ),
+        ("AddRmsNorm", {"hidden_size": model.hidden_size, "rms_norm_eps": 3e-5}),
+        ("SiluMul", {"intermediate_size": model.intermediate_size}),
     ]
 
 

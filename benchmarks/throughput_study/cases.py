@@ -1,0 +1,81 @@
+"""What is measured: an engine, requests and a way to draft; and what came of it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.llm import LLM
+from sparsespec.runtime.loading import LoadedEngine
+from sparsespec.runtime.sampling_params import SamplingParams
+from throughput_study.timeline import Timeline, record, summarise
+from throughput_study.windows import Load, Window
+
+PLAIN = SpeculationConfig(drafter="none")
+# Prompt tokens that join a step: many, since prompts are not what is measured.
+CHUNK = 4096
+_PROFILED_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Requests that decode together."""
+
+    prompts: Sequence[Sequence[int]]
+    params: SamplingParams
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way to decode, measured in a window."""
+
+    label: str
+    speculation: SpeculationConfig
+    window: Window
+    timeline: Timeline | None = None
+    num_graphs: int = 0
+    graph_bytes: int = 0
+    more: tuple[Window, ...] = field(default=())  # further windows of the same requests
+
+    def speedup_over(self, plain: Measured) -> float:
+        """Tokens a second over plain decoding's."""
+        return self.window.tokens_per_second / plain.window.tokens_per_second
+
+
+@dataclass(frozen=True)
+class Rig:
+    """Builds an LLM for every case anew: its memory is another's first."""
+
+    engine: LoadedEngine
+    prepare: Callable[[LLM], object] | None = None  # before the first step
+    measure_more: Callable[[Load], tuple[Window, ...]] | None = None
+
+    def run(self, label: str, speculation: SpeculationConfig, traffic: Traffic, num_steps: int) -> Measured:
+        """A window of num_steps steps, and a timeline of a few more."""
+        llm = LLM(self.engine, speculation, RuntimeConfig(chunk_size=CHUNK, result_lag=2))
+        if self.prepare is not None:
+            self.prepare(llm)
+        load = Load(llm, traffic.prompts, traffic.params)
+        load.warm_up()
+        window = load.measure(num_steps)
+        more = () if self.measure_more is None else self.measure_more(load)
+        timeline = summarise(record(load.step, _PROFILED_STEPS))
+        captured = llm.executor.graphs.captured.values()
+        load.end()
+        num_bytes = sum(each.num_bytes for each in captured)
+        return Measured(label, speculation, window, timeline, len(captured), num_bytes, more)
+
+
+def release() -> None:
+    """Give back what the last LLM held."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def cycle_steps(speculation: SpeculationConfig, num_cycles: int) -> int:
+    """Steps of whole cycles, so that every request verifies equally often in a window."""
+    return (speculation.num_draft_steps + 1) * num_cycles

@@ -1,0 +1,1 @@
+"""AddRmsNorm: a residual addition and the norm that follows it."""

@@ -1,0 +1,30 @@
+// AddRmsNorm: a residual addition and the norm that follows it, with the rows of hidden read and written once.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "common/dtype.h"
+#include "common/status.h"
+
+namespace sparsespec {
+
+// A thread block's registers hold a row of so many numbers.
+constexpr int32_t kMaxHiddenSize = 32768;
+
+struct AddRmsNormParams {
+    int32_t num_rows;
+    int32_t hidden_size;  // a multiple of kVectorNumbers, at most kMaxHiddenSize
+    float rms_norm_eps;
+    Dtype dtype;  // kFloat16 or kBfloat16, of all tensors
+
+    void* hidden;        // [num_rows, hidden_size] becomes hidden + delta
+    const void* delta;   // [num_rows, hidden_size]
+    const void* weight;  // [hidden_size]
+    void* normed;        // [num_rows, hidden_size]
+};
+
+Status launch_add_rms_norm(const AddRmsNormParams& params, cudaStream_t stream);
+
+}  // namespace sparsespec

@@ -1,0 +1,1 @@
+"""SiluMul: the activation of a gated MLP."""

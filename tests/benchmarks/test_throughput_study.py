@@ -1,0 +1,157 @@
+"""What the throughput benchmark is made of, on the CPU with tiny models; no times are looked at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import throughput
+from sparsespec.builder.errors import InputError
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.llm import LLM
+from sparsespec.runtime.sampling_params import SamplingParams
+from throughput_study.agreement import ForcedAgreement, wanted_counts
+from throughput_study.cases import Measured, Traffic
+from throughput_study.growth import GrowthRun, acceptance, grow
+from throughput_study.timeline import KernelRun, kind_of, summarise
+from throughput_study.windows import Load, Window
+from tiny_llm import greedy, random_prompts, tiny_engine
+
+SPECULATION = SpeculationConfig(k=4, ratio=0.1, min_budget=16)
+PROMPTS = random_prompts((40, 50, 61))
+
+
+def speculative_llm() -> LLM:
+    return LLM(tiny_engine(), SPECULATION, RuntimeConfig(cuda_graphs="on"))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.5, 3.0, 4.0])
+def test_drafts_agree_as_often_as_is_asked(mean: float) -> None:
+    llm = speculative_llm()
+    executor = llm.executor
+    executor.replace_step_ops(ForcedAgreement(executor.step_ops, torch.tensor(mean)))
+    outputs = llm.generate(PROMPTS, greedy(60))
+    # The last of a request may be cut off by its end.
+    checks = [check for output in outputs for check in output.outputs[0].verifications[:-1]]
+    counts = [check.num_accepted for check in checks]
+    assert {*counts} <= {int(mean), int(mean) + (mean % 1 > 0)}
+    assert all(check.num_tokens == check.num_accepted + 1 for check in checks)
+    assert abs(sum(counts) / len(counts) - mean) < 0.35
+
+
+def test_wanted_counts_have_their_mean() -> None:
+    counts = wanted_counts(torch.arange(20000), torch.tensor(6.16))
+    assert counts.unique().tolist() == [6, 7]
+    assert abs(float(counts.double().mean()) - 6.16) < 0.01
+
+
+def test_a_window_counts_tokens_of_its_steps_alone() -> None:
+    load = Load(LLM(tiny_engine(), SpeculationConfig(drafter="none")), PROMPTS, greedy(60))
+    load.warm_up()
+    before = dict(load.lengths)
+    window = load.measure(7)
+    assert window.num_tokens == 7 * len(PROMPTS)
+    assert [load.lengths[each] - before[each] for each in before] == [7] * len(PROMPTS)
+    assert window.context == sum(before.values()) / len(PROMPTS) + 3.5
+    assert window.seconds > 0
+    load.end()
+    assert not load.llm.has_requests
+
+
+def test_nobody_may_end_in_a_window() -> None:
+    load = Load(LLM(tiny_engine(), SpeculationConfig(drafter="none")), PROMPTS, greedy(12))
+    load.warm_up()
+    with pytest.raises(AssertionError, match="ended inside"):
+        load.measure(20)
+
+
+def test_growth_reads_the_clock_to_the_end() -> None:
+    run = grow(tiny_engine(), "some", SPECULATION, Traffic(PROMPTS, greedy(100)))
+    counts = [reading.num_tokens for reading in run.readings]
+    assert counts == sorted(counts)
+    assert run.readings[-1].context == sum(map(len, PROMPTS)) / 3 + 100
+    assert run.readings[-1].num_tokens < 300  # those of the warm-up do not count
+    assert 0 <= run.accepted <= 4
+    assert run.tokens_per_second > 0
+
+
+def test_acceptance_leaves_plain_verifications_out() -> None:
+    outputs = speculative_llm().generate(PROMPTS, replace(greedy(30), speculate=False))
+    assert acceptance(outputs) == (0, 0, 0)
+
+
+def runs(*parts: tuple[str, float, float]) -> list[KernelRun]:
+    return [KernelRun(name, start, duration) for name, start, duration in parts]
+
+
+def test_idle_time_is_told_apart() -> None:
+    """Two steps: 20 us before each, 5 us inside each; the gemm overlaps what comes after it."""
+    timeline = summarise(
+        runs(
+            ("step_rows_kernel", 0, 10),
+            ("nvjet_gemm", 10, 40),
+            ("pillar_attention_kernel", 45, 50),
+            ("sample_rows_kernel", 100, 30),
+            ("step_rows_kernel", 150, 10),
+            ("nvjet_gemm", 160, 40),
+            ("pillar_attention_kernel", 205, 50),
+            ("sample_rows_kernel", 255, 25),
+            ("step_rows_kernel", 300, 10),
+        )
+    )
+    assert timeline.num_steps == 2
+    assert timeline.step_ms == pytest.approx(0.150)
+    assert timeline.between_graphs_ms == pytest.approx(0.020)
+    assert timeline.inside_graphs_ms == pytest.approx(0.005)
+    assert timeline.kernels_per_step == 4
+    assert timeline.by_kind == pytest.approx({"sampling": 0.0375, "gemm": 0.04, "attention": 0.05})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("void sparsespec::pillar_select_kernel<__half, 64>", "select"),
+        ("void sparsespec::unite_kernel<sparsespec::KernelKind<", "attention"),
+        ("nvjet_sm90_tst_192x96_64x5_2x1_v_bz_TNT", "gemm"),
+        ("void cublasLt::splitKreduce_kernel<32, 16", "gemm"),
+        ("void sparsespec::accept_drafts_kernel<__nv_bfloat16>", "sampling"),
+        ("void sparsespec::add_rms_norm_kernel<", "other"),
+    ],
+)
+def test_kinds_of_kernels(name: str, kind: str) -> None:
+    assert kind_of(name) == kind
+
+
+def test_what_was_measured_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    window = Window(num_requests=2, num_steps=4, num_tokens=8, seconds=0.5, context=10.0)
+    plain = Measured("plain", SpeculationConfig(drafter="none"), window)
+    fast = Measured("fast", SPECULATION, replace(window, seconds=0.25))
+    monkeypatch.setitem(throughput.EXPERIMENTS, "forced", lambda _: iter((plain, fast)))  # type: ignore[arg-type]
+    monkeypatch.setattr(throughput, "this_machine", lambda _: window)
+    path = tmp_path / "x.json"
+    assert throughput.run(throughput.ThroughputConfig("forced", path)) == 0
+    document = json.loads(path.read_text())
+    assert [each["label"] for each in document["results"]] == ["plain", "fast"]
+    assert document["results"][1]["speculation"]["k"] == 4
+    assert fast.speedup_over(plain) == 2
+    assert "2.00x" in throughput._line(fast, plain)
+
+
+def test_unknown_experiment(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="experiment must be one of forced"):
+        throughput.ThroughputConfig("fast", tmp_path / "x.json")
+
+
+def test_a_real_model_is_asked_for() -> None:
+    with pytest.raises(InputError, match="engine_dir"):
+        next(iter(throughput.EXPERIMENTS["shapes"](throughput.Choice(None, None, None))))
+
+
+def test_growth_line_tells_temperature() -> None:
+    run = grow(tiny_engine(), "some", SPECULATION, Traffic(PROMPTS, SamplingParams(max_tokens=40, temperature=0.5)))
+    assert isinstance(run, GrowthRun)
+    assert "T 0.5" in throughput._line(run, run)
