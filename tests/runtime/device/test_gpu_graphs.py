@@ -31,7 +31,7 @@ SMOLLM2_135M = replace(
     tie_word_embeddings=True,
     eos_token_ids=(2,),
 )
-QWEN3 = replace(QWEN3_8B, vocab_size=32000)
+QWEN3 = replace(QWEN3_8B, vocab_size=32000, eos_token_ids=(2,))
 PLAIN = SpeculationConfig(drafter="none")
 PILLAR = SpeculationConfig(min_budget=64)
 BATCH, PROMPT = 64, 300
