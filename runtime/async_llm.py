@@ -1,12 +1,18 @@
-"""AsyncLLM: an LLM behind asyncio. One thread runs the step loop; any number of coroutines await their streams."""
+"""AsyncLLM: an LLM behind asyncio. Any number of coroutines await their streams.
+
+One thread runs the step loop and never looks at text. Another one decodes it, finds stop texts, and feeds the streams;
+what it finds goes back to the step loop as a command, so that an LLM is only ever called by one thread.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
@@ -14,13 +20,14 @@ from sparsespec.runtime.prompt_input import PromptInput
 from sparsespec.runtime.sampling_params import SamplingParams
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Stream:
     loop: asyncio.AbstractEventLoop
     items: asyncio.Queue[OutputDelta | RequestOutput | BaseException]
+    num_growing: int = 0  # answers whose ends the text thread has not seen
 
     def put(self, item: OutputDelta | RequestOutput | BaseException) -> None:
-        """Hand an item to the coroutine; from the step thread."""
+        """Hand an item to the coroutine; from another thread."""
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.items.put_nowait, item)
 
@@ -35,6 +42,7 @@ class AsyncLLM:
         self._streams: dict[int, _Stream] = {}
         self._closed = False  # guarded by _lock: no command enters the queue once it is set
         self._lock = threading.Lock()
+        self._texts = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sparsespec-text")
         self._thread = threading.Thread(target=self._run, name="sparsespec-step-loop", daemon=True)
         self._thread.start()
 
@@ -86,6 +94,8 @@ class AsyncLLM:
         except BaseException as error:  # a failed step ends every stream; nothing may wait for ever
             self._fail_all(error)
             raise
+        finally:
+            self._texts.shutdown()
 
     def _take_commands(self) -> None:
         """Run what coroutines asked for; wait for something to ask when there is nothing to do."""
@@ -95,23 +105,47 @@ class AsyncLLM:
             self._commands.get()()
 
     def _step(self) -> None:
-        deltas = self._llm.step()
-        for delta in deltas:
-            self._streams[delta.request_id].put(delta)
-        for request_id in dict.fromkeys(delta.request_id for delta in deltas):
-            if not self._llm.is_running(request_id):
-                self._streams.pop(request_id).put(self._llm.take_output(request_id))
+        grown = [(self._streams[delta.request_id], delta) for delta in self._llm.advance()]
+        if grown:
+            self._texts.submit(self._read_texts, grown)
+
+    def _read_texts(self, grown: Sequence[tuple[_Stream, OutputDelta]]) -> None:
+        """In the text thread, in the order of the steps."""
+        try:
+            with self._llm.recorder.span("text"):
+                for stream, delta in grown:
+                    self._read_text(stream, delta)
+        except BaseException as error:  # nothing may wait for ever here either
+            self._post(partial(self._fail_all, error))
+
+    def _read_text(self, stream: _Stream, given: OutputDelta) -> None:
+        delta = given.up_to_stop()
+        if delta is None:
+            return  # an answer had ended before the step loop knew
+        _ = delta.text  # decoded here
+        stream.put(delta)
+        if delta.finish_reason is not None:
+            stream.num_growing -= 1
+            self._post(partial(self._end_answer, stream, delta, last=stream.num_growing == 0))
+
+    def _end_answer(self, stream: _Stream, delta: OutputDelta, last: bool) -> None:
+        """The text thread has seen the end of an answer, and of its request if it is the last."""
+        if self._streams.get(delta.request_id) is not stream:
+            return  # its caller has left meanwhile
+        self._llm.settle(delta)
+        if last:
+            self._streams.pop(delta.request_id).put(self._llm.take_output(delta.request_id))
 
     def _submit(self, prompt: PromptInput, sampling_params: SamplingParams, stream: _Stream) -> None:
         try:
             self._streams[self._llm.add_request(prompt, sampling_params)] = stream
+            stream.num_growing = sampling_params.n
         except Exception as error:  # whatever is wrong with one request is told to its caller alone
             stream.put(error)
 
     def _abandon(self, stream: _Stream) -> None:
         for request_id in [number for number, known in self._streams.items() if known is stream]:
-            self._llm.cancel(request_id)
-            self._llm.take_output(request_id)
+            self._llm.forget(request_id)
             self._streams.pop(request_id)
 
     def _close(self) -> None:
@@ -126,5 +160,5 @@ class AsyncLLM:
         for stream in self._streams.values():
             stream.put(error)
         for request_id in self._streams:
-            self._llm.cancel(request_id)
+            self._llm.forget(request_id)
         self._streams.clear()

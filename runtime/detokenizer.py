@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 # A character has at most four bytes, so at most four tokens; more at once are broken beyond mending. Bounds the work.
 _MOST_PENDING = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBlock:
+    """Tokens that may be added at once."""
+
+    token_ids: list[int]
+    text: str  # what they add, each character whole
 
 
 class Detokenizer:
@@ -29,6 +38,21 @@ class Detokenizer:
             return ""
         return self._take(text)
 
+    def together(self, token_ids: Sequence[int]) -> TokenBlock | None:
+        """What pushing these tokens adds, found out in one go; None where it takes pushing them one by one to know.
+
+        That is where a character is broken, or not complete yet: what others show of it depends on when they look.
+        """
+        text = self._decode([*self._window, *token_ids])
+        return None if _BROKEN in text else TokenBlock(list(token_ids), text[self._length_out(text) :])
+
+    def add(self, block: TokenBlock) -> None:
+        """Push the block that `together` has just made."""
+        if block.text:
+            self._move_window(block.token_ids)
+        else:
+            self._window += block.token_ids
+
     def flush(self) -> str:
         """No more tokens: what waits, including bytes that never became a character."""
         return self._take(self._decode(self._window))
@@ -36,10 +60,14 @@ class Detokenizer:
     def _take(self, text: str) -> str:
         new = text[self._length_out(text) :]
         if new:
-            self._window = self._window[self._num_out :]
-            self._num_out = len(self._window)
-            self._text_out = self._decode(self._window)
+            self._move_window(self._window[self._num_out :])
         return new
+
+    def _move_window(self, token_ids: list[int]) -> None:
+        """To tokens whose text is out."""
+        self._window = token_ids
+        self._num_out = len(token_ids)
+        self._text_out = self._decode(token_ids)
 
     def _length_out(self, text: str) -> int:
         """How much of the window's text is out already.
@@ -47,6 +75,8 @@ class Detokenizer:
         A byte that is no character spoils the whole run of byte tokens around it (SentencePiece's byte fallback): each
         byte of the run reads as U+FFFD then, also those that were out as characters.
         """
+        if text.startswith(self._text_out):
+            return len(self._text_out)
         pairs = enumerate(zip(text, self._text_out, strict=False))
         same = next((index for index, (new, old) in pairs if new != old), min(len(text), len(self._text_out)))
         spoiled = len(self._text_out[same:].encode())

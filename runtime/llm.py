@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,9 +11,10 @@ from sparsespec.builder.engine_dir import read_engine_config
 from sparsespec.builder.errors import RequestError
 from sparsespec.builder.trt.engine_io import max_pool_pages
 from sparsespec.runtime.admission import AdmissionRules
+from sparsespec.runtime.answer_text import AnswerText
 from sparsespec.runtime.answers import Answer, SubmittedRequest
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
-from sparsespec.runtime.device.executor import Executor, PendingResults
+from sparsespec.runtime.device.executor import Executor
 from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.step_choice import choose_steps
 from sparsespec.runtime.device.tensorrt_executor import TensorRTExecutor
@@ -23,9 +23,11 @@ from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.loading import LoadedEngine, load_engine
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
 from sparsespec.runtime.prompt_input import Prompt, PromptInput, list_prompts
-from sparsespec.runtime.request import DraftShape
+from sparsespec.runtime.request import DraftShape, Request
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.scheduler import Progress, Scheduler, SchedulerLimits
+from sparsespec.runtime.scheduler import Scheduler, SchedulerLimits
+from sparsespec.runtime.step_loop import StepVerbs, make_loop
+from sparsespec.runtime.tracing import NoRecorder, Recorder
 
 
 class LLM:
@@ -39,8 +41,11 @@ class LLM:
         engine: str | Path | LoadedEngine,
         speculation: SpeculationConfig = SpeculationConfig(),
         config: RuntimeConfig = RuntimeConfig(),
+        recorder: Recorder | None = None,
     ) -> None:
         """Load an engine directory, or share a loaded one, whose device then counts instead of config.device.
+
+        recorder: told of every step's verbs and counts (`runtime.tracing`).
 
         Raises EngineError for a bad directory, InputError for choices beyond the engine or the memory.
         """
@@ -57,7 +62,8 @@ class LLM:
         kv_cache_tokens = executor.num_pages * self.kv_cache.page_size
         drafts = DraftShape(speculation.draft_len, speculation.num_draft_steps)
         self._rules = AdmissionRules(self.engine.config, self.engine.codec, drafts, kv_cache_tokens)
-        self._in_flight: deque[PendingResults] = deque()
+        self.recorder = NoRecorder() if recorder is None else recorder
+        self._loop = make_loop(StepVerbs(self._scheduler, self._executor, self.recorder), config.result_lag)
         self._requests: dict[int, SubmittedRequest] = {}  # by the id that the caller holds
         self._answer_of: dict[int, Answer] = {}  # by the id of the answer's own request
         self._next_id = 0
@@ -100,35 +106,49 @@ class LLM:
 
     def step(self) -> list[OutputDelta]:
         """Start one step and take the results of the step result_lag before it; returns what answers gained."""
-        step = self._scheduler.schedule()
-        batch = self._executor.prepare(step)
-        logits = self._executor.execute(batch)
-        self._in_flight.append(self._executor.sample(batch, logits))
-        return self.update()
+        deltas = [delta.up_to_stop() for delta in self.advance()]
+        for delta in deltas:
+            if delta is not None:
+                self.settle(delta)
+        return [delta for delta in deltas if delta is not None]
 
-    def update(self) -> list[OutputDelta]:
-        """Take the results that are due: all but the result_lag newest, and all once no request is left."""
-        deltas = []
-        while len(self._in_flight) > (self.config.result_lag if self.has_requests else 0):
-            pending = self._in_flight.popleft()
-            deltas += [self._advance(progress) for progress in self._scheduler.update(pending.step, pending.wait())]
+    def advance(self) -> list[OutputDelta]:
+        """As `step`, but looks at no text: that is for the caller, who applies `up_to_stop` and `settle` to each delta.
+
+        Both may come some steps later, and `up_to_stop` in another thread; outputs are the same.
+        """
+        with self.recorder.span("step"):
+            progress = self._loop.step()
+        deltas = [self._answer_of[each.request.request_id].grow(each.tokens) for each in progress]
+        self._let_pass()
         return deltas
+
+    def settle(self, delta: OutputDelta) -> None:
+        """End the answer of a delta of `up_to_stop` where that found a stop text."""
+        stop = delta.answer_text.stop
+        if stop is not None and stop.part == delta.part:
+            answer = self._known(delta.request_id).answers[delta.index]
+            self._scheduler.stop(answer.request, stop.num_tokens, stop.text)
+            self._let_pass()
 
     def cancel(self, request_id: int) -> None:
         """End a request in any phase; its pages come free once the steps in flight have passed."""
         for answer in self._known(request_id).answers:
             if answer.request.finish_reason is None:
                 self._scheduler.cancel(answer.request)
-                answer.stream.flush()
-        if not self.has_requests:
-            self.update()  # nobody is left to gain anything: this only lets the steps in flight pass
+        self._let_pass()
+
+    def forget(self, request_id: int) -> None:
+        """Cancel a request whose output nobody wants."""
+        self.cancel(request_id)
+        for answer in self._requests.pop(request_id).answers:
+            self._answer_of.pop(answer.request.request_id)
 
     def take_output(self, request_id: int) -> RequestOutput:
         """What a request has produced; once taken, it is forgotten if it has finished."""
         output = self._known(request_id).output()
         if output.finished:
-            for answer in self._requests.pop(request_id).answers:
-                self._answer_of.pop(answer.request.request_id)
+            self.forget(request_id)
         return output
 
     def is_running(self, request_id: int) -> bool:
@@ -153,21 +173,20 @@ class LLM:
     def _submit(self, prompt: Prompt, sampling_params: SamplingParams) -> int:
         request_id = self._next_id
         specs = self._rules.specs(request_id, prompt.token_ids, sampling_params)
-        answers = [
-            Answer(request_id, index, self._scheduler.add(spec), self.engine.codec.stream(sampling_params.stop))
-            for index, spec in enumerate(specs)
-        ]
+        answers = [self._new_answer(request_id, index, self._scheduler.add(spec)) for index, spec in enumerate(specs)]
         self._requests[request_id] = SubmittedRequest(request_id, prompt, answers)
         self._answer_of |= {answer.request.request_id: answer for answer in answers}
         self._next_id += len(specs)
         return request_id
 
-    def _advance(self, progress: Progress) -> OutputDelta:
-        answer = self._answer_of[progress.request.request_id]
-        stop = answer.extend(progress.tokens)
-        if stop is not None:
-            self._scheduler.stop(progress.request, stop.num_tokens, stop.text)
-        return answer.take_delta()
+    def _new_answer(self, request_id: int, index: int, request: Request) -> Answer:
+        text = AnswerText(request, self.engine.codec.stream(request.spec.params.stop))
+        return Answer(request_id, index, request, text)
+
+    def _let_pass(self) -> None:
+        """Nobody is left to gain anything from the steps in flight: they only have to pass."""
+        if not self.has_requests:
+            self._loop.drain()
 
     def _known(self, request_id: int) -> SubmittedRequest:
         if request_id not in self._requests:

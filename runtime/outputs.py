@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+from sparsespec.runtime.answer_text import AnswerText
 from sparsespec.runtime.request import FinishReason, Verification
 from sparsespec.runtime.results import TokenLogprobs
 
@@ -14,9 +16,27 @@ class OutputDelta:
 
     request_id: int
     index: int  # which of the prompt's n answers
-    text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
+    answer_text: AnswerText = field(repr=False, compare=False)
+    part: int = field(repr=False)  # of answer_text
+
+    @cached_property
+    def text(self) -> str:
+        """Decoded when first asked for."""
+        return self.answer_text.part(self.part)
+
+    def up_to_stop(self) -> OutputDelta | None:
+        """This delta, cut where a stop text ends the answer; None where one ended it before. Decodes if one may."""
+        if not self.answer_text.may_stop:
+            return self
+        stop = self.answer_text.stop_within(self.part)
+        if stop is None:
+            return self
+        if stop.part < self.part:
+            return None
+        kept = stop.num_tokens - self.answer_text.num_tokens_before(self.part)
+        return replace(self, token_ids=self.token_ids[:kept], finish_reason="stop")
 
 
 @dataclass(frozen=True)

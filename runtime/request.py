@@ -7,7 +7,7 @@ done. Every change of a request's state is a method of Request.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -121,12 +121,13 @@ class Request:
         self.num_chosen = 0
         self.output_token_ids: list[int] = []
         self.logprobs: list[TokenLogprobs] = []
-        self.verifications: list[Verification] = []
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None  # the token or text that stopped it, None for end of sequence
         self._num_draft_steps = spec.num_draft_steps
         self._block = _InFlight(advance=spec.draft_len + 1, emits=1)  # a verification
         self._end_len = spec.end_len
+        # Verifications as tuples of their numbers: there are very many, and a garbage collector passes these over.
+        self._verified: list[tuple[int, ...]] = []
         # Prompt chunks and verifications: a draft moves no length and emits nothing, so nothing of it can land.
         self._in_flight: deque[_InFlight] = deque()
         self._advance_in_flight = 0  # sums over _in_flight
@@ -156,6 +157,11 @@ class Request:
     def num_certain_tokens(self) -> int:
         """Output tokens there will be at least, once everything scheduled has run."""
         return len(self.output_token_ids) + self._emits_in_flight
+
+    @property
+    def verifications(self) -> list[Verification]:
+        """Every verified block that added to the output, in order."""
+        return [Verification(*numbers) for numbers in self._verified]
 
     def next_verify_step(self, next_step: int) -> int:
         """Step of the next verification if the request takes part in every step from next_step on."""
@@ -203,7 +209,7 @@ class Request:
         first = len(self.output_token_ids)
         added = self._append_tokens(result)
         if added and result.phase == Phase.VERIFY:
-            self.verifications.append(self._verification(result, first, len(added)))
+            self._verified.append(self._verification(result, first, len(added)))
         self.kv_len, self.recent_start = result.kv_len, result.recent_start
         self.num_chosen = result.num_chosen
         self._follow_counters()
@@ -213,8 +219,8 @@ class Request:
         """Keep the first num_tokens output tokens: a stop text ended there."""
         self.output_token_ids = self.output_token_ids[:num_tokens]
         self.logprobs = self.logprobs[:num_tokens]
-        self.verifications = [
-            check.shortened(num_tokens - check.first_output)
+        self._verified = [
+            astuple(check.shortened(num_tokens - check.first_output))
             for check in self.verifications
             if check.first_output < num_tokens
         ]
@@ -264,15 +270,11 @@ class Request:
             self.finish("length")
         return tokens[:room]
 
-    def _verification(self, result: SlotResult, first_output: int, num_tokens: int) -> Verification:
+    def _verification(self, result: SlotResult, first_output: int, num_tokens: int) -> tuple[int, ...]:
+        """The numbers of a Verification, in their order."""
         start, draft_steps = self.kv_len, self._num_draft_steps
         recent = draft_steps * (start - self.recent_start) + _sum_up_to(draft_steps)
-        return Verification(
-            first_output=first_output,
-            num_tokens=num_tokens,
-            num_drafts=result.num_drafts,
-            num_accepted=result.num_accepted,
-            draft_kv_tokens=draft_steps * self.num_chosen + recent,
-            verify_kv_tokens=start + self._block.advance,
-            context=start,
-        )
+        draft_kv_tokens = draft_steps * self.num_chosen + recent
+        verify_kv_tokens = start + self._block.advance
+        counts = (first_output, num_tokens, result.num_drafts, result.num_accepted)
+        return (*counts, draft_kv_tokens, verify_kv_tokens, start)

@@ -124,7 +124,7 @@ def test_a_failed_step_ends_every_stream(llm: LLM, monkeypatch: pytest.MonkeyPat
 
     async def main() -> None:
         engine = AsyncLLM(llm)
-        monkeypatch.setattr(llm, "step", fail)
+        monkeypatch.setattr(llm, "advance", fail)
         with pytest.raises(MemoryError, match="no memory"):
             await anext(engine.generate(PROMPTS[0], greedy(5)))
         await engine.close()

@@ -1,0 +1,83 @@
+"""An answer's text, decoded no earlier than somebody asks for it: while tokens are scheduled, nobody needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsespec.runtime.request import Request
+from sparsespec.runtime.text import TextStream
+
+
+@dataclass(frozen=True)
+class StopFound:
+    """A stop text in an answer."""
+
+    text: str
+    part: int  # that completes it
+    num_tokens: int  # output tokens up to and with the one that completes it
+
+
+class AnswerText:
+    """Grows by parts, which one thread adds; their text is read in any order, by the same thread or by one other.
+
+    A request's output only grows until a stop text is found here: what a part adds does not depend on when it is read.
+    """
+
+    def __init__(self, request: Request, stream: TextStream) -> None:
+        self.stop: StopFound | None = None  # as far as parts have been read
+        self._request = request
+        self._stream = stream
+        self._token_ends: list[int] = []  # output tokens at the end of each part
+        self._text_ends: list[int] = []  # characters at the end of each part that has been read
+        self._last_part: int | None = None  # the request had ended with it
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether any text would end the answer."""
+        return bool(self._request.spec.params.stop)
+
+    def add_part(self) -> int:
+        """The request has gained tokens, and perhaps ended; returns the part's number."""
+        number = len(self._token_ends)
+        if self._request.finish_reason is not None:
+            self._last_part = number
+        self._token_ends.append(len(self._request.output_token_ids))
+        return number
+
+    def part(self, number: int) -> str:
+        """What a part adds to the text; nothing after a stop text."""
+        self._read_parts(number + 1)
+        start = self._text_ends[number - 1] if number else 0
+        return self._stream.text[start : self._text_ends[number]]
+
+    def stop_within(self, number: int) -> StopFound | None:
+        """The stop text in a part or before it, if there is one."""
+        if self.stop is None:
+            self._read_parts(number + 1)
+        return self.stop
+
+    def num_tokens_before(self, number: int) -> int:
+        """Output tokens before a part."""
+        return self._token_ends[number - 1] if number else 0
+
+    def so_far(self) -> str:
+        """All of the text; with what is held back if the request has ended."""
+        if self.stop_within(len(self._token_ends) - 1) is None and self._request.finish_reason is not None:
+            self._stream.flush()  # it may have been cancelled, which is no part
+        return self._stream.text
+
+    def _read_parts(self, count: int) -> None:
+        for number in range(len(self._text_ends), count):
+            if self.stop is None:
+                self._read(number)
+            self._text_ends.append(len(self._stream.text))
+
+    def _read(self, number: int) -> None:
+        first = self.num_tokens_before(number)
+        tokens = self._request.output_token_ids[first : self._token_ends[number]]
+        # The token in place min_tokens, counted from 1, is the first that may complete a stop text.
+        found = self._stream.extend(tokens, num_early=self._request.spec.params.min_tokens - 1 - first)
+        if found is not None:
+            self.stop = StopFound(found.text, number, first + found.num_tokens)
+        elif number == self._last_part:
+            self._stream.flush()
