@@ -16,8 +16,7 @@ from throughput_study.timeline import Timeline, record, summarise
 from throughput_study.windows import Load, Window
 
 PLAIN = SpeculationConfig(drafter="none")
-# Prompt tokens that join a step: many, since prompts are not what is measured.
-CHUNK = 4096
+RESULT_LAG = 2
 _PROFILED_STEPS = 10
 
 
@@ -51,12 +50,13 @@ class Rig:
     """Builds an LLM for every case anew: its memory is another's first."""
 
     engine: LoadedEngine
+    chunk_size: int
     prepare: Callable[[LLM], object] | None = None  # before the first step
     measure_more: Callable[[Load], tuple[Window, ...]] | None = None
 
     def run(self, label: str, speculation: SpeculationConfig, traffic: Traffic, num_steps: int) -> Measured:
         """A window of num_steps steps, and a timeline of a few more."""
-        llm = LLM(self.engine, speculation, RuntimeConfig(chunk_size=CHUNK, result_lag=2))
+        llm = LLM(self.engine, speculation, RuntimeConfig(chunk_size=self.chunk_size, result_lag=RESULT_LAG))
         if self.prepare is not None:
             self.prepare(llm)
         load = Load(llm, traffic.prompts, traffic.params)

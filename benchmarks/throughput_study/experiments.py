@@ -28,6 +28,8 @@ PAPER_AGREEMENT = 6.16
 AGREEMENTS = (3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
 # Room for a window beyond the prompt.
 _MARGIN = 700
+# Prompt tokens that join a step: many, since prompts are not what is measured here, and as many as memory allows.
+_CHUNK, _CHUNK_8B = 16384, 4096
 _CYCLES, _PLAIN_STEPS = 10, 40
 
 
@@ -43,19 +45,19 @@ class Choice:
         """The real model for `batch` requests of at most `length` tokens."""
         if self.engine_dir is None:
             raise InputError("engine_dir: this experiment needs an engine directory, found none")
-        return real_engine(self.engine_dir, limits(batch, length))
+        return real_engine(self.engine_dir, limits(batch, length, _CHUNK))
 
 
 Results = Iterator[Measured | GrowthRun]
 
 
-def limits(batch: int, length: int, max_budget: int = 2048) -> BuildConfig:
+def limits(batch: int, length: int, chunk_size: int, max_budget: int = 2048) -> BuildConfig:
     """An engine's, for a batch that decodes together."""
     return BuildConfig(
         dtype="bfloat16",
         max_batch_size=batch,
         max_seq_len=length,
-        max_num_tokens=max(8192, 17 * batch),
+        max_num_tokens=chunk_size + 17 * batch,
         max_budget=max_budget,
     )
 
@@ -68,12 +70,12 @@ def greedy(max_tokens: int) -> SamplingParams:
 def forced(choice: Choice) -> Results:
     """B: the geometry of Qwen3-8B, agreement forced."""
     batch, context = choice.batch or 96, (choice.context or 8192) - 250
-    engine = random_engine(QWEN3_8B, limits(batch, context + _MARGIN, max_budget=640), torch.device("cuda"))
+    engine = random_engine(QWEN3_8B, limits(batch, context + _MARGIN, _CHUNK_8B, max_budget=640), torch.device("cuda"))
     traffic = Traffic(random_prompts(QWEN3_8B.vocab_size, batch, context), greedy(_MARGIN - 10))
-    yield Rig(engine).run("plain", PLAIN, traffic, _PLAIN_STEPS)
+    yield Rig(engine, _CHUNK_8B).run("plain", PLAIN, traffic, _PLAIN_STEPS)
     release()
     mean = torch.tensor(PAPER_AGREEMENT, device="cuda")
-    rig = Rig(engine, prepare=partial(_force, mean=mean), measure_more=partial(_other_agreements, mean=mean))
+    rig = Rig(engine, _CHUNK_8B, prepare=partial(_force, mean=mean), measure_more=partial(_other_agreements, mean=mean))
     yield rig.run("agreement 6.16", DEFAULT, traffic, cycle_steps(DEFAULT, _CYCLES))
     release()
 
@@ -101,7 +103,7 @@ def shapes(choice: Choice) -> Results:
         traffic = Traffic(real_prompts(engine.codec, batch, prompt), greedy(_MARGIN - 10))
         for label, speculation in (("plain", PLAIN), ("speculative", DEFAULT)):
             steps = cycle_steps(speculation, _CYCLES) if speculation.k > 0 and label != "plain" else _PLAIN_STEPS
-            yield Rig(engine).run(f"{batch} x {context} {label}", speculation, traffic, steps)
+            yield Rig(engine, _CHUNK).run(f"{batch} x {context} {label}", speculation, traffic, steps)
             release()
 
 
@@ -113,7 +115,7 @@ def growth(choice: Choice) -> Results:
     for temperature in (0.0, 0.6):
         params = replace(greedy(length - prompt), temperature=temperature, seed=1)
         for label, speculation in (("plain", PLAIN), ("speculative", DEFAULT)):
-            yield grow(engine, label, speculation, Traffic(prompts, params))
+            yield grow(engine, label, speculation, Traffic(prompts, params), _CHUNK)
             release()
 
 
@@ -154,7 +156,7 @@ def _side_by_side(choice: Choice, ways: Mapping[str, SpeculationConfig]) -> Resu
     traffic = Traffic(real_prompts(engine.codec, batch, prompt), greedy(_MARGIN - 10))
     for label, speculation in ways.items():
         steps = _PLAIN_STEPS if speculation.num_draft_steps == 0 else cycle_steps(speculation, _CYCLES)
-        yield Rig(engine).run(label, speculation, traffic, steps)
+        yield Rig(engine, _CHUNK).run(label, speculation, traffic, steps)
         release()
 
 

@@ -11,7 +11,7 @@ from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.outputs import RequestOutput
-from throughput_study.cases import CHUNK, Traffic
+from throughput_study.cases import RESULT_LAG, Traffic
 from throughput_study.windows import Load, finish
 
 # Mean context between two readings of the clock.
@@ -58,9 +58,11 @@ class GrowthRun:
         return (last.num_tokens - first.num_tokens) / (last.seconds - first.seconds)
 
 
-def grow(engine: LoadedEngine, label: str, speculation: SpeculationConfig, traffic: Traffic) -> GrowthRun:
+def grow(
+    engine: LoadedEngine, label: str, speculation: SpeculationConfig, traffic: Traffic, chunk_size: int
+) -> GrowthRun:
     """Until every request has ended."""
-    llm = LLM(engine, speculation, RuntimeConfig(chunk_size=CHUNK, result_lag=2))
+    llm = LLM(engine, speculation, RuntimeConfig(chunk_size=chunk_size, result_lag=RESULT_LAG))
     load = Load(llm, traffic.prompts, traffic.params)
     began = time.perf_counter()
     load.warm_up()

@@ -70,7 +70,7 @@ def test_nobody_may_end_in_a_window() -> None:
 
 
 def test_growth_reads_the_clock_to_the_end() -> None:
-    run = grow(tiny_engine(), "some", SPECULATION, Traffic(PROMPTS, greedy(100)))
+    run = grow(tiny_engine(), "some", SPECULATION, Traffic(PROMPTS, greedy(100)), 64)
     counts = [reading.num_tokens for reading in run.readings]
     assert counts == sorted(counts)
     assert run.readings[-1].context == sum(map(len, PROMPTS)) / 3 + 100
@@ -152,6 +152,7 @@ def test_a_real_model_is_asked_for() -> None:
 
 
 def test_growth_line_tells_temperature() -> None:
-    run = grow(tiny_engine(), "some", SPECULATION, Traffic(PROMPTS, SamplingParams(max_tokens=40, temperature=0.5)))
+    traffic = Traffic(PROMPTS, SamplingParams(max_tokens=40, temperature=0.5))
+    run = grow(tiny_engine(), "some", SPECULATION, traffic, 64)
     assert isinstance(run, GrowthRun)
     assert "T 0.5" in throughput._line(run, run)
