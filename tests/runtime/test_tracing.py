@@ -126,3 +126,14 @@ def test_nothing_is_recorded_by_default() -> None:
 def test_nvtx_needs_cuda() -> None:
     with pytest.raises(InputError, match="nvtx: expected a CUDA device"):
         NvtxRanges()
+
+
+def test_nvtx_ranges_nest(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", calls.append)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: calls.append("pop"))
+    ranges = NvtxRanges()
+    with ranges.span("step"), ranges.span("schedule"):
+        calls.append("work")
+    assert calls == ["step", "schedule", "work", "pop", "pop"]
