@@ -40,11 +40,11 @@ def test_both_loops_give_the_same_answers(policy: Policy, params: SamplingParams
 @pytest.mark.parametrize(
     ("lag", "expected"),
     [
-        (0, ["schedule", "prepare", "execute", "sample", "wait", "update", "step"] * 3),
+        (0, ["schedule", "count", "prepare", "execute", "sample", "wait", "update", "step"] * 3),
         (
             2,
-            ["schedule", "prepare", "execute", "sample", "step"] * 2
-            + ["schedule", "prepare", "execute", "sample", "wait", "update", "step"],
+            ["schedule", "count", "prepare", "execute", "sample", "step"] * 2
+            + ["schedule", "count", "prepare", "execute", "sample", "wait", "update", "step"],
         ),
     ],
 )
