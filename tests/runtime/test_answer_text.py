@@ -61,6 +61,7 @@ def test_a_stop_text_cuts_its_delta_and_silences_later_ones() -> None:
     assert second is not None
     assert (second.text, second.token_ids, second.finish_reason) == ("x", tuple(CODEC.encode("xcd")), "stop")
     assert third is None
+    assert deltas[0].up_to_stop() is deltas[0]
     assert answer.text.stop is not None
     assert (answer.text.stop.text, answer.text.stop.num_tokens) == ("cd", 5)
     assert (deltas[2].text, answer.text.so_far()) == ("", "abx")
