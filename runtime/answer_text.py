@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparsespec.runtime.request import Request
-from sparsespec.runtime.text import TextStream
+from sparsespec.runtime.text_stream import TextStream
 
 
 @dataclass(frozen=True)

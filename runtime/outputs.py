@@ -31,7 +31,7 @@ class OutputDelta:
         if not self.answer_text.may_stop:
             return self
         stop = self.answer_text.stop_within(self.part)
-        if stop is None:
+        if stop is None or stop.part > self.part:
             return self
         if stop.part < self.part:
             return None

@@ -27,6 +27,7 @@ from sparsespec.runtime.cli.summary_table import summary_table
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.outputs import RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.tracing import HostTrace, NoRecorder, NvtxRanges, Recorder
 
 if TYPE_CHECKING:
     from sparsespec.runtime.llm import LLM
@@ -61,11 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(flags: RunFlags) -> int:
     """Answer the prompts and print the answers and what was measured; returns main's exit code."""
-    if flags.run.json is not None:
-        check_report_path(flags.run.json)
+    for path in (flags.run.json, flags.run.profile):
+        if path is not None:
+            check_report_path(path)
     prompts, params = read_prompts(flags.run), flags.run.sampling_params()
     start = perf_counter()
-    llm = _load(flags)
+    recorder = _recorder(flags.run)
+    llm = _load(flags, recorder)
     load_seconds = perf_counter() - start
     request_ids = _submit(llm, flags.run, prompts, params)
     if not request_ids:
@@ -82,6 +85,8 @@ def run(flags: RunFlags) -> int:
     width = None if sys.stdout is not None and sys.stdout.isatty() else FILE_WIDTH
     Console(width=width, highlight=False).print(summary_table(result, flags.speculation))
     _write_report(flags, llm, result, len(prompts))
+    if flags.run.profile is not None and isinstance(recorder, HostTrace):
+        recorder.write(flags.run.profile)
     if result.plain and result.plain.num_differing and not result.plain.is_16_bit:
         return 1
     return 0 if len(request_ids) == len(prompts) else 2
@@ -93,11 +98,17 @@ def _run_flags(flags: argparse.Namespace) -> RunFlags:
     )
 
 
-def _load(flags: RunFlags) -> LLM:
+def _recorder(config: RunConfig) -> Recorder:
+    if config.profile is not None:
+        return HostTrace()
+    return NvtxRanges() if config.nvtx else NoRecorder()
+
+
+def _load(flags: RunFlags, recorder: Recorder) -> LLM:
     with waiting(f"loading {flags.run.engine_dir}"):
         from sparsespec.runtime.llm import LLM
 
-        llm = LLM(flags.run.engine_dir, flags.speculation, flags.runtime)
+        llm = LLM(flags.run.engine_dir, flags.speculation, flags.runtime, recorder)
     if llm.engine.config.tensorrt is not None:  # elsewhere there is no choice
         print(f"backend {llm.engine.backend}: {llm.engine.backend_reason}", file=sys.stderr)
     return llm

@@ -124,18 +124,8 @@ class HostTrace:
 
     def count(self, step: ScheduledStep, scheduler: Scheduler) -> None:
         """See Recorder."""
-        rows = [sum(row.num_rows for row in step.rows if row.phase == phase) for phase in Phase]
-        kv_cache = scheduler.kv_cache
-        counts = StepCounts(
-            at_us=self._now_us(),
-            prefill_rows=rows[Phase.PREFILL],
-            draft_rows=rows[Phase.DRAFT],
-            verify_rows=rows[Phase.VERIFY],
-            slots=len(step.rows),
-            pages_used=kv_cache.num_pages - kv_cache.num_free_pages,
-            kv_tokens=scheduler.num_kv_tokens,
-        )
-        self.counts.append(counts)
+        with self.span("count"):
+            self.counts.append(self._counts(step, scheduler))
 
     def clear(self) -> None:
         """Forget what was kept so far."""
@@ -154,6 +144,21 @@ class HostTrace:
             path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}) + "\n", encoding="utf-8")
         except OSError as error:
             raise InputError(f"{path}: cannot write the trace: {error}") from error
+
+    def _counts(self, step: ScheduledStep, scheduler: Scheduler) -> StepCounts:
+        rows = [0] * len(Phase)
+        for row in step.rows:
+            rows[row.phase] += row.num_rows
+        kv_cache = scheduler.kv_cache
+        return StepCounts(
+            at_us=self._now_us(),
+            prefill_rows=rows[Phase.PREFILL],
+            draft_rows=rows[Phase.DRAFT],
+            verify_rows=rows[Phase.VERIFY],
+            slots=len(step.rows),
+            pages_used=kv_cache.num_pages - kv_cache.num_free_pages,
+            kv_tokens=scheduler.num_kv_tokens,
+        )
 
     def _now_us(self) -> float:
         return (perf_counter_ns() - self._start_ns) / 1000

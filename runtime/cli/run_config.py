@@ -35,6 +35,8 @@ class RunConfig:
     streaming: bool | None = option(None, "print the answer as it comes; on for one answer when not given")
     compare_plain: bool = option(False, "decode again without speculation and compare tokens and speed")
     json: Path | None = option(None, "write a machine-readable report to this file")
+    profile: Path | None = option(None, "write the host's work of every step to this file, as Chrome's trace JSON")
+    nvtx: bool = option(False, "mark the host's work of every step for Nsight Systems, which sees the GPU's beside it")
 
     def __post_init__(self) -> None:
         self._check_texts()
@@ -47,6 +49,8 @@ class RunConfig:
             raise InputError(f"random_seed must be in 0..2^63 - 1, found {self.random_seed}")
         if self.streaming and self.num_answers > 1:
             raise InputError(f"streaming shows 1 answer, found {self.num_answers}; leave --streaming away")
+        if self.profile is not None and self.nvtx:
+            raise InputError("profile and nvtx: expected one of them, found both; Nsight Systems writes its own trace")
         if self.compare_plain and self.temperature != 0:
             raise InputError(
                 f"compare_plain needs temperature 0, found {self.temperature}: sampled tokens agree with plain "

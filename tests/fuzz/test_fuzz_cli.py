@@ -71,6 +71,8 @@ RUN_FLAGS = (
     "--no-streaming",
     "--compare_plain",
     "--json",
+    "--profile",
+    "--nvtx",
     "--drafter",
     "--k",
     "--ratio",
@@ -136,6 +138,7 @@ SWITCHES = (
     "--streaming",
     "--no-streaming",
     "--compare_plain",
+    "--nvtx",
 )
 # A command line has no NUL, and of surrogates only those that stand for bytes.
 TEXTS = tuple(text.replace("\ud800", "\udcff") for text in ODD_TEXTS if "\0" not in text)

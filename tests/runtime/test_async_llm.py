@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.async_llm import AsyncLLM
 from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.detokenizer import Detokenizer, TokenBlock
 from sparsespec.runtime.llm import LLM
-from sparsespec.runtime.outputs import OutputDelta, RequestOutput
+from sparsespec.runtime.outputs import CompletionOutput, OutputDelta, RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_llm import assert_all_pages_free, first_answers, greedy, random_prompts, tiny_engine
 
@@ -130,3 +134,90 @@ def test_a_failed_step_ends_every_stream(llm: LLM, monkeypatch: pytest.MonkeyPat
         await engine.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("min_tokens", [0, 12])
+def test_stop_texts_are_found_late_and_end_answers_alike(llm: LLM, min_tokens: int) -> None:
+    """Text is read in another thread while the step loop goes on: outputs are those of an LLM that looks at once."""
+    params = SamplingParams(
+        max_tokens=60, min_tokens=min_tokens, temperature=1.0, seed=5, n=3, stop=("th", "e", "!"), logprobs=1
+    )
+    expected = LLM(tiny_engine(), SPECULATION).generate(PROMPTS, params)
+
+    async def stream(engine: AsyncLLM, prompt: tuple[int, ...]) -> list[OutputDelta | RequestOutput]:
+        return [item async for item in engine.generate(prompt, params)]
+
+    async def main() -> list[list[OutputDelta | RequestOutput]]:
+        async with AsyncLLM(llm) as engine:
+            return list(await asyncio.gather(*(stream(engine, prompt) for prompt in PROMPTS)))
+
+    reasons = []
+    for items, output in zip(asyncio.run(main()), expected, strict=True):
+        last = items[-1]
+        assert isinstance(last, RequestOutput)
+        assert unrounded(last) == unrounded(output)
+        for answer in last.outputs:
+            own = [item for item in items if isinstance(item, OutputDelta) and item.index == answer.index]
+            assert "".join(delta.text for delta in own) == answer.text
+            assert tuple(token for delta in own for token in delta.token_ids) == answer.token_ids
+            assert [delta.finish_reason for delta in own][-1] == answer.finish_reason
+            reasons.append(answer.finish_reason)
+    assert reasons.count("stop") >= 3
+    assert_all_pages_free(llm)
+
+
+def unrounded(output: RequestOutput) -> list[CompletionOutput]:
+    """Without values that steps of other batches round otherwise."""
+    assert all([each.token_id for each in one.logprobs] == list(one.token_ids) for one in output.outputs)
+    return [replace(one, logprobs=()) for one in output.outputs]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 40])
+def test_a_stop_text_may_be_found_any_number_of_steps_late(llm: LLM, steps: int) -> None:
+    """Even once the answer has ended by its length."""
+    params = SamplingParams(max_tokens=30, temperature=1.0, seed=5, stop=("th", "e", "!"), logprobs=1)
+    expected = LLM(tiny_engine(), SPECULATION).generate(PROMPTS[:4], params)
+    request_ids = [llm.add_request(prompt, params) for prompt in PROMPTS[:4]]
+    while llm.has_requests:
+        late = [delta for _ in range(steps) if llm.has_requests for delta in llm.advance()]
+        for delta in (given.up_to_stop() for given in late):
+            if delta is not None:
+                llm.settle(delta)
+    assert [unrounded(llm.take_output(request_id)) for request_id in request_ids] == list(map(unrounded, expected))
+    assert any(each.outputs[0].finish_reason == "stop" for each in expected)
+    assert_all_pages_free(llm)
+
+
+def test_text_is_decoded_outside_of_the_step_loop(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    push = Detokenizer.together
+
+    def recording(self: Detokenizer, token_ids: Sequence[int]) -> TokenBlock | None:
+        threads.append(threading.current_thread().name)
+        return push(self, token_ids)
+
+    monkeypatch.setattr(Detokenizer, "together", recording)
+
+    async def main() -> None:
+        async with AsyncLLM(llm) as engine:
+            _ = [item async for item in engine.generate(PROMPTS[0], greedy(20))]
+
+    asyncio.run(main())
+    assert threads
+    assert all(name.startswith("sparsespec-text") for name in threads)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failure_to_decode_ends_every_stream(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_self: OutputDelta) -> OutputDelta:
+        raise MemoryError("no memory for a text")
+
+    async def main() -> None:
+        engine = AsyncLLM(llm)
+        monkeypatch.setattr(OutputDelta, "up_to_stop", fail)
+        with pytest.raises(MemoryError, match="no memory"):
+            await anext(engine.generate(PROMPTS[0], greedy(200)))
+        await engine.close()
+
+    asyncio.run(main())
+    assert not llm.has_requests

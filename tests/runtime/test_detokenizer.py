@@ -28,6 +28,7 @@ def sentencepiece() -> Tokenizer:
     return tokenizer
 
 
+Blocks = list[list[int]]
 SENTENCEPIECE, BYTE_LEVEL = sentencepiece(), tiny_tokenizer(260).backend_tokenizer
 A, THE, B, E_ACUTE, END = range(256, 256 + len(WORDS))
 
@@ -95,3 +96,41 @@ def test_a_long_run_of_broken_bytes_is_not_decoded_again_and_again(tokenizer: To
     shown = "".join(detokenizer.push(token) for _ in range(1000)) + detokenizer.flush()
     assert shown == BROKEN * 1000
     assert longest <= 128
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(
+    st.sampled_from([SENTENCEPIECE, BYTE_LEVEL]),
+    st.lists(st.lists(st.integers(0, 259), max_size=9), max_size=6),
+    st.lists(st.lists(st.sampled_from([0x0A, 0x41, 0xC3, 0xA9, A, THE, B, E_ACUTE]), max_size=9), max_size=6),
+)
+def test_blocks_add_what_their_tokens_add(tokenizer: Tokenizer, any_blocks: Blocks, text_blocks: Blocks) -> None:
+    """However tokens come, the text is the same after each block."""
+    for blocks in (any_blocks, text_blocks, any_blocks + text_blocks):
+        one_by_one, together = Detokenizer(tokenizer.decode), Detokenizer(tokenizer.decode)
+        for tokens in blocks:
+            expected = "".join(map(one_by_one.push, tokens))
+            assert push_block(together, tokens) == expected
+        assert one_by_one.flush() == together.flush()
+
+
+def push_block(detokenizer: Detokenizer, tokens: list[int]) -> str:
+    block = detokenizer.together(tokens)
+    if block is None:
+        return "".join(map(detokenizer.push, tokens))
+    detokenizer.add(block)
+    return block.text
+
+
+def test_a_block_of_whole_characters_is_decoded_twice_however_long() -> None:
+    """Once with what came before, once alone."""
+    decoded: list[int] = []
+
+    def decode(tokens: Sequence[int]) -> str:
+        decoded.append(len(tokens))
+        return str(BYTE_LEVEL.decode(list(tokens)))
+
+    detokenizer = Detokenizer(decode)
+    tokens = BYTE_LEVEL.encode("words, and é as well").ids
+    assert push_block(detokenizer, tokens) == "words, and é as well"
+    assert decoded == [len(tokens)] * 2

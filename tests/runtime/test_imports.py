@@ -11,7 +11,17 @@ import sparsespec.builder
 import sparsespec.plugins
 import sparsespec.runtime
 
-HOST_MODULES = ("config", "kv_cache", "request", "results", "sampling_params", "scheduler")
+HOST_MODULES = (
+    "config",
+    "kv_cache",
+    "outputs",
+    "request",
+    "results",
+    "sampling_params",
+    "scheduler",
+    "step_loop",
+    "tracing",
+)
 NO_NETWORK = """
 import sys
 

@@ -146,3 +146,37 @@ def test_chat_without_a_template_is_an_error_that_says_what_to_do() -> None:
     plain.chat_template = None
     with pytest.raises(RequestError, match=r"no chat template.*--no-chat_template"):
         TextCodec(plain).encode_chat("hi")
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.text("abé€", max_size=20),
+    st.lists(st.text("abé€", min_size=1, max_size=4), max_size=3, unique=True).map(tuple),
+    st.integers(0, 12),
+    st.lists(st.integers(1, 7), min_size=1, max_size=8),
+)
+def test_blocks_stop_where_their_tokens_stop(
+    text: str, stop: tuple[str, ...], num_early: int, sizes: list[int]
+) -> None:
+    tokens = CODEC.encode(text)
+    one_by_one, in_blocks = CODEC.stream(stop), CODEC.stream(stop)
+    first = 0
+    for size in sizes:
+        block = tokens[first : first + size]
+        expected = next(
+            (
+                (found, index + 1)
+                for index, token in enumerate(block)
+                if (found := one_by_one.push(token, may_stop=first + index >= num_early)) is not None
+            ),
+            None,
+        )
+        found = in_blocks.extend(block, num_early - first)
+        assert (None if found is None else (found.text, found.num_tokens)) == expected
+        assert in_blocks.text == one_by_one.text
+        if found is not None:
+            return
+        first += size
+    one_by_one.flush()
+    in_blocks.flush()
+    assert in_blocks.text == one_by_one.text

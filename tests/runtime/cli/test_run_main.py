@@ -126,6 +126,14 @@ def test_report_holds_flags_counts_and_answers(engine: Path, tmp_path: Path) -> 
     assert per_token * request["prompt_tokens"] < values["kv_read_per_token_plain"] < per_token * 256
 
 
+def test_a_profile_is_a_trace_of_every_step(engine: Path, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    assert call(engine, "--input_text", TEXT, "--profile", str(path)) == 0
+    events = json.loads(path.read_text())["traceEvents"]
+    names = [event["name"] for event in events if event["ph"] == "X"]
+    assert names.count("schedule") == names.count("step") == names.count("update") > 0
+
+
 def test_without_a_drafter_there_is_no_histogram(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(engine, "--input_text", TEXT, "--drafter", "none", "--compare_plain") == 0
     out = capsys.readouterr().out
@@ -204,6 +212,8 @@ def test_other_tokens_than_plain_decoding_are_an_error(
         (["--input_file", "{tmp}/latin1"], ["latin1: expected UTF-8 text, found byte 0xe9 at offset 3"]),
         (["--input_text", "a", "--engine_dir", "{tmp}/none"], ["none/config.json: missing"]),
         (["--input_text", "a", "--json", "{tmp}/none/report.json"], ["cannot write the report"]),
+        (["--input_text", "a", "--profile", "{tmp}/none/trace.json"], ["none/trace.json: cannot write"]),
+        (["--input_text", "a", "--profile", "trace.json", "--nvtx"], ["profile and nvtx: expected one"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
