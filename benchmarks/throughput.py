@@ -25,8 +25,7 @@ from sparsespec.builder.errors import InputError
 from sparsespec.builder.report import check_report_path, this_machine
 from sparsespec.builder.terminal import run_tool
 from throughput_study.cases import Measured
-from throughput_study.experiments import EXPERIMENTS, Choice
-from throughput_study.growth import GrowthRun
+from throughput_study.experiments import EXPERIMENTS, Choice, Result
 
 SCHEMA = "sparsespec.throughput/1"
 
@@ -49,7 +48,7 @@ class ThroughputConfig:
 def run(config: ThroughputConfig) -> int:
     """Measure, print and write."""
     check_report_path(config.json)
-    results: list[Measured | GrowthRun] = []
+    results: list[Result] = []
     for result in EXPERIMENTS[config.experiment](Choice(config.engine_dir, config.batch, config.context)):
         results.append(result)
         print(_line(result, results[0]), flush=True)
@@ -57,18 +56,15 @@ def run(config: ThroughputConfig) -> int:
     return 0
 
 
-def _line(result: Measured | GrowthRun, first: Measured | GrowthRun) -> str:
-    """Ratios are to the first of its kind in the run, which is plain decoding."""
-    if isinstance(result, GrowthRun):
-        taken = f"{result.seconds:.1f} s, accepted {result.accepted:.2f}"
-        return f"{result.label:24} T {result.temperature}: {result.tokens_per_second:8.0f} tokens/s, {taken}"
-    window = result.window
-    ratio = f" {result.speedup_over(first):.2f}x" if isinstance(first, Measured) else ""
-    step = f"{window.step_ms:8.3f} ms a step, {window.num_tokens / window.num_steps:6.1f} tokens a step"
-    return f"{result.label:24} {step}, {window.tokens_per_second:8.0f} tokens/s{ratio}"
+def _line(result: Result, first: Result) -> str:
+    """Ratios are to the first of a run, which is plain decoding."""
+    ratio = ""
+    if isinstance(result, Measured) and isinstance(first, Measured):
+        ratio = f", {result.speedup_over(first):.2f}x"
+    return f"{result.label:24} {result.summary()}{ratio}"
 
 
-def _write(config: ThroughputConfig, results: list[Measured | GrowthRun]) -> None:
+def _write(config: ThroughputConfig, results: list[Result]) -> None:
     document = {
         "schema": SCHEMA,
         "experiment": config.experiment,

@@ -40,6 +40,12 @@ class Measured:
     graph_bytes: int = 0
     more: tuple[Window, ...] = field(default=())  # further windows of the same requests
 
+    def summary(self) -> str:
+        """A line of a table."""
+        window = self.window
+        step = f"{window.step_ms:8.3f} ms a step, {window.num_tokens / window.num_steps:6.1f} tokens a step"
+        return f"{step}, {window.tokens_per_second:8.0f} tokens/s"
+
     def speedup_over(self, plain: Measured) -> float:
         """Tokens a second over plain decoding's."""
         return self.window.tokens_per_second / plain.window.tokens_per_second

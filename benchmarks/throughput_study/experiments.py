@@ -19,6 +19,7 @@ from throughput_study.agreement import ForcedAgreement
 from throughput_study.cases import PLAIN, Measured, Rig, Traffic, cycle_steps, release
 from throughput_study.engines import QWEN3_8B, random_engine, real_engine
 from throughput_study.growth import GrowthRun, grow
+from throughput_study.latency import LatencyCase, LatencyRun, measure_latency
 from throughput_study.texts import random_prompts, real_prompts
 from throughput_study.windows import Load, Window
 
@@ -48,7 +49,8 @@ class Choice:
         return real_engine(self.engine_dir, limits(batch, length, _CHUNK))
 
 
-Results = Iterator[Measured | GrowthRun]
+Result = Measured | GrowthRun | LatencyRun
+Results = Iterator[Result]
 
 
 def limits(batch: int, length: int, chunk_size: int, max_budget: int = 2048) -> BuildConfig:
@@ -150,6 +152,25 @@ def sweep_batch(choice: Choice) -> Results:
         yield from _side_by_side(replace(choice, batch=batch), named)
 
 
+def sweep_context(choice: Choice) -> Results:
+    """B: contexts at a constant number of tokens in all; agreement forced."""
+    total = 96 * 8192
+    for context in (8192, 16384, 32768):
+        yield from forced(replace(choice, batch=total // context, context=context))
+
+
+def latency(choice: Choice) -> Results:
+    """B: while 32 requests decode at 4k, prompts of 32k join them."""
+    batch, context, joining = choice.batch or 32, choice.context or 4096, 32768
+    engine = random_engine(QWEN3_8B, limits(batch + 1, joining + 1000, 1024, max_budget=2048), torch.device("cuda"))
+    prompts = random_prompts(QWEN3_8B.vocab_size, batch, context)
+    traffic = Traffic(prompts, greedy(3000))
+    case = LatencyCase(traffic, random_prompts(QWEN3_8B.vocab_size, 2, joining, seed=2), chunk_size=1024)
+    for label, speculation in (("plain", PLAIN), ("speculative", DEFAULT)):
+        yield measure_latency(engine, label, speculation, case)
+        release()
+
+
 def _side_by_side(choice: Choice, ways: Mapping[str, SpeculationConfig]) -> Results:
     batch, prompt = choice.batch or 256, (choice.context or 4096) - 250
     engine = choice.engine(batch, prompt + _MARGIN)
@@ -168,4 +189,6 @@ EXPERIMENTS: Mapping[str, Callable[[Choice], Results]] = {
     "sweep_k": sweep_k,
     "sweep_ratio": sweep_ratio,
     "sweep_batch": sweep_batch,
+    "sweep_context": sweep_context,
+    "latency": latency,
 }

@@ -41,6 +41,11 @@ class GrowthRun:
     accepted_fresh: float  # outside repetitive stretches
     fresh_share: float  # of verifications
 
+    def summary(self) -> str:
+        """A line of a table."""
+        taken = f"{self.seconds:.1f} s, {self.accepted:.2f} accepted"
+        return f"T {self.temperature}: {self.tokens_per_second:8.0f} tokens/s, {taken}"
+
     @property
     def seconds(self) -> float:
         """From the first moment at which all decode to the end of the last."""

@@ -49,13 +49,26 @@ class Load:
     def __init__(self, llm: LLM, prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
         """Submits them all."""
         self.llm = llm
-        self.lengths = {llm.add_request(list(prompt), params): len(prompt) for prompt in prompts}
-        self._prompt_lens = dict(self.lengths)
+        self.lengths: dict[int, int] = {}
+        self._prompt_lens: dict[int, int] = {}
+        for prompt in prompts:
+            self.add(prompt, params)
 
     @property
     def context(self) -> float:
         """Mean tokens of a request, prompt included."""
         return sum(self.lengths.values()) / len(self.lengths)
+
+    def add(self, prompt: Sequence[int], params: SamplingParams) -> int:
+        """One more request; its id."""
+        request_id = self.llm.add_request(list(prompt), params)
+        self.lengths[request_id] = self._prompt_lens[request_id] = len(prompt)
+        return request_id
+
+    def remove(self, request_id: int) -> None:
+        """Cancel a request."""
+        self.llm.forget(request_id)
+        self.lengths.pop(request_id)
 
     def step(self) -> list[OutputDelta]:
         """One step of the LLM."""
@@ -85,6 +98,5 @@ class Load:
 
     def end(self) -> None:
         """Cancel them all."""
-        for request_id in self.lengths:
-            self.llm.cancel(request_id)
-            self.llm.take_output(request_id)
+        for request_id in list(self.lengths):
+            self.remove(request_id)

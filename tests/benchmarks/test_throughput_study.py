@@ -17,6 +17,7 @@ from sparsespec.runtime.sampling_params import SamplingParams
 from throughput_study.agreement import ForcedAgreement, wanted_counts
 from throughput_study.cases import Measured, Traffic
 from throughput_study.growth import GrowthRun, acceptance, grow
+from throughput_study.latency import LatencyCase, measure_latency
 from throughput_study.timeline import KernelRun, kind_of, summarise
 from throughput_study.windows import Load, Window
 from tiny_llm import greedy, random_prompts, tiny_engine
@@ -156,3 +157,17 @@ def test_growth_line_tells_temperature() -> None:
     run = grow(tiny_engine(), "some", SPECULATION, traffic, 64)
     assert isinstance(run, GrowthRun)
     assert "T 0.5" in throughput._line(run, run)
+
+
+def test_arrivals_count_requests_that_ran_before() -> None:
+    case = LatencyCase(Traffic(PROMPTS, greedy(150)), [PROMPTS[2]], chunk_size=8)
+    build = replace(tiny_engine().config.build, max_batch_size=4, max_seq_len=1000)
+    engine = tiny_engine(0, build)
+    found = measure_latency(engine, "some", SPECULATION, replace(case, traffic=Traffic(PROMPTS, greedy(900))))
+    assert found.num_requests == 3
+    assert len(found.first_token_ms) == 1
+    assert 1 <= found.steady.tokens <= 5
+    assert found.steady.p50_ms <= found.steady.p99_ms
+    # The last prompt joins in chunks of 8, so that it takes 8 steps and more, in which others gain tokens.
+    assert found.beside_prompts.count > 2
+    assert "first token" in found.summary()
