@@ -20,6 +20,7 @@ from throughput_study.cases import PLAIN, Measured, Rig, Traffic, cycle_steps, r
 from throughput_study.engines import QWEN3_8B, random_engine, real_engine
 from throughput_study.growth import GrowthRun, grow
 from throughput_study.latency import LatencyCase, LatencyRun, measure_latency
+from throughput_study.peers import answer, answer_by_transformers
 from throughput_study.texts import random_prompts, real_prompts
 from throughput_study.windows import Load, Window
 
@@ -71,7 +72,7 @@ def greedy(max_tokens: int) -> SamplingParams:
 
 def forced(choice: Choice) -> Results:
     """B: the geometry of Qwen3-8B, agreement forced."""
-    batch, context = choice.batch or 96, (choice.context or 8192) - 250
+    batch, context = choice.batch or 96, (choice.context or 8192) - 120
     engine = random_engine(QWEN3_8B, limits(batch, context + _MARGIN, _CHUNK_8B, max_budget=640), torch.device("cuda"))
     traffic = Traffic(random_prompts(QWEN3_8B.vocab_size, batch, context), greedy(_MARGIN - 10))
     yield Rig(engine, _CHUNK_8B).run("plain", PLAIN, traffic, _PLAIN_STEPS)
@@ -100,7 +101,7 @@ def _other_agreements(load: Load, mean: torch.Tensor) -> tuple[Window, ...]:
 def shapes(choice: Choice) -> Results:
     """A at the shapes that vLLM was measured at."""
     for batch, context in ((512, 4160), (256, 7160)):
-        prompt = context - 250
+        prompt = context - 90
         engine = choice.engine(batch, prompt + _MARGIN)
         traffic = Traffic(real_prompts(engine.codec, batch, prompt), greedy(_MARGIN - 10))
         for label, speculation in (("plain", PLAIN), ("speculative", DEFAULT)):
@@ -171,8 +172,19 @@ def latency(choice: Choice) -> Results:
         release()
 
 
+def peer(choice: Choice) -> Results:
+    """A: whole answers, prompts included, beside transformers' continuous batching."""
+    batch, prompt, answer_len = choice.batch or 128, choice.context or 2048, 256
+    engine = choice.engine(batch, prompt + answer_len)
+    traffic = Traffic(real_prompts(engine.codec, batch, prompt), greedy(answer_len))
+    for label, speculation in (("plain", PLAIN), ("speculative", DEFAULT)):
+        yield Measured(label, speculation, answer(engine, speculation, traffic, _CHUNK))
+        release()
+    yield Measured("transformers' continuous batching", PLAIN, answer_by_transformers(engine, traffic))
+
+
 def _side_by_side(choice: Choice, ways: Mapping[str, SpeculationConfig]) -> Results:
-    batch, prompt = choice.batch or 256, (choice.context or 4096) - 250
+    batch, prompt = choice.batch or 256, (choice.context or 4096) - 90
     engine = choice.engine(batch, prompt + _MARGIN)
     traffic = Traffic(real_prompts(engine.codec, batch, prompt), greedy(_MARGIN - 10))
     for label, speculation in ways.items():
@@ -191,4 +203,5 @@ EXPERIMENTS: Mapping[str, Callable[[Choice], Results]] = {
     "sweep_batch": sweep_batch,
     "sweep_context": sweep_context,
     "latency": latency,
+    "peer": peer,
 }

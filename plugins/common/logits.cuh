@@ -1,11 +1,10 @@
 // A row of logits: read by a thread block in tiles, summarised, and turned into probabilities.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cfloat>
 #include <cstdint>
+
+#include "common/numbers.cuh"
 
 namespace sparsespec {
 
@@ -15,14 +14,13 @@ constexpr int kLogitsPerThread = 8;
 template <int kThreads>
 constexpr int kLogitTile = kThreads * kLogitsPerThread;
 
+template <typename T>
+__device__ inline float to_float(T x) {
+    return Numbers<T>::to_float(x);
+}
+template <>
 __device__ inline float to_float(float x) {
     return x;
-}
-__device__ inline float to_float(__half x) {
-    return __half2float(x);
-}
-__device__ inline float to_float(__nv_bfloat16 x) {
-    return __bfloat162float(x);
 }
 
 // numbers[first] to numbers[first + kLogitsPerThread - 1]; `beyond` from `count` on. first: a multiple of

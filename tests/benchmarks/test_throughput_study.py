@@ -18,6 +18,7 @@ from throughput_study.agreement import ForcedAgreement, wanted_counts
 from throughput_study.cases import Measured, Traffic
 from throughput_study.growth import GrowthRun, acceptance, grow
 from throughput_study.latency import LatencyCase, measure_latency
+from throughput_study.peers import answer, hf_llama
 from throughput_study.timeline import KernelRun, kind_of, summarise
 from throughput_study.windows import Load, Window
 from tiny_llm import greedy, random_prompts, tiny_engine
@@ -171,3 +172,20 @@ def test_arrivals_count_requests_that_ran_before() -> None:
     # The last prompt joins in chunks of 8, so that it takes 8 steps and more, in which others gain tokens.
     assert found.beside_prompts.count > 2
     assert "first token" in found.summary()
+
+
+def test_transformers_gets_the_engines_weights() -> None:
+    """The same logits, up to rounding, as the engine's own plain decoding."""
+    engine = tiny_engine()
+    model = hf_llama(engine.config.model, engine.weights)
+    prompt = list(PROMPTS[0])
+    expected = LLM(engine, SpeculationConfig(drafter="none")).generate([prompt], greedy(1))[0].outputs[0].token_ids[0]
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt])).logits[0, -1]
+    assert int(logits.argmax()) == expected
+
+
+def test_whole_answers_count_every_token() -> None:
+    window = answer(tiny_engine(), SPECULATION, Traffic(PROMPTS, greedy(20)), 64)
+    assert (window.num_requests, window.num_tokens, window.num_steps) == (3, 60, 1)
+    assert window.context == sum(map(len, PROMPTS)) / 3 + 10

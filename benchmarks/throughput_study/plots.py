@@ -1,0 +1,113 @@
+"""What was measured, in pictures. The only file of the study that needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from throughput_study.cases import Measured
+from throughput_study.stored import StoredRun
+from throughput_study.tables import KIND_NAMES
+
+# Okabe and Ito's, for every kind of colour vision.
+_COLOURS = {
+    "attention": "#0072B2",
+    "gemm": "#E69F00",
+    "select": "#CC79A7",
+    "sampling": "#009E73",
+    "other": "#56B4E9",
+    "idle": "#B8B8B8",
+}
+_LINES = ("#000000", "#D55E00", "#0072B2", "#009E73")
+# SparseSpec's table of Qwen3-8B on an H100 (arXiv 2512.01278): milliseconds of a step; CPU time is the GPU's idle time.
+PAPER_STEPS: Mapping[str, Mapping[str, float]] = {
+    "paper, plain\nH100": {"attention": 17.1, "gemm": 7.2, "idle": 3.2},
+    "paper, speculative\nH100": {"attention": 5.2, "gemm": 8.9, "idle": 0.5},
+}
+
+
+def plot_all(runs: Mapping[str, StoredRun], directory: Path) -> list[Path]:
+    """The pictures that these experiments make; returns their paths."""
+    drawn = []
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        if "forced" in runs and "shapes" in runs:
+            drawn.append(_save(_steps_figure(runs["forced"], runs["shapes"]), directory / "performance_steps.png"))
+        if "growth" in runs:
+            drawn.append(_save(_growth_figure(runs["growth"]), directory / "performance_growth.png"))
+        sweeps = [name for name in ("sweep_k", "sweep_ratio", "sweep_batch") if name in runs]
+        if sweeps:
+            drawn.append(_save(_sweeps_figure([runs[name] for name in sweeps]), directory / "performance_sweeps.png"))
+    return drawn
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def _steps_figure(forced: StoredRun, shapes: StoredRun) -> Figure:
+    """Where a step's time goes. What overlaps is taken off attention, so that bars are as long as steps."""
+    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(4, 4))
+    _stacked(left, {**{f"B, {each.label}": _parts(each) for each in forced.measured}, **PAPER_STEPS})
+    _stacked(right, {each.label.replace(" x ", "x").replace(" ", "\n"): _parts(each) for each in shapes.measured})
+    left.set_ylabel("ms a step")
+    left.legend(frameon=False)
+    return figure
+
+
+def _parts(measured: Measured) -> dict[str, float]:
+    timeline = measured.timeline
+    assert timeline is not None
+    idle = timeline.between_graphs_ms + timeline.inside_graphs_ms
+    parts = {kind: timeline.by_kind.get(kind, 0.0) for kind in KIND_NAMES}
+    parts["attention"] -= sum(parts.values()) + idle - timeline.step_ms
+    return {**parts, "idle": idle}
+
+
+def _stacked(axes: Axes, bars: Mapping[str, Mapping[str, float]]) -> None:
+    bottoms = dict.fromkeys(bars, 0.0)
+    for kind, colour in _COLOURS.items():
+        heights = [parts.get(kind, 0.0) for parts in bars.values()]
+        axes.bar(list(bars), heights, 0.65, bottom=list(bottoms.values()), color=colour, label=kind)
+        bottoms = {name: bottoms[name] + height for name, height in zip(bars, heights, strict=True)}
+    for place, total in enumerate(bottoms.values()):
+        axes.annotate(f"{total:.1f}", (place, total), ha="center", va="bottom")
+    axes.tick_params(axis="x", labelsize=7)
+
+
+def _growth_figure(run: StoredRun) -> Figure:
+    temperatures = sorted({each.temperature for each in run.grown})
+    figure = Figure(figsize=(4.6 * len(temperatures), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(temperatures), sharey=True, squeeze=False)[0]
+    for axes, temperature in zip(panels, temperatures, strict=True):
+        own = [each for each in run.grown if each.temperature == temperature]
+        for each, colour in zip(own, _LINES, strict=False):
+            pairs = list(zip(each.readings, each.readings[1:], strict=False))
+            rates = [(b.num_tokens - a.num_tokens) / (b.seconds - a.seconds) for a, b in pairs]
+            axes.plot([b.context for _, b in pairs], rates, marker="o", markersize=3, color=colour, label=each.label)
+        axes.set_title(f"temperature {temperature}")
+        axes.set_xlabel("mean context, tokens")
+        axes.set_ylim(bottom=0)
+    panels[0].set_ylabel("tokens/s")
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def _sweeps_figure(runs: Sequence[StoredRun]) -> Figure:
+    figure = Figure(figsize=(3.6 * len(runs), 3.0), layout="constrained")
+    for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
+        plains = {each.window.num_requests: each for each in run.measured if each.label.endswith("none")}
+        fast = [each for each in run.measured if not each.label.endswith("none")]
+        ratios = [each.speedup_over(plains[each.window.num_requests]) for each in fast]
+        names = [each.label.removesuffix(" pillar").split()[-1] for each in fast]
+        axes.plot(names, ratios, marker="o", color=_LINES[2])
+        axes.axhline(1, color="#B8B8B8", linewidth=0.8)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel({"sweep_k": "drafts per cycle", "sweep_ratio": "ratio"}.get(run.experiment, "requests"))
+        axes.set_ylabel("tokens/s over plain")
+    return figure
