@@ -14,6 +14,7 @@ from sparsespec.builder.trt.engine_io import max_pool_pages
 from sparsespec.runtime.admission import AdmissionRules
 from sparsespec.runtime.answers import Answer, SubmittedRequest
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.cycles import Cycles
 from sparsespec.runtime.device.executor import Executor, PendingResults
 from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.step_choice import choose_steps
@@ -39,9 +40,11 @@ class LLM:
         engine: str | Path | LoadedEngine,
         speculation: SpeculationConfig = SpeculationConfig(),
         config: RuntimeConfig = RuntimeConfig(),
+        cycles: Cycles | None = None,
     ) -> None:
         """Load an engine directory, or share a loaded one, whose device then counts instead of config.device.
 
+        cycles: how many drafts each cycle has, up to speculation.k; as speculation says when not given.
         Raises EngineError for a bad directory, InputError for choices beyond the engine or the memory.
         """
         build = (engine.config if isinstance(engine, LoadedEngine) else read_engine_config(Path(engine))).build
@@ -52,7 +55,7 @@ class LLM:
         self.config = config
         executor = self._executor_config()
         self.kv_cache = KvCacheManager(executor.num_pages, self.engine.config.build.page_size)
-        self._scheduler = self._make_scheduler(executor.max_batch_size)
+        self._scheduler = self._make_scheduler(executor.max_batch_size, cycles)
         self._executor: Executor[Any, Any] = self._make_executor(executor)
         kv_cache_tokens = executor.num_pages * self.kv_cache.page_size
         drafts = DraftShape(speculation.draft_len, speculation.num_draft_steps)
@@ -193,6 +196,6 @@ class LLM:
             return choose_steps(eager, config.cuda_graphs, engine.config.build) or eager
         return TensorRTExecutor(engine.config, engine.weights, self.speculation, config, engine.engines)
 
-    def _make_scheduler(self, max_batch_size: int) -> Scheduler:
+    def _make_scheduler(self, max_batch_size: int, cycles: Cycles | None) -> Scheduler:
         sizes = SchedulerLimits(max_batch_size, self.engine.config.build.max_num_tokens, self.config.chunk_size)
-        return Scheduler(sizes, self.kv_cache, self.config.policy)
+        return Scheduler(sizes, self.kv_cache, self.config.policy, cycles)

@@ -11,7 +11,7 @@ import sparsespec.builder
 import sparsespec.plugins
 import sparsespec.runtime
 
-HOST_MODULES = ("config", "kv_cache", "request", "results", "sampling_params", "scheduler")
+HOST_MODULES = ("config", "cycles", "kv_cache", "request", "results", "sampling_params", "scheduler")
 NO_NETWORK = """
 import sys
 
