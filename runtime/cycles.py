@@ -29,8 +29,8 @@ NO_CYCLES = FirstCycle(delay=0, num_drafts=0)  # of a request that never drafts
 class Load:
     """What a step has to do, on average."""
 
-    num_requests: int  # that decode
-    context: float  # verified tokens of each
+    num_requests: int  # that run
+    context: float  # verified tokens of each, or of its prompt
     kv_share: float  # of the KV pages, those that are granted
 
 

@@ -15,6 +15,7 @@ from sparsespec.runtime.admission import AdmissionRules
 from sparsespec.runtime.answers import Answer, SubmittedRequest
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.cycles import Cycles
+from sparsespec.runtime.device.cycle_choice import choose_cycles
 from sparsespec.runtime.device.executor import Executor, PendingResults
 from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.step_choice import choose_steps
@@ -55,8 +56,8 @@ class LLM:
         self.config = config
         executor = self._executor_config()
         self.kv_cache = KvCacheManager(executor.num_pages, self.engine.config.build.page_size)
-        self._scheduler = self._make_scheduler(executor.max_batch_size, cycles)
         self._executor: Executor[Any, Any] = self._make_executor(executor)
+        self._scheduler = self._make_scheduler(executor.max_batch_size, cycles)
         kv_cache_tokens = executor.num_pages * self.kv_cache.page_size
         drafts = DraftShape(speculation.draft_len, speculation.num_draft_steps)
         self._rules = AdmissionRules(self.engine.config, self.engine.codec, drafts, kv_cache_tokens)
@@ -198,4 +199,5 @@ class LLM:
 
     def _make_scheduler(self, max_batch_size: int, cycles: Cycles | None) -> Scheduler:
         sizes = SchedulerLimits(max_batch_size, self.engine.config.build.max_num_tokens, self.config.chunk_size)
-        return Scheduler(sizes, self.kv_cache, self.config.policy, cycles)
+        chosen = choose_cycles(self._executor, self.engine.config, self.speculation, self.config.policy)
+        return Scheduler(sizes, self.kv_cache, self.config.policy, chosen if cycles is None else cycles)

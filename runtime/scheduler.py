@@ -113,10 +113,9 @@ class Scheduler:
 
     def load(self) -> Load:
         """What a step has to do; see LoadSource."""
-        lengths = [running.request.kv_len for running in self._running.values()]
-        decoding = [length for length in lengths if length > 0]
-        context = sum(decoding) / max(1, len(decoding))
-        return Load(len(decoding), context, 1 - self.kv_cache.num_free_pages / self.kv_cache.num_pages)
+        requests = [running.request for running in self._running.values()]
+        context = sum(max(request.kv_len, request.num_prefilled) for request in requests) / max(1, len(requests))
+        return Load(len(requests), context, 1 - self.kv_cache.num_free_pages / self.kv_cache.num_pages)
 
     def add(self, spec: RequestSpec) -> Request:
         """Queue a request; first come, first served."""

@@ -11,7 +11,17 @@ import sparsespec.builder
 import sparsespec.plugins
 import sparsespec.runtime
 
-HOST_MODULES = ("config", "cycles", "kv_cache", "request", "results", "sampling_params", "scheduler")
+HOST_MODULES = (
+    "adaptive_cycles",
+    "config",
+    "cost_model",
+    "cycles",
+    "kv_cache",
+    "request",
+    "results",
+    "sampling_params",
+    "scheduler",
+)
 NO_NETWORK = """
 import sys
 
