@@ -22,6 +22,10 @@ _KEEP_OF_REQUEST, _KEEP_OF_ALL = 0.9, 0.99
 class Ends(Protocol):
     """Where cycles end: a little more or less than wanted makes steps even, or verifications coincide."""
 
+    @property
+    def together(self) -> bool:
+        """Whether one request's cycle is everybody's."""
+
     def begin_step(self, step: int) -> None:
         """Nobody ends before it any more."""
 
@@ -34,6 +38,11 @@ class SpreadEnds:
 
     def __init__(self) -> None:
         self._ending: dict[int, int] = {}  # cycles by the step that ends them
+
+    @property
+    def together(self) -> bool:
+        """See Ends."""
+        return False
 
     def begin_step(self, step: int) -> None:
         """See Ends."""
@@ -54,6 +63,11 @@ class CommonEnds:
 
     def __init__(self) -> None:
         self._end = 0  # step of the verifications
+
+    @property
+    def together(self) -> bool:
+        """See Ends."""
+        return True
 
     def begin_step(self, step: int) -> None:
         """See Ends."""
@@ -97,7 +111,7 @@ class AdaptiveCycles:
         """Of all requests."""
         return self._everybody.share
 
-    def begin_step(self, step: int, source: LoadSource) -> None:
+    def begin_step(self, step: int, source: LoadSource) -> bool:
         """See Cycles."""
         self._ends.begin_step(step)
         if step >= self._look_at:
@@ -105,6 +119,7 @@ class AdaptiveCycles:
         self._chooser.pass_step()
         probes = step >= self._next_probe and self._chooser.can_probe
         self._quiet = not (probes or self._chooser.choice.speculates)
+        return not self._quiet
 
     def first(self, request: Request, others: Iterable[Request], step: int) -> FirstCycle:
         """See Cycles: at once, and as short as makes the steps even."""
@@ -148,4 +163,5 @@ class AdaptiveCycles:
             wanted = self._chooser.take_probe()
             if wanted:
                 self._next_probe, known.next_probe = step + _PROBE_NEXT, step + _PROBE_AGAIN
+                self._quiet = not (self._ends.together or self._chooser.choice.speculates)
         return wanted

@@ -42,10 +42,13 @@ class LoadSource(Protocol):
 
 
 class Cycles(Protocol):
-    """Asked once per cycle, for requests that may draft. Numbers are from 0, a plain step, to the spec's draft_len."""
+    """Asked for requests that may draft, once per cycle, but not after a plain step where nobody begins to.
 
-    def begin_step(self, step: int, source: LoadSource) -> None:
-        """Step `step` is about to be scheduled."""
+    Numbers of drafts are from 0, a plain step, to the spec's draft_len.
+    """
+
+    def begin_step(self, step: int, source: LoadSource) -> bool:
+        """Step `step` is about to be scheduled. Returns whether who has plain steps may begin to draft after it."""
 
     def first(self, request: Request, others: Iterable[Request], step: int) -> FirstCycle:
         """Of a request whose prompt ends in `step`. others: those that run, it may be among them."""
@@ -63,8 +66,9 @@ class FixedCycles:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
 
-    def begin_step(self, step: int, source: LoadSource) -> None:
+    def begin_step(self, step: int, source: LoadSource) -> bool:
         """See Cycles."""
+        return False
 
     def first(self, request: Request, others: Iterable[Request], step: int) -> FirstCycle:
         """See Cycles: delayed so that verifications spread evenly (unified) or coincide (lockstep)."""

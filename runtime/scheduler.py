@@ -137,9 +137,9 @@ class Scheduler:
 
     def schedule(self) -> ScheduledStep:
         """Decide the next step."""
-        self._cycles.begin_step(self.next_step, self)
+        may_begin = self._cycles.begin_step(self.next_step, self)
         admissions = self._admit()
-        rows = self._decode_rows()
+        rows = self._decode_rows(may_begin)
         if self._prefilling:
             rows += self._prefill_rows(rows)
             rows.sort(key=attrgetter("slot"))
@@ -183,7 +183,7 @@ class Scheduler:
             self._running = dict(sorted(self._running.items()))
         return admissions
 
-    def _decode_rows(self) -> list[ScheduledRows]:
+    def _decode_rows(self, may_begin: bool) -> list[ScheduledRows]:
         rows = []
         for running in self._running.values():
             request = running.request
@@ -191,7 +191,7 @@ class Scheduler:
             if phase is Phase.DRAFT:
                 rows.append(running.draft_rows[request.draft_index])
                 request.schedule_draft()
-            elif phase is Phase.VERIFY and running.may_draft:
+            elif phase is Phase.VERIFY and (request.num_drafts or (may_begin and running.may_draft)):
                 rows.append(self._verify(running))
             elif phase is Phase.VERIFY:
                 rows.append(running.verify_rows[0])

@@ -16,8 +16,9 @@ class RandomCycles:
         self._random = random.Random(seed)
         self.drawn: list[int] = []
 
-    def begin_step(self, step: int, source: LoadSource) -> None:
+    def begin_step(self, step: int, source: LoadSource) -> bool:
         """See Cycles."""
+        return True
 
     def first(self, request: Request, others: Iterable[Request], step: int) -> FirstCycle:
         """See Cycles."""
