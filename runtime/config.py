@@ -48,6 +48,12 @@ class SpeculationConfig:
         "draft", "pillars go by scores over what each row's draft read, which a GPU gets cheaply, or over everything"
     )
     num_sinks: int = option(4, "first tokens that the window drafter keeps")
+    adaptive: bool = option(
+        False, "0 to k drafts in each cycle, as many as a cost model measured at the start says are fastest"
+    )
+    max_drafting_kv_share: float = option(
+        1.0, "share of the KV pages in use beyond which adaptive drafts nothing; 1: it always may"
+    )
     max_ngram: int = option(4, "most newest tokens that the ngram drafter looks for")
     min_ngram: int = option(2, "fewest newest tokens that the ngram drafter looks for")
 
@@ -64,6 +70,10 @@ class SpeculationConfig:
         _require(1 <= self.max_ngram <= MAX_NGRAM, "max_ngram", self.max_ngram, f"in 1..{MAX_NGRAM}")
         limit = f"in 1..max_ngram {self.max_ngram}"
         _require(1 <= self.min_ngram <= self.max_ngram, "min_ngram", self.min_ngram, limit)
+        share = self.max_drafting_kv_share
+        _require(0 <= share <= 1, "max_drafting_kv_share", share, "in [0, 1]")
+        drafts = not self.adaptive or self.num_draft_steps > 0
+        _require(drafts, "drafter", self.drafter, "one that drafts with the model, where adaptive is on")
 
     @property
     def draft_len(self) -> int:

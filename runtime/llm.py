@@ -14,6 +14,8 @@ from sparsespec.runtime.admission import AdmissionRules
 from sparsespec.runtime.answer_text import AnswerText
 from sparsespec.runtime.answers import Answer, SubmittedRequest
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.cycles import Cycles
+from sparsespec.runtime.device.cycle_choice import choose_cycles
 from sparsespec.runtime.device.executor import Executor
 from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.step_choice import choose_steps
@@ -42,10 +44,12 @@ class LLM:
         speculation: SpeculationConfig = SpeculationConfig(),
         config: RuntimeConfig = RuntimeConfig(),
         recorder: Recorder | None = None,
+        cycles: Cycles | None = None,
     ) -> None:
         """Load an engine directory, or share a loaded one, whose device then counts instead of config.device.
 
         recorder: told of every step's verbs and counts (`runtime.tracing`).
+        cycles: how many drafts each cycle has, up to speculation.k; as speculation says when not given.
 
         Raises EngineError for a bad directory, InputError for choices beyond the engine or the memory.
         """
@@ -57,8 +61,8 @@ class LLM:
         self.config = config
         executor = self._executor_config()
         self.kv_cache = KvCacheManager(executor.num_pages, self.engine.config.build.page_size)
-        self._scheduler = self._make_scheduler(executor.max_batch_size)
         self._executor: Executor[Any, Any] = self._make_executor(executor)
+        self._scheduler = self._make_scheduler(executor.max_batch_size, cycles)
         kv_cache_tokens = executor.num_pages * self.kv_cache.page_size
         drafts = DraftShape(speculation.draft_len, speculation.num_draft_steps)
         self._rules = AdmissionRules(self.engine.config, self.engine.codec, drafts, kv_cache_tokens)
@@ -212,6 +216,7 @@ class LLM:
             return choose_steps(eager, config.cuda_graphs, engine.config.build) or eager
         return TensorRTExecutor(engine.config, engine.weights, self.speculation, config, engine.engines)
 
-    def _make_scheduler(self, max_batch_size: int) -> Scheduler:
+    def _make_scheduler(self, max_batch_size: int, cycles: Cycles | None) -> Scheduler:
         sizes = SchedulerLimits(max_batch_size, self.engine.config.build.max_num_tokens, self.config.chunk_size)
-        return Scheduler(sizes, self.kv_cache, self.config.policy)
+        chosen = choose_cycles(self._executor, self.engine.config, self.speculation, self.config.policy)
+        return Scheduler(sizes, self.kv_cache, self.config.policy, chosen if cycles is None else cycles)

@@ -20,7 +20,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True)
 class DraftShape:
-    """How a request's cycles are made."""
+    """How a request's cycles are made, at most."""
 
     draft_len: int  # drafts per cycle: the rows of a verification less one; 0 for plain decoding
     num_draft_steps: int  # steps that draft them, one each: draft_len, or 0 where they are found without the model
@@ -51,12 +51,12 @@ class RequestSpec:
 
     @property
     def draft_len(self) -> int:
-        """Drafts per cycle."""
+        """Most drafts per cycle."""
         return self.drafts.draft_len
 
     @property
     def num_draft_steps(self) -> int:
-        """Draft steps per cycle."""
+        """Most draft steps per cycle."""
         return self.drafts.num_draft_steps
 
     @property
@@ -81,10 +81,10 @@ class Verification:
 
     first_output: int  # index in output_token_ids of the block's first token
     num_tokens: int  # tokens it added to the output
-    num_drafts: int  # at most draft_len: drafts found without the model may be fewer, or none
+    num_drafts: int  # at most the cycle's: drafts found without the model may be fewer, or none
     num_accepted: int
     draft_kv_tokens: int  # read by the block's draft steps, at most: what is chosen twice is read once
-    verify_kv_tokens: int  # read by its verification, which has rows for draft_len drafts however many there are
+    verify_kv_tokens: int  # read by its verification, which has rows for the cycle's drafts however many are found
     context: int  # verified tokens before the block
 
     @property
@@ -114,6 +114,7 @@ class Request:
         self.spec = spec
         self.num_prefilled = 0  # prompt tokens scheduled
         self.start_delay = 0  # idle steps before the first cycle
+        self.num_drafts = spec.draft_len  # of this cycle
         self.draft_index = 0  # draft steps scheduled in this cycle
         self.next_phase = Phase.PREFILL  # what the next step does for this request
         self.kv_len = 0  # verified tokens, as of the last result read
@@ -124,7 +125,8 @@ class Request:
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None  # the token or text that stopped it, None for end of sequence
         self._num_draft_steps = spec.num_draft_steps
-        self._block = _InFlight(advance=spec.draft_len + 1, emits=1)  # a verification
+        self._block = _InFlight(advance=spec.draft_len + 1, emits=1)  # this cycle's verification
+        self._most_rows = spec.draft_len + 1  # of any verification
         self._end_len = spec.end_len
         # Verifications as tuples of their numbers: there are very many, and a garbage collector passes these over.
         self._verified: list[tuple[int, ...]] = []
@@ -146,7 +148,7 @@ class Request:
     @property
     def write_bound(self) -> int:
         """No step in flight writes K and V at or past this position."""
-        return self.kv_len_upper + self._block.advance
+        return self.kv_len_upper + self._most_rows
 
     @property
     def in_cycle(self) -> bool:
@@ -161,7 +163,11 @@ class Request:
     @property
     def verifications(self) -> list[Verification]:
         """Every verified block that added to the output, in order."""
-        return [Verification(*numbers) for numbers in self._verified]
+        return self.verifications_since(0)
+
+    def verifications_since(self, count: int) -> list[Verification]:
+        """Those after the first `count`."""
+        return [Verification(*numbers) for numbers in self._verified[count:]]
 
     def next_verify_step(self, next_step: int) -> int:
         """Step of the next verification if the request takes part in every step from next_step on."""
@@ -175,6 +181,15 @@ class Request:
     def delay_start(self, steps: int) -> None:
         """Let so many steps pass before the first cycle."""
         self.start_delay = steps
+        self._follow_counters()
+
+    def change_drafts(self, num_drafts: int) -> None:
+        """The cycle that begins has so many drafts, 0 to draft_len, and so have those after it."""
+        assert self.draft_index == 0, "a cycle keeps its length"
+        assert 0 <= num_drafts <= self.spec.draft_len, num_drafts
+        self.num_drafts = num_drafts
+        self._num_draft_steps = num_drafts if self.spec.num_draft_steps else 0
+        self._block = _InFlight(advance=num_drafts + 1, emits=1)
         self._follow_counters()
 
     def pass_step(self) -> None:
@@ -205,11 +220,11 @@ class Request:
 
     def receive(self, result: SlotResult) -> tuple[int, ...]:
         """Take the result of the oldest chunk or verification in flight; returns the tokens that joined the output."""
-        self._land()
+        num_rows = self._land().advance
         first = len(self.output_token_ids)
         added = self._append_tokens(result)
         if added and result.phase == Phase.VERIFY:
-            self._verified.append(self._verification(result, first, len(added)))
+            self._verified.append(self._verification(result, num_rows, first, len(added)))
         self.kv_len, self.recent_start = result.kv_len, result.recent_start
         self.num_chosen = result.num_chosen
         self._follow_counters()
@@ -270,11 +285,13 @@ class Request:
             self.finish("length")
         return tokens[:room]
 
-    def _verification(self, result: SlotResult, first_output: int, num_tokens: int) -> tuple[int, ...]:
-        """The numbers of a Verification, in their order."""
-        start, draft_steps = self.kv_len, self._num_draft_steps
+    def _verification(self, result: SlotResult, num_rows: int, first_output: int, num_tokens: int) -> tuple[int, ...]:
+        """The numbers of a Verification, in their order.
+
+        num_rows: of the block, whose cycle may have had more drafts or fewer than the one at work.
+        """
+        start, draft_steps = self.kv_len, num_rows - 1 if self.spec.num_draft_steps else 0
         recent = draft_steps * (start - self.recent_start) + _sum_up_to(draft_steps)
         draft_kv_tokens = draft_steps * self.num_chosen + recent
-        verify_kv_tokens = start + self._block.advance
         counts = (first_output, num_tokens, result.num_drafts, result.num_accepted)
-        return (*counts, draft_kv_tokens, verify_kv_tokens, start)
+        return (*counts, draft_kv_tokens, start + num_rows, start)

@@ -4,6 +4,7 @@ Unified policy (SparseSpec, arXiv 2512.01278, section 4.2): each request repeats
 cycles are staggered so that every step verifies an even share of the batch. A request waits at most k steps, once, for
 its place in the stagger; a shortened first cycle would not wait, but would make sampled output depend on the batch.
 Requests without draft steps, plain ones and those whose drafts are found without the model, verify in every step.
+How many drafts a cycle has is up to `Cycles`: always k unless the engine is told to adapt it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import Policy
+from sparsespec.runtime.cycles import NO_CYCLES, Cycles, FixedCycles, Load
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import Request, RequestSpec
 from sparsespec.runtime.results import SlotResult
@@ -59,7 +61,7 @@ class ScheduledRows:
     draft_index: int
     num_logits: int  # last rows whose logits are needed
     block_rows: int  # rows of the block that ends here: a verification's, or the last of a prompt; 0 elsewhere
-    scored: bool  # whether the block's rows choose pillars
+    scored: bool  # whether the block's rows choose pillars: drafts follow
     needs: SamplingNeeds
 
 
@@ -84,11 +86,15 @@ class Progress:
 class Scheduler:
     """In-flight batching: requests join and leave at any step."""
 
-    def __init__(self, limits: SchedulerLimits, kv_cache: KvCacheManager, policy: Policy) -> None:
+    def __init__(
+        self, limits: SchedulerLimits, kv_cache: KvCacheManager, policy: Policy, cycles: Cycles | None = None
+    ) -> None:
+        """cycles: of draft_len drafts each when not given."""
         self.limits = limits
         self.kv_cache = kv_cache
         self.policy = policy
         self.next_step = 0
+        self._cycles = FixedCycles(policy) if cycles is None else cycles
         self._waiting: deque[Request] = deque()
         self._running: dict[int, _Running] = {}  # by slot, in their order
         self._prefilling: list[_Running] = []  # those of them whose prompts are not in yet, in order of admission
@@ -104,6 +110,12 @@ class Scheduler:
     def num_kv_tokens(self) -> int:
         """Verified tokens of running requests, as of the last results read."""
         return sum(running.request.kv_len for running in self._running.values())
+
+    def load(self) -> Load:
+        """What a step has to do; see LoadSource."""
+        requests = [running.request for running in self._running.values()]
+        context = sum(max(request.kv_len, request.num_prefilled) for request in requests) / max(1, len(requests))
+        return Load(len(requests), context, 1 - self.kv_cache.num_free_pages / self.kv_cache.num_pages)
 
     def add(self, spec: RequestSpec) -> Request:
         """Queue a request; first come, first served."""
@@ -125,8 +137,9 @@ class Scheduler:
 
     def schedule(self) -> ScheduledStep:
         """Decide the next step."""
+        may_begin = self._cycles.begin_step(self.next_step, self)
         admissions = self._admit()
-        rows = self._decode_rows()
+        rows = self._decode_rows(may_begin)
         if self._prefilling:
             rows += self._prefill_rows(rows)
             rows.sort(key=attrgetter("slot"))
@@ -170,7 +183,7 @@ class Scheduler:
             self._running = dict(sorted(self._running.items()))
         return admissions
 
-    def _decode_rows(self) -> list[ScheduledRows]:
+    def _decode_rows(self, may_begin: bool) -> list[ScheduledRows]:
         rows = []
         for running in self._running.values():
             request = running.request
@@ -178,11 +191,22 @@ class Scheduler:
             if phase is Phase.DRAFT:
                 rows.append(running.draft_rows[request.draft_index])
                 request.schedule_draft()
+            elif phase is Phase.VERIFY and (request.num_drafts or (may_begin and running.may_draft)):
+                rows.append(self._verify(running))
             elif phase is Phase.VERIFY:
-                rows.append(running.verify_rows)
+                rows.append(running.verify_rows[0])
                 request.schedule_verify()
             elif phase is Phase.IDLE:
                 request.pass_step()
+        return rows
+
+    def _verify(self, running: _Running) -> ScheduledRows:
+        request = running.request
+        num_drafts = self._cycles.next_drafts(request, self.next_step)
+        rows = running.verify_rows[num_drafts > 0]
+        request.schedule_verify()
+        if num_drafts != request.num_drafts:
+            running.change_drafts(num_drafts)
         return rows
 
     def _prefill_rows(self, decode_rows: list[ScheduledRows]) -> list[ScheduledRows]:
@@ -194,30 +218,21 @@ class Scheduler:
             chunk = running.request.next_chunk(room)
             if chunk == 0:
                 break
-            rows.append(running.prefill_rows(chunk))
+            rows.append(self._prefill(running, chunk))
             room -= chunk
-            if rows[-1].num_logits:
-                running.request.delay_start(self._start_delay(running.request))
         self._prefilling = [each for each in self._prefilling if each.request.next_phase == Phase.PREFILL]
         return rows
 
-    def _start_delay(self, request: Request) -> int:
-        """Steps to wait so that verifications spread evenly (unified) or coincide (lockstep)."""
-        load = self._verifications_from(request.next_verify_step(self.next_step + 1), request)
-        return load.index(min(load) if self.policy == "unified" else max(load))
-
-    def _verifications_from(self, first: int, joining: Request) -> list[int]:
-        """Running requests that verify in each of the steps among which joining may choose its first verification.
-
-        A request without draft steps verifies in all of them, which favours none.
-        """
-        load = [0] * (joining.spec.num_draft_steps + 1)
-        for request in (running.request for running in self._running.values()):
-            if request.in_cycle and request is not joining:
-                period = request.spec.num_draft_steps + 1
-                for delay in range((request.next_verify_step(self.next_step + 1) - first) % period, len(load), period):
-                    load[delay] += 1
-        return load
+    def _prefill(self, running: _Running, num_rows: int) -> ScheduledRows:
+        request = running.request
+        request.schedule_prefill(num_rows)
+        if request.num_prefilled < len(request.spec.prompt_token_ids):
+            return running.chunk_rows(num_rows)
+        others = [each.request for each in self._running.values()]
+        first = self._cycles.first(request, others, self.next_step) if running.may_draft else NO_CYCLES
+        running.change_drafts(first.num_drafts)
+        request.delay_start(first.delay)
+        return running.last_chunk_rows(num_rows, scored=first.num_drafts > 0)
 
     def _grant_pages(self, rows: list[ScheduledRows]) -> list[PageGrant]:
         """Pages for the rows that move the bound of what may be written; a draft stays within its block's."""
@@ -247,6 +262,7 @@ class Scheduler:
         self._prefilling = [each for each in self._prefilling if each is not running]
         self._generations[running.slot] += 1
         insort(self._free_slots, running.slot)
+        self._cycles.end(running.request)
         self.kv_cache.free(running.request.request_id, last_step=self.next_step - 1)
 
 
@@ -257,19 +273,36 @@ class _Running:
         self.request = request
         self.slot = slot
         self.generation = generation
-        block = request.spec.draft_len + 1
-        self.draft_rows = [self._rows(Phase.DRAFT, 1, index, 1, 0) for index in range(request.spec.num_draft_steps)]
-        self.verify_rows = self._rows(Phase.VERIFY, block, draft_index=0, num_logits=block, block_rows=block)
+        self.may_draft = request.spec.draft_len > 0
+        steps = range(request.spec.num_draft_steps)
+        self.draft_rows = [self._rows(Phase.DRAFT, 1, index, 1, 0, scored=False) for index in steps]
+        self._verify_rows: dict[int, tuple[ScheduledRows, ScheduledRows]] = {}
+        self.verify_rows = self._verify_rows_of(request.num_drafts)  # not scored, and scored
 
-    def prefill_rows(self, num_rows: int) -> ScheduledRows:
-        """Schedule a chunk of the prompt."""
-        self.request.schedule_prefill(num_rows)
-        spec = self.request.spec
-        last = self.request.num_prefilled == len(spec.prompt_token_ids)
-        block = spec.prompt_block if last else 0
-        return self._rows(Phase.PREFILL, num_rows, draft_index=0, num_logits=int(last), block_rows=block)
+    def change_drafts(self, num_drafts: int) -> None:
+        """The cycle that begins, and those after it, have so many drafts."""
+        self.request.change_drafts(num_drafts)
+        self.verify_rows = self._verify_rows_of(num_drafts)
 
-    def _rows(self, phase: Phase, num_rows: int, draft_index: int, num_logits: int, block_rows: int) -> ScheduledRows:
+    def chunk_rows(self, num_rows: int) -> ScheduledRows:
+        """Of a prompt that goes on."""
+        return self._rows(Phase.PREFILL, num_rows, draft_index=0, num_logits=0, block_rows=0, scored=False)
+
+    def last_chunk_rows(self, num_rows: int, scored: bool) -> ScheduledRows:
+        """Of a prompt that ends here."""
+        block = self.request.spec.prompt_block
+        return self._rows(Phase.PREFILL, num_rows, draft_index=0, num_logits=1, block_rows=block, scored=scored)
+
+    def _verify_rows_of(self, num_drafts: int) -> tuple[ScheduledRows, ScheduledRows]:
+        if num_drafts not in self._verify_rows:
+            block = num_drafts + 1
+            unscored = self._rows(Phase.VERIFY, block, draft_index=0, num_logits=block, block_rows=block, scored=False)
+            self._verify_rows[num_drafts] = (unscored, replace(unscored, scored=True))
+        return self._verify_rows[num_drafts]
+
+    def _rows(
+        self, phase: Phase, num_rows: int, draft_index: int, num_logits: int, block_rows: int, scored: bool
+    ) -> ScheduledRows:
         return ScheduledRows(
             slot=self.slot,
             generation=self.generation,
@@ -278,6 +311,6 @@ class _Running:
             draft_index=draft_index,
             num_logits=num_logits,
             block_rows=block_rows,
-            scored=block_rows > 0 and self.request.spec.draft_len > 0,
+            scored=scored,
             needs=self.request.spec.needs,
         )

@@ -47,6 +47,7 @@ class _Slot:
     generation: int | None = None  # unknown until the first rows
     kv_len: int = 0
     drafted: int = 0
+    scored: bool = False  # whether the last block chose pillars
 
     @property
     def prompt_len(self) -> int:
@@ -141,6 +142,8 @@ class FakeDevice:
         first = slot.kv_len + rows.draft_index
         self._write(step, slot, range(first, first + rows.num_rows))
         result = self._advance(rows, slot)
+        if rows.block_rows:
+            slot.scored = rows.scored
         num_output = max(0, slot.kv_len - slot.prompt_len + 1)
         self.traces[slot.spec.request_id].append(Trace(step, rows, num_output))
         return result
@@ -169,17 +172,17 @@ class FakeDevice:
             if slot.kv_len < slot.prompt_len:
                 return None
             return self._result(rows, slot, _Drafts(0, 0), first=0)
-        drafts = self._drafts(slot)
+        drafts = self._drafts(slot, rows.num_rows - 1)
         first = slot.kv_len - slot.prompt_len + 1
         slot.kv_len = min(slot.kv_len + drafts.num_accepted + 1, slot.prompt_len + slot.spec.max_tokens - 1)
         slot.drafted = 0
         return self._result(rows, slot, drafts, first)
 
-    def _drafts(self, slot: _Slot) -> _Drafts:
+    def _drafts(self, slot: _Slot, room: int) -> _Drafts:
         """What a verification finds: as many drafts as were drafted, or any number where they need no steps."""
         found, accepted = slot.drafted, 0
         if slot.spec.num_draft_steps == 0:
-            found = self._random.randint(0, slot.spec.draft_len)
+            found = self._random.randint(0, room)
         while accepted < found and self._random.random() < self._acceptance:
             accepted += 1
         return _Drafts(found, accepted)
@@ -261,22 +264,25 @@ def _check_prefill(rows: ScheduledRows, slot: _Slot) -> None:
     block = min(slot.spec.draft_len + 1, slot.prompt_len) if last else 0
     _check(rows.num_rows >= block, f"a last chunk of {rows.num_rows} rows splits the block of {block}")
     _check((rows.num_logits, rows.block_rows) == (int(last), block), "wrong logits or block of a chunk")
-    _check(rows.scored == (last and slot.spec.draft_len > 0), "wrong chunk is scored")
+    _check(not rows.scored or (last and slot.spec.draft_len > 0), "wrong chunk is scored")
 
 
 def _check_draft(rows: ScheduledRows, slot: _Slot) -> None:
     _check(slot.kv_len >= slot.prompt_len, "draft before the prompt is in")
     _check(slot.drafted < slot.spec.num_draft_steps, "more draft steps than there may be")
+    _check(slot.scored, "drafts with the pillars of an earlier block")
     _check((rows.num_rows, rows.num_logits, rows.draft_index) == (1, 1, slot.drafted), "wrong draft row")
     _check((rows.block_rows, rows.scored) == (0, False), "a draft row is no block")
 
 
 def _check_verify(rows: ScheduledRows, slot: _Slot) -> None:
-    size = slot.spec.draft_len + 1
+    size = slot.drafted + 1 if slot.spec.num_draft_steps else rows.num_rows
     _check(slot.kv_len >= slot.prompt_len, "verification before the prompt is in")
-    _check(slot.drafted == slot.spec.num_draft_steps, f"verification after {slot.drafted} draft steps")
+    _check(1 <= size <= slot.spec.draft_len + 1, f"{size} rows of a verification")
     _check((rows.num_rows, rows.num_logits, rows.block_rows) == (size, size, size), "wrong rows of a verification")
-    _check((rows.draft_index, rows.scored) == (0, size > 1), "a verification is scored and starts at its block")
+    _check((size > 1) == slot.scored, "a block is scored if drafts follow, and only then")
+    _check(not rows.scored or slot.spec.draft_len > 0, "a plain request is scored")
+    _check(rows.draft_index == 0, "a verification starts at its block")
 
 
 def _check(condition: bool, message: str) -> None:

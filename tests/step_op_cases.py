@@ -65,11 +65,11 @@ def random_step(case: StepCase, seed: int, device: torch.device, dtype: torch.dt
     if k == 0:
         phase = torch.where(phase == Phase.DRAFT, int(Phase.VERIFY), phase)
     ends = numbers(0, 2, size).bool()
-    chunk = numbers(1, 600, size)
+    chunk, block = numbers(1, 600, size), numbers(1, k + 2, size)
     is_draft, is_verify, is_prompt = (phase == each for each in (Phase.DRAFT, Phase.VERIFY, Phase.PREFILL))
-    num_rows = is_draft.long() + is_verify * (k + 1) + is_prompt * chunk
-    num_logits = is_draft.long() + is_verify * (k + 1) + (is_prompt & ends)
-    block_rows = is_verify * (k + 1) + (is_prompt & ends) * torch.minimum(chunk, torch.tensor(k + 1))
+    num_rows = is_draft.long() + is_verify * block + is_prompt * chunk
+    num_logits = is_draft.long() + is_verify * block + (is_prompt & ends)
+    block_rows = is_verify * block + (is_prompt & ends) * torch.minimum(chunk, torch.tensor(k + 1))
     logit_start = torch.cat((torch.zeros(1, dtype=torch.int64), num_logits.cumsum(0)))
     row_start = torch.cat((torch.zeros(1, dtype=torch.int64), num_rows.cumsum(0)))
     kv_len = numbers(1, _MAX_POSITIONS - 700, size)
@@ -174,7 +174,7 @@ def accept_inputs(step: RandomStep, statistics: RowStatistics[Tensor]) -> Accept
         num_drafts=(k - numbers(0, 2, size) * numbers(0, k + 1, size)).clamp(min=0),
         temperature=step.temperature,
         seed=step.seed,
-        end_len=step.kv_len + num_rows + numbers(-1, 9, size).clamp(min=0) - step.block_rows.clamp(max=1) * k // 2,
+        end_len=step.kv_len + num_rows + numbers(-1, 9, size).clamp(min=0) - (step.block_rows - 1).clamp(min=0) // 2,
         budget_split=numbers(0, 200, _MAX_POSITIONS, len(BUDGET_PARTS)),
         token_ids=step.token_ids.clone(),
         kv_len=step.kv_len.clone(),

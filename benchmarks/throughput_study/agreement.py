@@ -46,7 +46,8 @@ def agreeing_tokens(inputs: AcceptDraftsInputs[Tensor], mean: Tensor) -> Tensor:
     position = inputs.kv_len[:, None].long() + 1 + index
     drafts = inputs.token_ids.gather(1, position.clamp(max=inputs.token_ids.shape[1] - 1))
     tokens = torch.where(index < wanted, drafts, (drafts + 1) % inputs.logits.shape[1]).int()
-    changed = (inputs.phase == Phase.VERIFY)[:, None] & (index <= wanted)
+    num_logits = (inputs.logit_start[1:] - inputs.logit_start[:-1])[:, None]  # a block may have fewer drafts
+    changed = (inputs.phase == Phase.VERIFY)[:, None] & (index <= wanted) & (index < num_logits)
     nowhere = len(inputs.row_token)
     place = torch.where(changed, inputs.logit_start[:-1, None] + index, nowhere)
     longer = torch.cat((inputs.row_token, inputs.row_token.new_zeros(1)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.sampling_params import SamplingParams
@@ -70,10 +71,17 @@ class Rig:
         window = load.measure(num_steps)
         more = () if self.measure_more is None else self.measure_more(load)
         timeline = summarise(record(load.step, _PROFILED_STEPS))
-        captured = llm.executor.graphs.captured.values()
+        captured = graph_executor(llm).graphs.captured.values()
         load.end()
         num_bytes = sum(each.num_bytes for each in captured)
         return Measured(label, speculation, window, timeline, len(captured), num_bytes, more)
+
+
+def graph_executor(llm: LLM) -> GraphExecutor:
+    """What runs its steps."""
+    executor = llm.executor
+    assert isinstance(executor, GraphExecutor), "steps run op by op: expected CUDA kernels"
+    return executor
 
 
 def release() -> None:

@@ -11,12 +11,12 @@ import torch
 
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.errors import InputError
-from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.sampling_params import SamplingParams
 from throughput_study.agreement import ForcedAgreement
-from throughput_study.cases import PLAIN, Measured, Rig, Traffic, cycle_steps, release
+from throughput_study.cases import PLAIN, RESULT_LAG, Measured, Rig, Traffic, cycle_steps, graph_executor, release
 from throughput_study.engines import QWEN3_8B, random_engine, real_engine
 from throughput_study.growth import GrowthRun, grow
 from throughput_study.latency import LatencyCase, LatencyRun, measure_latency
@@ -25,11 +25,12 @@ from throughput_study.texts import random_prompts, real_prompts
 from throughput_study.windows import Load, Window
 
 DEFAULT = SpeculationConfig()
+ADAPTIVE = replace(DEFAULT, adaptive=True)
 # Of 8 drafts: the paper's Qwen3-8B.
 PAPER_AGREEMENT = 6.16
 AGREEMENTS = (3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
-# Room for a window beyond the prompt.
-_MARGIN = 700
+# Room for a window beyond the prompt, and for what the first requests gain while the last prompts join.
+_MARGIN, _MARGIN_8B = 1500, 700
 # Prompt tokens that join a step: many, since prompts are not what is measured here, and as many as memory allows.
 _CHUNK, _CHUNK_8B = 16384, 4096
 _CYCLES, _PLAIN_STEPS = 10, 40
@@ -73,8 +74,10 @@ def greedy(max_tokens: int) -> SamplingParams:
 def forced(choice: Choice) -> Results:
     """B: the geometry of Qwen3-8B, agreement forced."""
     batch, context = choice.batch or 96, (choice.context or 8192) - 120
-    engine = random_engine(QWEN3_8B, limits(batch, context + _MARGIN, _CHUNK_8B, max_budget=640), torch.device("cuda"))
-    traffic = Traffic(random_prompts(QWEN3_8B.vocab_size, batch, context), greedy(_MARGIN - 10))
+    engine = random_engine(
+        QWEN3_8B, limits(batch, context + _MARGIN_8B, _CHUNK_8B, max_budget=640), torch.device("cuda")
+    )
+    traffic = Traffic(random_prompts(QWEN3_8B.vocab_size, batch, context), greedy(_MARGIN_8B - 10))
     yield Rig(engine, _CHUNK_8B).run("plain", PLAIN, traffic, _PLAIN_STEPS)
     release()
     mean = torch.tensor(PAPER_AGREEMENT, device="cuda")
@@ -84,7 +87,7 @@ def forced(choice: Choice) -> Results:
 
 
 def _force(llm: LLM, mean: torch.Tensor) -> None:
-    executor = llm.executor
+    executor = graph_executor(llm)
     executor.replace_step_ops(ForcedAgreement(executor.step_ops, mean))
 
 
@@ -102,10 +105,11 @@ def shapes(choice: Choice) -> Results:
     """A at the shapes that vLLM was measured at."""
     for batch, context in ((512, 4160), (256, 7160)):
         prompt = context - 90
-        engine = choice.engine(batch, prompt + _MARGIN)
-        traffic = Traffic(real_prompts(engine.codec, batch, prompt), greedy(_MARGIN - 10))
-        for label, speculation in (("plain", PLAIN), ("speculative", DEFAULT)):
-            steps = cycle_steps(speculation, _CYCLES) if speculation.k > 0 and label != "plain" else _PLAIN_STEPS
+        length = min(prompt + _MARGIN, 8192 - 17)
+        engine = choice.engine(batch, length)
+        traffic = Traffic(real_prompts(engine.codec, batch, prompt), greedy(length - prompt))
+        for label, speculation in (("plain", PLAIN), ("speculative", DEFAULT), ("adaptive", ADAPTIVE)):
+            steps = _PLAIN_STEPS if label == "plain" else cycle_steps(speculation, _CYCLES)
             yield Rig(engine, _CHUNK).run(f"{batch} x {context} {label}", speculation, traffic, steps)
             release()
 
@@ -117,7 +121,7 @@ def growth(choice: Choice) -> Results:
     prompts = real_prompts(engine.codec, batch, prompt)
     for temperature in (0.0, 0.6):
         params = replace(greedy(length - prompt), temperature=temperature, seed=1)
-        for label, speculation in (("plain", PLAIN), ("speculative", DEFAULT)):
+        for label, speculation in (("plain", PLAIN), ("adaptive", ADAPTIVE)):
             yield grow(engine, label, speculation, Traffic(prompts, params), _CHUNK)
             release()
 
@@ -130,6 +134,7 @@ def drafters(choice: Choice) -> Results:
         "window": replace(DEFAULT, drafter="window"),
         "the paper's pillars": replace(DEFAULT, recent_share=0.0, moving_share=0.0, max_lookups=0),
         "pillar": DEFAULT,
+        "pillar, adaptive": ADAPTIVE,
     }
     yield from _side_by_side(choice, ways)
 
@@ -149,7 +154,7 @@ def sweep_ratio(choice: Choice) -> Results:
 def sweep_batch(choice: Choice) -> Results:
     """A: requests that decode together."""
     for batch in (1, 4, 16, 64, 128, 256, 512):
-        named = {f"{batch} none": PLAIN, f"{batch} pillar": DEFAULT}
+        named = {f"{batch} none": PLAIN, f"{batch} pillar": DEFAULT, f"{batch} adaptive": ADAPTIVE}
         yield from _side_by_side(replace(choice, batch=batch), named)
 
 
@@ -162,11 +167,14 @@ def sweep_context(choice: Choice) -> Results:
 
 def latency(choice: Choice) -> Results:
     """B: while 32 requests decode at 4k, prompts of 32k join them."""
-    batch, context, joining = choice.batch or 32, choice.context or 4096, 32768
-    engine = random_engine(QWEN3_8B, limits(batch + 1, joining + 1000, 1024, max_budget=2048), torch.device("cuda"))
-    prompts = random_prompts(QWEN3_8B.vocab_size, batch, context)
-    traffic = Traffic(prompts, greedy(3000))
-    case = LatencyCase(traffic, random_prompts(QWEN3_8B.vocab_size, 2, joining, seed=2), chunk_size=1024)
+    batch, context, joining, chunk_size = choice.batch or 32, choice.context or 4096, 32768, 1024
+    engine = random_engine(QWEN3_8B, limits(batch + 1, joining + 1000, chunk_size), torch.device("cuda"))
+    kv_tokens = batch * (context + 3100) + 2 * (joining + 1000)
+    case = LatencyCase(
+        traffic=Traffic(random_prompts(QWEN3_8B.vocab_size, batch, context), greedy(3000)),
+        joining=Traffic(random_prompts(QWEN3_8B.vocab_size, 2, joining, seed=2), greedy(500)),
+        runtime=RuntimeConfig(chunk_size=chunk_size, result_lag=RESULT_LAG, max_tokens_in_paged_kv_cache=kv_tokens),
+    )
     for label, speculation in (("plain", PLAIN), ("speculative", DEFAULT)):
         yield measure_latency(engine, label, speculation, case)
         release()
@@ -174,7 +182,7 @@ def latency(choice: Choice) -> Results:
 
 def peer(choice: Choice) -> Results:
     """A: whole answers, prompts included, beside transformers' continuous batching."""
-    batch, prompt, answer_len = choice.batch or 128, choice.context or 2048, 256
+    batch, prompt, answer_len = choice.batch or 64, choice.context or 2048, 128
     engine = choice.engine(batch, prompt + answer_len)
     traffic = Traffic(real_prompts(engine.codec, batch, prompt), greedy(answer_len))
     for label, speculation in (("plain", PLAIN), ("speculative", DEFAULT)):

@@ -10,7 +10,7 @@ from statistics import quantiles
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
-from throughput_study.cases import RESULT_LAG, Traffic
+from throughput_study.cases import Traffic
 from throughput_study.windows import Load, finish
 
 # Steps without a joining prompt.
@@ -87,33 +87,33 @@ class LatencyCase:
     """Requests that decode, and prompts that join them one after another."""
 
     traffic: Traffic
-    joining: Sequence[Sequence[int]]
-    chunk_size: int
+    joining: Traffic
+    runtime: RuntimeConfig
 
 
 def measure_latency(engine: LoadedEngine, label: str, speculation: SpeculationConfig, case: LatencyCase) -> LatencyRun:
     """Joining requests are cancelled after their first token."""
-    llm = LLM(engine, speculation, RuntimeConfig(chunk_size=case.chunk_size, result_lag=RESULT_LAG))
+    llm = LLM(engine, speculation, case.runtime)
     load = Load(llm, case.traffic.prompts, case.traffic.params)
     load.warm_up()
     running = list(load.lengths)
-    _join(load, case.joining[0], case, None)  # captures the graphs
+    _join(load, case.joining.prompts[0], case, None)  # captures the graphs
     finish()
     steady, beside = Clock(load), Clock(load)
     for _ in range(_STEADY_STEPS):
         steady.step(running)
     context = load.context
-    first_token_ms = [_join(load, prompt, case, (beside, running)) for prompt in case.joining]
+    first_token_ms = [_join(load, prompt, case, (beside, running)) for prompt in case.joining.prompts]
     load.end()
     return LatencyRun(
         label=label,
         speculation=speculation,
         num_requests=len(running),
         context=context,
-        chunk_size=case.chunk_size,
+        chunk_size=case.runtime.chunk_size,
         steady=steady.arrivals(),
         beside_prompts=beside.arrivals(),
-        prompt_len=len(case.joining[0]),
+        prompt_len=len(case.joining.prompts[0]),
         first_token_ms=tuple(first_token_ms),
     )
 
@@ -122,7 +122,7 @@ def _join(load: Load, prompt: Sequence[int], case: LatencyCase, noted: tuple[Clo
     """Milliseconds to the first token of a request that joins."""
     clock, running = noted or (Clock(load), [])
     started = time.perf_counter()
-    request_id = load.add(prompt, case.traffic.params)
+    request_id = load.add(prompt, case.joining.params)
     while request_id not in clock.step(running):
         pass
     taken = time.perf_counter() - started

@@ -49,21 +49,25 @@ def hf_llama(model: ModelConfig, weights: Mapping[str, Tensor]) -> LlamaForCausa
     """transformers' model with weights that an engine has fused; on their device, in their type."""
     assert model.family == "llama"
     device, dtype = weights["embedding"].device, weights["embedding"].dtype
-    config = LlamaConfig(
-        vocab_size=model.vocab_size,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.intermediate_size,
-        num_hidden_layers=model.num_layers,
-        num_attention_heads=model.num_heads,
-        num_key_value_heads=model.num_kv_heads,
-        head_dim=model.head_dim,
-        rms_norm_eps=model.rms_norm_eps,
-        rope_theta=model.rope_theta,
-        max_position_embeddings=model.max_position_embeddings,
-        tie_word_embeddings=model.tie_word_embeddings,
+    # As a file has it: versions 4 and 5 name the arguments for RoPE differently.
+    config = LlamaConfig.from_dict(
+        {
+            "vocab_size": model.vocab_size,
+            "hidden_size": model.hidden_size,
+            "intermediate_size": model.intermediate_size,
+            "num_hidden_layers": model.num_layers,
+            "num_attention_heads": model.num_heads,
+            "num_key_value_heads": model.num_kv_heads,
+            "head_dim": model.head_dim,
+            "rms_norm_eps": model.rms_norm_eps,
+            "rope_theta": model.rope_theta,
+            "max_position_embeddings": model.max_position_embeddings,
+            "tie_word_embeddings": model.tie_word_embeddings,
+        }
     )
     with device:
-        made = LlamaForCausalLM(config).to(dtype)
+        made: LlamaForCausalLM = LlamaForCausalLM(config)
+    made = made.to(device=device, dtype=dtype)  # type: ignore[call-arg]
     state = {
         source: part
         for name, sources in fused_sources(model).items()
@@ -72,7 +76,8 @@ def hf_llama(model: ModelConfig, weights: Mapping[str, Tensor]) -> LlamaForCausa
     missing, unexpected = made.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
     assert [name for name in missing if name != "lm_head.weight"] == [], missing
-    return made.eval()
+    made.eval()
+    return made
 
 
 def _window(traffic: Traffic, num_tokens: int, seconds: float) -> Window:

@@ -57,7 +57,7 @@ def record(step: Callable[[], object], num_steps: int) -> list[KernelRun]:
         for _ in range(num_steps):
             step()
         torch.cuda.synchronize()
-    events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    events = [event for event in profile.events() if event.device_type.name == "CUDA"]
     runs = [KernelRun(each.name, each.time_range.start, each.time_range.elapsed_us()) for each in events]
     return sorted((run for run in runs if not run.name.startswith(("Mem", "gpu_"))), key=lambda run: run.start)
 

@@ -27,7 +27,7 @@ def build_tokenizer(file: GgufMetadata) -> PreTrainedTokenizerFast:
     bos = _token(file, tokens, "bos")
     if add_bos:
         tokenizer.post_processor = _bos_first(file, tokenizer, bos)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=_token(file, tokens, "eos"),
         bos_token=bos,

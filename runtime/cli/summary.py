@@ -129,7 +129,7 @@ def summarize(outputs: Sequence[RequestOutput], speculation: SpeculationConfig, 
         finish_reasons=tuple(str(answer.finish_reason) for answer in answers),
         acceptance=Acceptance.of(blocks, speculation.draft_len),
         outside_repetition=Acceptance.of(fresh, speculation.draft_len),
-        draft_reads=_draft_reads(blocks, last_blocks, speculation) if blocks and speculation.num_draft_steps else None,
+        draft_reads=_draft_reads(blocks, last_blocks, speculation) if speculation.num_draft_steps else None,
         kv_reads=_kv_reads(blocks, kv_bytes_per_token) if blocks and speculation.drafter != "oracle" else None,
     )
 
@@ -148,15 +148,21 @@ def speculation_metrics(summary: Summary) -> tuple[Metric, ...]:
     return _acceptance_metrics(summary) + _draft_metrics(summary.draft_reads) + _kv_metrics(summary.kv_reads)
 
 
-def _draft_reads(blocks: list[Verification], last: list[Verification], speculation: SpeculationConfig) -> DraftReads:
-    read, steps = sum(block.draft_kv_tokens for block in blocks), speculation.num_draft_steps
-    contexts = [block.context for block in last]
+def _draft_reads(
+    blocks: list[Verification], last: list[Verification], speculation: SpeculationConfig
+) -> DraftReads | None:
+    """Each block's drafts took a step each."""
+    drafted, last_drafted = ([block for block in some if block.num_drafts] for some in (blocks, last))
+    if not last_drafted:
+        return None
+    read, steps = sum(block.draft_kv_tokens for block in drafted), sum(block.num_drafts for block in drafted)
+    contexts = [block.context for block in last_drafted]
     return DraftReads(
         context=fmean(contexts),
         budget=fmean(speculation.budget(context) for context in contexts),
-        last=fmean(block.draft_kv_tokens / steps for block in last),
-        mean=read / (steps * len(blocks)),
-        share=read / (steps * sum(block.context for block in blocks)),
+        last=fmean(block.draft_kv_tokens / block.num_drafts for block in last_drafted),
+        mean=read / steps,
+        share=read / sum(block.num_drafts * block.context for block in drafted),
     )
 
 

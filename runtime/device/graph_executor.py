@@ -21,7 +21,7 @@ from sparsespec.plugins.step_rows.inputs import StepRowsInputs
 from sparsespec.runtime.device.drafter import EndedBlocks
 from sparsespec.runtime.device.executor import PendingResults
 from sparsespec.runtime.device.graph_results import GraphResults
-from sparsespec.runtime.device.step_batch import StepBatch
+from sparsespec.runtime.device.step_batch import StepBatch, StepMemory
 from sparsespec.runtime.device.step_buffers import BufferLimits, HostMetadata, make_step_buffers
 from sparsespec.runtime.device.step_graphs import StepGraphs, StepShape
 from sparsespec.runtime.device.step_ops import StepOps
@@ -60,6 +60,11 @@ class GraphExecutor:
         return self._graphs
 
     @property
+    def memory(self) -> StepMemory:
+        """Device memory, for inspection."""
+        return self._eager.memory
+
+    @property
     def step_ops(self) -> StepOps:
         """The ops around the decoder."""
         return self._step_ops
@@ -78,8 +83,7 @@ class GraphExecutor:
             self._eager.memory.state.admit(admission.slot, admission.spec)
         if not step.rows:
             return GraphBatch(step, None)
-        packed = torch.frombuffer(self._host.pack(step), dtype=torch.int32)
-        self._buffers.sent.copy_(packed.pin_memory() if self._buffers.sent.is_cuda else packed, non_blocking=True)
+        self._send(step)
         return GraphBatch(step, StepShape.of(step, self._host.scored))
 
     @torch.inference_mode()
@@ -98,6 +102,18 @@ class GraphExecutor:
             assert logits is not None
             return self._eager.sample(batch, logits)
         return GraphResults(batch.step, self._buffers.results)
+
+    @torch.inference_mode()
+    def run_idle(self, num_rows: int, times: int) -> None:
+        """Enqueue `times` steps of num_rows rows that are nobody's, a bucket's number: no slot changes."""
+        self._send(ScheduledStep(0, (), (), ()))
+        shape = StepShape(num_rows, num_rows, num_scored=0, every_row=True, drafts_only=True)
+        for _ in range(times):
+            self._graphs.run(shape)
+
+    def _send(self, step: ScheduledStep) -> None:
+        packed = torch.frombuffer(self._host.pack(step), dtype=torch.int32)
+        self._buffers.sent.copy_(packed.pin_memory() if self._buffers.sent.is_cuda else packed, non_blocking=True)
 
     def _run(self, shape: StepShape) -> None:
         """A whole step: rows, decoder, samples, acceptance, selection."""

@@ -31,7 +31,7 @@ class StepShape:
         return StepShape(
             num_rows=row_bucket(num_rows),
             num_logits=row_bucket(max(1, num_logits)),
-            num_scored=row_bucket(num_scored) if num_scored else 0,
+            num_scored=1 << (num_scored - 1).bit_length() if num_scored else 0,  # places without scores cost little
             every_row=num_logits == num_rows,
             drafts_only=all(row.phase == Phase.DRAFT for row in step.rows),
         )

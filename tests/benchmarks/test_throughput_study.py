@@ -161,10 +161,11 @@ def test_growth_line_tells_temperature() -> None:
 
 
 def test_arrivals_count_requests_that_ran_before() -> None:
-    case = LatencyCase(Traffic(PROMPTS, greedy(150)), [PROMPTS[2]], chunk_size=8)
+    joining = Traffic([PROMPTS[2]], greedy(5))
+    case = LatencyCase(Traffic(PROMPTS, greedy(900)), joining, RuntimeConfig(chunk_size=8))
     build = replace(tiny_engine().config.build, max_batch_size=4, max_seq_len=1000)
     engine = tiny_engine(0, build)
-    found = measure_latency(engine, "some", SPECULATION, replace(case, traffic=Traffic(PROMPTS, greedy(900))))
+    found = measure_latency(engine, "some", SPECULATION, case)
     assert found.num_requests == 3
     assert len(found.first_token_ms) == 1
     assert 1 <= found.steady.tokens <= 5

@@ -37,6 +37,14 @@ BUILD = BuildConfig(max_batch_size=4, max_seq_len=1000, max_draft_len=6, max_bud
         (lambda: SpeculationConfig(max_ngram=17), "max_ngram must be in 1..16, found 17"),
         (lambda: SpeculationConfig(min_ngram=0), "min_ngram must be in 1..max_ngram 4, found 0"),
         (lambda: SpeculationConfig(max_ngram=1, min_ngram=2), "min_ngram must be in 1..max_ngram 1, found 2"),
+        (
+            lambda: SpeculationConfig(max_drafting_kv_share=1.1),
+            "max_drafting_kv_share must be in [0, 1], found 1.1",
+        ),
+        (
+            lambda: SpeculationConfig(drafter="ngram", adaptive=True),
+            "drafter must be one that drafts with the model, where adaptive is on, found 'ngram'",
+        ),
         (lambda: SpeculationConfig(num_sinks=-1), "num_sinks must be at least 0, found -1"),
         (lambda: SpeculationConfig(num_sinks=2**31), "num_sinks must be at most 2147483647, found 2147483648"),
         (lambda: SpeculationConfig(min_budget=2**31), "min_budget must be at most 2147483647, found 2147483648"),

@@ -12,7 +12,10 @@ import sparsespec.plugins
 import sparsespec.runtime
 
 HOST_MODULES = (
+    "adaptive_cycles",
     "config",
+    "cost_model",
+    "cycles",
     "kv_cache",
     "outputs",
     "request",

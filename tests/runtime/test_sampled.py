@@ -12,8 +12,10 @@ from torch import Tensor
 
 from chi_square import FALSE_ALARM_RATE, p_value
 from plain_sampling import plain_distribution
+from random_cycles import RandomCycles
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.cycles import Cycles
 from sparsespec.runtime.device import torch_executor
 from sparsespec.runtime.device.acceptance import Block
 from sparsespec.runtime.device.drafter import NgramDrafter, Select
@@ -88,6 +90,11 @@ def test_distribution_is_the_plain_models(rule: SamplingParams) -> None:
 def test_distribution_of_all_parameters_together(drafter: str) -> None:
     """Also where drafts follow from scores of rows that were rejected, from the text, or from earlier averages."""
     _check_distribution(EVERYTHING, DRAFTERS[drafter])
+
+
+def test_distribution_with_cycles_of_any_length() -> None:
+    """Also where a cycle begins with a plain step's row, or follows a block that it did not fill."""
+    _check_distribution(EVERYTHING, SPECULATION, RandomCycles(7))
 
 
 @pytest.mark.slow
@@ -215,18 +222,20 @@ def test_no_draft_is_drawn_with_a_number_used_before(monkeypatch: pytest.MonkeyP
     assert len(drafts) == len(dict.fromkeys(drafts))
 
 
-def _check_distribution(rule: SamplingParams, speculation: SpeculationConfig) -> None:
+def _check_distribution(rule: SamplingParams, speculation: SpeculationConfig, cycles: Cycles | None = None) -> None:
     """Chi-square over all sequences of 4 tokens (two or more blocks); false-alarm rate 1e-6 per case."""
-    counts, drafts = _sample_counts(rule, speculation)
+    counts, drafts = _sample_counts(rule, speculation, cycles=cycles)
     assert drafts.accepted > 0
     assert drafts.rejected > 0
     assert drafts.longest_context > speculation.min_budget
     assert p_value(counts, _exact_distribution(rule)) > FALSE_ALARM_RATE
 
 
-def _sample_counts(rule: SamplingParams, speculation: SpeculationConfig, group: int = 1) -> tuple[Tensor, DraftCounts]:
+def _sample_counts(
+    rule: SamplingParams, speculation: SpeculationConfig, group: int = 1, cycles: Cycles | None = None
+) -> tuple[Tensor, DraftCounts]:
     """How often every sequence came up, or every `group` of sequences that successive answers are."""
-    llm = LLM(engine_of(tiny_llama(SHAPE, seed=3).double(), SHAPE, MANY_SLOTS), speculation)
+    llm = LLM(engine_of(tiny_llama(SHAPE, seed=3).double(), SHAPE, MANY_SLOTS), speculation, cycles=cycles)
     outputs = [llm.generate([PROMPT], replace(rule, seed=seed, n=SAMPLES_PER_SEED))[0] for seed in SEEDS]
     tokens = torch.tensor([answer.token_ids for output in outputs for answer in output.outputs]).reshape(
         -1, group * rule.max_tokens

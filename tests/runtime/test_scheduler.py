@@ -161,6 +161,9 @@ def test_a_request_once_started_takes_part_in_every_step_until_it_is_done(work: 
         draft_steps = request.spec.num_draft_steps
         cycle = [Phase.DRAFT] * draft_steps + [Phase.VERIFY]
         assert [trace.rows.phase for trace in decodes] == [cycle[i % len(cycle)] for i in range(len(decodes))]
+        blocks = [trace.rows for trace in decodes if trace.rows.phase == Phase.VERIFY]
+        assert all(rows.num_rows == request.spec.draft_len + 1 for rows in blocks)
+        assert all(rows.scored == (request.spec.draft_len > 0) for rows in blocks)
         assert all(later.step == trace.step + 1 for trace, later in pairwise(decodes))
         if decodes:
             assert decodes[0].step - prefills[-1].step - 1 <= draft_steps

@@ -1,0 +1,97 @@
+"""What a step costs on this device, measured once for an engine: rows by steps of nobody's, memory by reading it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from sparsespec.builder.engine_dir import EngineConfig
+from sparsespec.builder.trt.engine_io import row_bucket
+from sparsespec.runtime.cost_model import CostModel
+from sparsespec.runtime.device.graph_executor import GraphExecutor
+
+_MOST_READ = 2**31  # bytes
+_STEPS, _ROUNDS = 8, 5  # steps timed together, and how often; the median counts
+_FEWEST_ROWS = 8
+
+
+@dataclass(frozen=True)
+class ReadShares:
+    """Of the bandwidth of a large read, what the kernels reach."""
+
+    plain: float
+    verify: float  # with scores and selection
+    draft: float  # as shipped
+
+
+# By docs/kernels.md, on an H200, for 96 requests at 8k (head_dim 128) and 512 at 4k (64): "plain decode", "verify with
+# scores" and "select" together, and "draft as shipped", each over "read". FP8 by the ratio of its rows to bf16's.
+_BF16 = {"wide": ReadShares(0.95, 0.84, 0.64), "narrow": ReadShares(0.92, 0.78, 0.34)}
+_FP8 = {"wide": ReadShares(0.78, 0.69, 0.41), "narrow": ReadShares(0.62, 0.53, 0.16)}
+_WIDE_HEADS = 128
+
+
+def read_shares(engine: EngineConfig) -> ReadShares:
+    """Of the engine's kernels."""
+    shares = _FP8 if engine.build.kv_element_size == 1 else _BF16
+    return shares["wide" if engine.model.head_dim >= _WIDE_HEADS else "narrow"]
+
+
+def measure_costs(executor: GraphExecutor, engine: EngineConfig, most_rows: int) -> CostModel:
+    """For steps of up to most_rows rows. Takes seconds on a GPU: graphs are captured."""
+    bandwidth, shares = measure_read(executor), read_shares(engine)
+    return CostModel(
+        rows=measure_rows(executor, row_counts(most_rows)),
+        kv_bytes_per_token=engine.model.kv_bytes_per_token(engine.build.kv_element_size),
+        plain_bandwidth=bandwidth * shares.plain,
+        verify_bandwidth=bandwidth * shares.verify,
+        draft_bandwidth=bandwidth * shares.draft,
+    )
+
+
+def row_counts(most_rows: int) -> tuple[int, ...]:
+    """Where to measure: 1, then doubling from 8, then the most; all of them rows of a graph."""
+    doubling = [_FEWEST_ROWS << power for power in range(most_rows.bit_length()) if _FEWEST_ROWS << power < most_rows]
+    return tuple(dict.fromkeys([1, *doubling, row_bucket(max(2, most_rows))]))
+
+
+def measure_rows(executor: GraphExecutor, counts: Sequence[int]) -> tuple[tuple[int, float], ...]:
+    """(rows, seconds) of steps without attention, the median of several. Leaves every slot as it was."""
+    measured = []
+    for count in counts:
+        executor.run_idle(count, times=2)  # captures the graph, and runs it
+        measured.append((count, _seconds(partial(executor.run_idle, count, _STEPS), executor) / _STEPS))
+    return tuple(measured)
+
+
+def measure_read(executor: GraphExecutor) -> float:
+    """Bytes per second of a sum over the KV pool, or as much of it as says enough."""
+    pool = executor.memory.kv_pool.flatten().view(torch.float32)
+    part = pool[: _MOST_READ // pool.element_size()]
+    part.sum()
+    return part.numel() * part.element_size() / _seconds(part.sum, executor)
+
+
+def _seconds(run: Callable[[], object], executor: GraphExecutor) -> float:
+    timed = _on_gpu if executor.memory.device.type == "cuda" else _on_cpu
+    return median(timed(run) for _ in range(_ROUNDS))
+
+
+def _on_gpu(run: Callable[[], object]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3
+
+
+def _on_cpu(run: Callable[[], object]) -> float:
+    start = perf_counter()
+    run()
+    return perf_counter() - start

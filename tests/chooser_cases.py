@@ -1,0 +1,49 @@
+"""Costs, loads and requests for tests of the chooser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sparsespec.runtime.chooser import Options
+from sparsespec.runtime.config import Policy
+from sparsespec.runtime.cost_model import CostModel, DraftReads
+from sparsespec.runtime.cycles import Load
+
+READS = DraftReads(ratio=0.05, min_budget=192)
+# Of an 8B model on an H200: products as measured there, 147 kB of KV cache a token.
+LARGE = CostModel(
+    rows=((1, 3.9e-3), (96, 4.45e-3), (181, 5.43e-3), (864, 18.5e-3)),
+    kv_bytes_per_token=147_456,
+    plain_bandwidth=4.3e12,
+    verify_bandwidth=3.9e12,
+    draft_bandwidth=2.9e12,
+)
+# Of a 135M model: 23 kB a token.
+SMALL = CostModel(
+    rows=((1, 0.4e-3), (256, 0.61e-3), (483, 0.66e-3), (2304, 1.40e-3)),
+    kv_bytes_per_token=23_040,
+    plain_bandwidth=4.2e12,
+    verify_bandwidth=3.6e12,
+    draft_bandwidth=1.6e12,
+)
+
+
+def options(policy: Policy = "unified", max_drafts: int = 16, max_kv_share: float = 1.0) -> Options:
+    return Options(max_drafts, (policy,), (READS,), max_kv_share)
+
+
+@dataclass(frozen=True)
+class GivenLoad:
+    """cycles.LoadSource."""
+
+    given: Load
+
+    def load(self) -> Load:
+        """See LoadSource."""
+        return self.given
+
+
+def non_decreasing(numbers: Iterable[float]) -> bool:
+    listed = list(numbers)
+    return listed == sorted(listed)

@@ -1,0 +1,172 @@
+"""Cycles by a chooser, scheduled for a device that checks every step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chooser_cases import GivenLoad, options
+from fake_device import Arrival, FakeDevice, FakeHost, right_answer
+from sparsespec.plugins.phase import Phase
+from sparsespec.runtime.adaptive_cycles import AdaptiveCycles, CommonEnds, SpreadEnds
+from sparsespec.runtime.chooser import Chooser, Options
+from sparsespec.runtime.config import Policy
+from sparsespec.runtime.cost_model import CostModel, DraftReads
+from sparsespec.runtime.cycles import Load
+from sparsespec.runtime.kv_cache import KvCacheManager
+from sparsespec.runtime.request import NO_DRAFTS, DraftShape, RequestSpec
+from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.scheduler import ScheduledStep, Scheduler, SchedulerLimits
+
+MOST = 8
+# Reading is all that costs, so that speculation pays at any length if drafts agree.
+READING = CostModel(((1, 1e-6), (1000, 1e-5)), 10**6, 1e9, 1e9, 1e9)
+
+
+def spec(request_id: int, prompt: int = 60, max_tokens: int = 300, drafts: int = MOST) -> RequestSpec:
+    shape = DraftShape(drafts, drafts) if drafts else NO_DRAFTS
+    return RequestSpec(request_id, (1,) * prompt, SamplingParams(), request_id, (), max_tokens, shape)
+
+
+def cycles(policy: Policy, max_kv_share: float = 1.0) -> AdaptiveCycles:
+    reads = DraftReads(ratio=0.02, min_budget=1)
+    chosen = Options(MOST, (policy,), (reads,), max_kv_share)
+    return AdaptiveCycles(Chooser(READING, chosen), SpreadEnds() if policy == "unified" else CommonEnds())
+
+
+def host_of(policy: Policy, acceptance: float, own: AdaptiveCycles, lag: int = 1, batch: int = 24) -> FakeHost:
+    kv_cache = KvCacheManager(20_000, 4)
+    limits = SchedulerLimits(batch, 4000, 512)
+    return FakeHost(Scheduler(limits, kv_cache, policy, own), FakeDevice(kv_cache, acceptance, seed=1), lag)
+
+
+def served(policy: Policy, acceptance: float, arrivals: list[Arrival]) -> tuple[FakeHost, AdaptiveCycles]:
+    own = cycles(policy)
+    host = host_of(policy, acceptance, own)
+    host.serve(arrivals, max_steps=4000)
+    for arrival in arrivals:
+        request = host.requests[arrival.spec.request_id]
+        assert (request.output_token_ids, request.finish_reason) == right_answer(arrival.spec)
+    return host, own
+
+
+def some(count: int) -> list[Arrival]:
+    return [Arrival(spec(number), step=3 * number) for number in range(count)]
+
+
+def sizes(host: FakeHost, steps: slice) -> list[int]:
+    """Drafts of the cycles that were verified in these steps."""
+    rows = [rows for step in host.device.steps[steps] for rows in step.rows]
+    return [each.num_rows - 1 for each in rows if each.phase == Phase.VERIFY]
+
+
+def phases(step: ScheduledStep) -> list[Phase]:
+    return [rows.phase for rows in step.rows]
+
+
+@pytest.mark.parametrize("policy", ["unified", "lockstep"])
+def test_what_agrees_drafts_much_and_what_does_not_hardly_ever(policy: Policy) -> None:
+    good, learned = served(policy, 1.0, some(6))
+    assert learned.agreement > 0.95
+    late = sizes(good, slice(len(good.device.steps) // 2, None))
+    assert sum(number >= MOST - 1 for number in late) > 0.8 * len(late)
+    bad, learned = served(policy, 0.0, some(6))
+    assert learned.agreement < 0.2
+    late = sizes(bad, slice(len(bad.device.steps) // 2, None))
+    assert 0 < sum(number > 0 for number in late) < 0.1 * len(late)  # probes, and nothing else
+
+
+def test_requests_adapt_each_for_itself() -> None:
+    """In one batch; of the first one's verifications the host is told that nothing was accepted."""
+    own = cycles("unified")
+    host = host_of("unified", 1.0, own)
+    for number in range(6):
+        host.requests[number] = host.scheduler.add(spec(number))
+    for _ in range(150):
+        host.step()
+        host.requests[0].verifications = [replace(check, num_accepted=0) for check in host.requests[0].verifications]
+    counts = [[v.num_drafts for v in host.requests[number].verifications][-5:] for number in (0, 1)]
+    assert sum(counts[0]) < 0.5 * sum(counts[1])
+
+
+def test_unified_verifies_an_even_share_in_every_step() -> None:
+    """However they come: no step verifies much more than the mean."""
+    own = cycles("unified")
+    host = host_of("unified", 1.0, own)
+    for number in range(24):
+        host.requests[number] = host.scheduler.add(spec(number, prompt=10, max_tokens=2000))
+    for _ in range(150):
+        host.step()
+    counts = [phases(step).count(Phase.VERIFY) for step in host.device.steps[60:]]
+    assert max(counts) <= 2 * 24 / (MOST + 1)
+    assert min(counts) >= 1
+
+
+def test_lockstep_drafts_and_verifies_together() -> None:
+    """Also those that join while others draft, and whoever does not draft at all."""
+    arrivals = [Arrival(spec(number, prompt=5 + 9 * number), step=7 * number) for number in range(6)]
+    host, _ = served("lockstep", 0.9, arrivals)
+    assert any(Phase.DRAFT in phases(step) for step in host.device.steps)
+    for step in host.device.steps:
+        assert len(dict.fromkeys(phases(step))) == 1 or Phase.DRAFT not in phases(step)
+
+
+@pytest.mark.parametrize("policy", ["unified", "lockstep"])
+def test_a_request_that_may_not_draft_never_does(policy: Policy) -> None:
+    host, _ = served(policy, 1.0, [*some(3), Arrival(spec(3, drafts=0), step=2)])
+    assert not any(trace.rows.phase == Phase.DRAFT or trace.rows.scored for trace in host.device.traces[3])
+
+
+def test_when_pages_run_short_nothing_is_drafted() -> None:
+    own, speculates = cycles("unified", max_kv_share=0.5), []
+    for step in range(120):
+        own.begin_step(step, GivenLoad(Load(8, 5000.0, 0.6 if 40 <= step < 80 else 0.4)))
+        speculates.append(own.chooser.choice.speculates)
+    assert (speculates[30], speculates[70], speculates[110]) == (True, False, True)
+
+
+def test_spread_ends_fill_the_emptiest_step() -> None:
+    ends = SpreadEnds()
+    assert [ends.place(10, 4, least=3, most=5) for _ in range(6)] == [4, 3, 5, 4, 3, 5]
+    assert ends.place(11, 4, least=3, most=5) == 5  # step 17 has nobody
+    assert ends.place(11, 0, least=0, most=0) == 0
+
+
+def test_common_ends_take_whoever_comes_later_along() -> None:
+    """Cycles that begin after steps 10, 10, 12 and 15 end in step 16, where the next one is decided on."""
+    ends = CommonEnds()
+    wanted = ((10, 5), (10, 8), (12, 0), (15, 7), (16, 3), (17, 4))
+    assert [ends.place(step, number, least=1, most=8) for step, number in wanted] == [5, 5, 3, 0, 3, 2]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    policy=st.sampled_from(("unified", "lockstep")),
+    joins=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=7),
+    acceptance=st.sampled_from((0.0, 0.5, 0.9, 1.0)),
+    lag=st.integers(0, 3),
+)
+def test_any_schedule_is_one_that_a_device_can_run(
+    policy: Policy, joins: list[tuple[int, int, int]], acceptance: float, lag: int
+) -> None:
+    own = cycles(policy)
+    host = host_of(policy, acceptance, own, lag, batch=3)
+    arrivals = [Arrival(spec(i, prompt, tokens), step) for i, (step, prompt, tokens) in enumerate(joins)]
+    host.serve(arrivals, max_steps=4000)
+    for arrival in arrivals:
+        assert host.requests[arrival.spec.request_id].output_token_ids == right_answer(arrival.spec)[0]
+    assert host.scheduler.kv_cache.num_free_pages == host.scheduler.kv_cache.num_pages
+
+
+def test_what_is_known_of_a_request_goes_with_it() -> None:
+    _, own = served("unified", 0.8, some(4))
+    assert own._known == {}
+
+
+def test_a_chooser_without_requests_drafts_nothing() -> None:
+    own = AdaptiveCycles(Chooser(READING, options()), SpreadEnds())
+    own.begin_step(0, GivenLoad(Load(0, 0.0, 0.0)))
+    assert not own.chooser.choice.speculates

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chooser_cases import LARGE, READS, SMALL, non_decreasing, options
+from sparsespec.runtime.agreement import Agreement
+from sparsespec.runtime.chooser import PROBE_SHARE, Chooser
+from sparsespec.runtime.config import Policy
+from sparsespec.runtime.cost_model import CostModel, Way, expected_accepted
+from sparsespec.runtime.cycles import Load
+
+LONG = Load(96, 8192.0, 0.5)
+AGREEMENTS = [place / 20 for place in range(21)]
+
+
+@pytest.mark.parametrize("policy", ["unified", "lockstep"])
+@pytest.mark.parametrize("costs", [LARGE, SMALL])
+def test_more_agreement_means_more_drafts(costs: CostModel, policy: Policy) -> None:
+    numbers = [Chooser(costs, options(policy)).update(LONG, each).way.num_drafts for each in AGREEMENTS]
+    assert non_decreasing(numbers)
+    assert (numbers[0], numbers[-1]) == (0, 16)
+
+
+def test_a_requests_own_agreement_counts_too() -> None:
+    chooser = Chooser(LARGE, options())
+    chooser.update(LONG, 0.8)
+    numbers = [chooser.drafts_for(each, 8192) for each in AGREEMENTS]
+    assert non_decreasing(numbers)
+    assert (numbers[0], numbers[-1]) == (0, 16)
+
+
+def test_a_longer_context_is_worth_more_drafts() -> None:
+    numbers = [Chooser(LARGE, options()).update(Load(96, 2.0**n, 0.5), 0.8).way.num_drafts for n in range(6, 18)]
+    assert non_decreasing(numbers)
+    assert numbers[0] < 3 < numbers[-1]
+
+
+@pytest.mark.parametrize("load", [Load(1, 100.0, 0.0), Load(1, 1000.0, 0.0), Load(96, 100.0, 0.1)])
+def test_where_reading_is_little_speculation_brings_nothing(load: Load) -> None:
+    """A step takes what its weights take, whoever drafts."""
+    assert not Chooser(LARGE, options()).update(load, 0.9).speculates
+
+
+def test_one_long_request_speculates() -> None:
+    assert Chooser(LARGE, options()).update(Load(1, 131_072.0, 0.5), 0.9).speculates
+
+
+def test_lockstep_has_one_number_for_all() -> None:
+    chooser = Chooser(LARGE, options("lockstep"))
+    number = chooser.update(LONG, 0.85).way.num_drafts
+    assert [chooser.drafts_for(each, 100) for each in (0.0, 0.5, 1.0)] == [number] * 3
+
+
+def test_beyond_its_share_of_the_pages_nothing_drafts_nor_probes() -> None:
+    chooser = Chooser(LARGE, options(max_kv_share=0.8))
+    assert chooser.update(Load(96, 8192.0, 0.8), 0.9).speculates
+    choice = chooser.update(Load(96, 8192.0, 0.81), 0.9)
+    assert (choice.speculates, choice.has_room) == (False, False)
+    for _ in range(10_000):
+        chooser.pass_step()
+    assert chooser.take_probe() == 0
+
+
+def test_small_changes_change_nothing() -> None:
+    """Around where speculation neither gains nor loses, and between numbers of drafts that are as good."""
+    chooser = Chooser(LARGE, options())
+    gains = [(each / 1000, best_gain(LARGE, LONG, each / 1000)) for each in range(1000)]
+    none, some = (next(each for each, gain in gains if gain > limit) for limit in (1.0, 1.05))
+    assert not chooser.update(LONG, none).speculates
+    taken_up = chooser.update(LONG, some)
+    assert taken_up.speculates
+    assert chooser.update(LONG, none).speculates
+    assert not chooser.update(LONG, 0.1).speculates
+    settled = chooser.update(LONG, 0.85).way
+    assert chooser.update(LONG, 0.855).way == settled
+
+
+def best_gain(costs: CostModel, load: Load, agreement: float) -> float:
+    ways = [Way("unified", number, READS) for number in range(17)]
+    return max(costs.speed(load, way, agreement) for way in ways) / costs.plain_speed(load)
+
+
+@st.composite
+def cost_models(draw: st.DrawFn) -> CostModel:
+    seconds = sorted(draw(st.lists(st.floats(1e-4, 3e-2), min_size=3, max_size=3)))
+    read = draw(st.floats(1e11, 5e12))
+    return CostModel(
+        rows=((1, seconds[0]), (64, seconds[1]), (1024, seconds[2])),
+        kv_bytes_per_token=draw(st.integers(1000, 300_000)),
+        plain_bandwidth=read,
+        verify_bandwidth=read * draw(st.floats(0.7, 1.0)),
+        draft_bandwidth=read * draw(st.floats(0.1, 0.9)),
+    )
+
+
+loads = st.builds(Load, st.integers(1, 512), st.floats(1, 131_072), st.floats(0, 1))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(costs=cost_models(), policy=st.sampled_from(("unified", "lockstep")), data=st.data())
+def test_never_predicted_more_than_3_percent_slower_than_plain(
+    costs: CostModel, policy: Policy, data: st.DataObject
+) -> None:
+    """Whatever was done before; what probes cost included, of which each step pays a share."""
+    chooser = Chooser(costs, options(policy))
+    for load, agreement in data.draw(st.lists(st.tuples(loads, st.floats(0, 1)), min_size=1, max_size=5)):
+        choice = chooser.update(load, agreement)
+        num_steps, spent = 2000, 0.0
+        for _ in range(num_steps):
+            chooser.pass_step()
+            spent += chooser.probe_cost() if chooser.take_probe() else 0.0
+        cycle = load.num_requests * (1 + expected_accepted(agreement, choice.way.num_drafts)) / choice.speed
+        seconds = num_steps * cycle / (choice.way.num_drafts + 1)
+        assert spent <= PROBE_SHARE * seconds * (1 + 1e-9) + chooser.probe_cost() * (spent > 0)
+        assert choice.speed / (1 + PROBE_SHARE) >= 0.97 * choice.plain_speed
+    assert chooser.choice.plain_speed == costs.plain_speed(chooser.choice.load)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(costs=cost_models(), load=loads, agreement=st.floats(0, 0.99))
+def test_own_numbers_at_the_mean_lose_little_against_the_best_common_one(
+    costs: CostModel, load: Load, agreement: float
+) -> None:
+    """Numbers are for agreements and contexts by steps, and no request's is slower than plain decoding by much."""
+    chooser = Chooser(costs, options())
+    choice = chooser.update(load, agreement)
+    own = chooser.drafts_for(agreement, int(load.context))
+    speed = costs.speed(load, Way("unified", own, READS), agreement)
+    assert speed >= 0.97 * choice.plain_speed
+    assert speed >= 0.9 * choice.speed
+
+
+def test_probes_come_back_and_are_few() -> None:
+    chooser = Chooser(LARGE, options())
+    assert not chooser.update(LONG, 0.0).speculates
+    probes = 0
+    for _ in range(1000):
+        chooser.pass_step()
+        probes += chooser.take_probe() > 0
+    assert 10 < probes < 1000
+    assert Chooser(LARGE, options(max_drafts=2)).options.probe_drafts == 2
+
+
+def test_an_agreement_follows_what_is_accepted() -> None:
+    own = Agreement(keep=0.9, guess=0.6)
+    assert own.share == 0.6
+    for _ in range(60):
+        own.observe(8, 8)
+    assert own.share > 0.99
+    for _ in range(120):
+        own.observe(8, 0)
+    assert own.share < 0.01
+
+
+@pytest.mark.parametrize("true", [0.2, 0.6, 0.9])
+def test_an_agreement_counts_no_draft_after_the_first_that_fails(true: float) -> None:
+    """A guess that is right stays right, over all outcomes with their chances."""
+    moves = []
+    for accepted in range(9):
+        chance = true**accepted * (1 - true if accepted < 8 else 1)
+        own = Agreement(keep=1.0, guess=true)
+        own.observe(8, accepted)
+        moves.append(chance * (own.share - true) * (8 + min(accepted + 1, 8)))
+    assert sum(moves) == pytest.approx(0, abs=1e-9)
