@@ -115,15 +115,23 @@ def shapes(choice: Choice) -> Results:
 
 
 def growth(choice: Choice) -> Results:
-    """A from 2k to 8k, greedy and sampled."""
+    """A from 2k to 8k, greedy."""
+    yield from _grow(choice, temperature=0.0)
+
+
+def growth_sampled(choice: Choice) -> Results:
+    """The same, sampled."""
+    yield from _grow(choice, temperature=0.6)
+
+
+def _grow(choice: Choice, temperature: float) -> Results:
     batch, length, prompt = choice.batch or 512, 8192 - 17, 2048
     engine = choice.engine(batch, length)
-    prompts = real_prompts(engine.codec, batch, prompt)
-    for temperature in (0.0, 0.6):
-        params = replace(greedy(length - prompt), temperature=temperature, seed=1)
-        for label, speculation in (("plain", PLAIN), ("adaptive", ADAPTIVE)):
-            yield grow(engine, label, speculation, Traffic(prompts, params), _CHUNK)
-            release()
+    params = replace(greedy(length - prompt), temperature=temperature, seed=1)
+    traffic = Traffic(real_prompts(engine.codec, batch, prompt), params)
+    for label, speculation in (("plain", PLAIN), ("speculative", DEFAULT), ("adaptive", ADAPTIVE)):
+        yield grow(engine, label, speculation, traffic, _CHUNK)
+        release()
 
 
 def drafters(choice: Choice) -> Results:
@@ -153,7 +161,7 @@ def sweep_ratio(choice: Choice) -> Results:
 
 def sweep_batch(choice: Choice) -> Results:
     """A: requests that decode together."""
-    for batch in (1, 4, 16, 64, 128, 256, 512):
+    for batch in (1, 8, 32, 128, 512):
         named = {f"{batch} none": PLAIN, f"{batch} pillar": DEFAULT, f"{batch} adaptive": ADAPTIVE}
         yield from _side_by_side(replace(choice, batch=batch), named)
 
@@ -205,6 +213,7 @@ EXPERIMENTS: Mapping[str, Callable[[Choice], Results]] = {
     "forced": forced,
     "shapes": shapes,
     "growth": growth,
+    "growth_sampled": growth_sampled,
     "drafters": drafters,
     "sweep_k": sweep_k,
     "sweep_ratio": sweep_ratio,

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from throughput_study.cases import Measured
+from throughput_study.growth import GrowthRun
 from throughput_study.stored import StoredRun
 from throughput_study.tables import KIND_NAMES
 
@@ -36,8 +37,9 @@ def plot_all(runs: Mapping[str, StoredRun], directory: Path) -> list[Path]:
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         if "forced" in runs and "shapes" in runs:
             drawn.append(_save(_steps_figure(runs["forced"], runs["shapes"]), directory / "performance_steps.png"))
-        if "growth" in runs:
-            drawn.append(_save(_growth_figure(runs["growth"]), directory / "performance_growth.png"))
+        grown = [each for name in ("growth", "growth_sampled") if name in runs for each in runs[name].grown]
+        if grown:
+            drawn.append(_save(_growth_figure(grown), directory / "performance_growth.png"))
         sweeps = [name for name in ("sweep_k", "sweep_ratio", "sweep_batch") if name in runs]
         if sweeps:
             drawn.append(_save(_sweeps_figure([runs[name] for name in sweeps]), directory / "performance_sweeps.png"))
@@ -80,12 +82,12 @@ def _stacked(axes: Axes, bars: Mapping[str, Mapping[str, float]]) -> None:
     axes.tick_params(axis="x", labelsize=7)
 
 
-def _growth_figure(run: StoredRun) -> Figure:
-    temperatures = sorted({each.temperature for each in run.grown})
+def _growth_figure(runs: Sequence[GrowthRun]) -> Figure:
+    temperatures = sorted({each.temperature for each in runs})
     figure = Figure(figsize=(4.6 * len(temperatures), 3.2), layout="constrained")
     panels = figure.subplots(1, len(temperatures), sharey=True, squeeze=False)[0]
     for axes, temperature in zip(panels, temperatures, strict=True):
-        own = [each for each in run.grown if each.temperature == temperature]
+        own = [each for each in runs if each.temperature == temperature]
         for each, colour in zip(own, _LINES, strict=False):
             pairs = list(zip(each.readings, each.readings[1:], strict=False))
             rates = [(b.num_tokens - a.num_tokens) / (b.seconds - a.seconds) for a, b in pairs]
@@ -94,6 +96,7 @@ def _growth_figure(run: StoredRun) -> Figure:
         axes.set_xlabel("mean context, tokens")
         axes.set_ylim(bottom=0)
     panels[0].set_ylabel("tokens/s")
+    panels[-1].legend(frameon=False)
     panels[0].legend(frameon=False)
     return figure
 
@@ -102,7 +105,7 @@ def _sweeps_figure(runs: Sequence[StoredRun]) -> Figure:
     figure = Figure(figsize=(3.6 * len(runs), 3.0), layout="constrained")
     for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
         plains = {each.window.num_requests: each for each in run.measured if each.label.endswith("none")}
-        fast = [each for each in run.measured if not each.label.endswith("none")]
+        fast = [each for each in run.measured if not each.label.endswith(("none", "adaptive"))]
         ratios = [each.speedup_over(plains[each.window.num_requests]) for each in fast]
         names = [each.label.removesuffix(" pillar").split()[-1] for each in fast]
         axes.plot(names, ratios, marker="o", color=_LINES[2])

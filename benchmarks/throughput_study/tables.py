@@ -95,6 +95,7 @@ TABLES: Mapping[str, tuple[str, Callable[[StoredRun], str]]] = {
     "forced": ("B: Qwen3-8B's geometry, agreement forced", forced_tables),
     "shapes": ("A: SmolLM2-135M at the shapes that vLLM was measured at", shapes_tables),
     "growth": ("A: 512 requests from 2k to 8k", growth_tables),
+    "growth_sampled": ("A: the same, sampled", growth_tables),
     "drafters": ("A: drafters", side_by_side_table),
     "sweep_k": ("A: drafts per cycle", side_by_side_table),
     "sweep_ratio": ("A: share of the cache that drafts read", side_by_side_table),
