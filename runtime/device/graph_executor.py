@@ -46,7 +46,9 @@ class GraphExecutor:
         self._step_ops = step_ops
         memory = eager.memory
         num_slots, max_pages = memory.state.page_table.shape
-        grants = 2 * num_slots + -(-build.max_num_tokens // build.page_size)
+        # Every slot may be granted a verification's rows beyond its own, and its first and last page may be begun ones.
+        written = build.max_num_tokens + num_slots * (memory.state.draft_probs.shape[1] + 1)
+        grants = 2 * num_slots + -(-written // build.page_size)
         rows = 2 * build.max_num_tokens
         self._buffers = make_step_buffers(memory, BufferLimits(rows, grants))
         self._host = HostMetadata(num_slots, grants, max_pages, eager.drafter.needs.score_planes != "none")

@@ -83,6 +83,15 @@ def test_both_kinds_of_steps_take_turns_over_one_memory() -> None:
     assert answers(RuntimeConfig(cuda_graphs="on")) == answers(RuntimeConfig(cuda_graphs="off"))
 
 
+def test_a_step_may_grant_all_pages_of_many_prompts_and_what_verifications_write_beyond() -> None:
+    """Pages are smaller than a verification, and the prompts fill the step."""
+    prompts = random_prompts((40, 40, 40, 40))
+    config = RuntimeConfig(chunk_size=160, cuda_graphs="on")
+    outputs = LLM(tiny_engine(), RULES["long"], config).generate(prompts, greedy(20))
+    plain = LLM(tiny_engine(), RULES["none"], config).generate(prompts, greedy(20))
+    assert first_answers(outputs) == first_answers(plain)
+
+
 def test_a_cancelled_request_leaves_its_slot_to_others() -> None:
     llm = LLM(tiny_engine(), SPECULATION, RuntimeConfig(cuda_graphs="on", result_lag=3))
     ids = [llm.add_request(prompt, greedy(40)) for prompt in PROMPTS]
