@@ -57,9 +57,9 @@ class GrowthRun:
         return self.readings[-1].num_tokens / self.seconds
 
     def rate_at(self, context: float) -> float:
-        """Tokens a second between the last two readings before `context`."""
-        before = [reading for reading in self.readings if reading.context <= context][-2:]
-        first, last = before
+        """Tokens a second between the two readings that `context` lies between."""
+        pairs = zip(self.readings, self.readings[1:], strict=False)
+        first, last = next(pair for pair in pairs if pair[0].context <= context <= pair[1].context)
         return (last.num_tokens - first.num_tokens) / (last.seconds - first.seconds)
 
 

@@ -14,7 +14,7 @@ from throughput_study.timeline import KINDS, OTHER, Timeline
 # vLLM 0.25.1's plain decoding on an H200, another machine of the kind and another run: tokens a second.
 VLLM_TOKENS = {"96 x 8192": 2963, "512 x 4160": 34672, "256 x 7160": 20821}
 KIND_NAMES = (*(kind for kind, _ in KINDS), OTHER)
-_CONTEXTS = (3100, 4100, 5100, 6100, 7100, 8100)
+_CONTEXTS = (3000, 4000, 5000, 6000, 7000, 8000)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -53,7 +53,7 @@ def growth_tables(run: StoredRun) -> str:
     """Tokens a second by context, and over the whole of the requests' lives."""
     columns = [
         "",
-        *(f"at {context / 1000:.1f}k" for context in _CONTEXTS),
+        *(f"at {context // 1000}k" for context in _CONTEXTS),
         "whole run",
         "accepted",
         "outside repetition",
