@@ -117,7 +117,7 @@ class RuntimeConfig:
         "auto", "CUDA kernels (plugins) or plain torch (reference); auto takes plugins for 16-bit engines on a GPU"
     )
     cuda_graphs: GraphsName = option(
-        "auto", "steps of fixed shapes, each in a CUDA graph: on, off, or auto: where the CUDA kernels run"
+        "auto", "torch's steps of fixed shapes, each in a CUDA graph: on, off, or auto: where the CUDA kernels run"
     )
     max_batch_size: int | None = option(None, "requests that run at once; the engine's maximum when not given")
     max_tokens_in_paged_kv_cache: int | None = option(None, "KV cache size; room for a full batch when not given")

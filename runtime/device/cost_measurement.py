@@ -14,6 +14,7 @@ from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.trt.engine_io import row_bucket
 from sparsespec.runtime.cost_model import CostModel
 from sparsespec.runtime.device.graph_executor import GraphExecutor
+from sparsespec.runtime.trt.device_stream import current_device
 
 _MOST_READ = 2**31  # bytes
 _STEPS, _ROUNDS = 8, 5  # steps timed together, and how often; the median counts
@@ -64,7 +65,7 @@ def measure_rows(executor: GraphExecutor, counts: Sequence[int]) -> tuple[tuple[
     """(rows, seconds) of steps without attention, the median of several. Leaves every slot as it was."""
     measured = []
     for count in counts:
-        executor.run_idle(count, times=2)  # captures the graph, and runs it
+        executor.run_idle(count, times=2)  # the second captures the graph
         measured.append((count, _seconds(partial(executor.run_idle, count, _STEPS), executor) / _STEPS))
     return tuple(measured)
 
@@ -79,7 +80,8 @@ def measure_read(executor: GraphExecutor) -> float:
 
 def _seconds(run: Callable[[], object], executor: GraphExecutor) -> float:
     timed = _on_gpu if executor.memory.device.type == "cuda" else _on_cpu
-    return median(timed(run) for _ in range(_ROUNDS))
+    with current_device(executor.memory.device):
+        return median(timed(run) for _ in range(_ROUNDS))
 
 
 def _on_gpu(run: Callable[[], object]) -> float:

@@ -22,7 +22,7 @@ from sparsespec.runtime.device.selection import (
     make_selection_rule,
 )
 from sparsespec.runtime.device.slot_state import SlotState
-from sparsespec.runtime.device.step_batch import BlockRows, DraftRows, StepBatch, StepMemory
+from sparsespec.runtime.device.step_batch import BlockRows, DraftRows, StepBatch, StepMemory, sent
 
 Select = Callable[[SelectInputs[Tensor]], None]
 
@@ -185,21 +185,25 @@ class NgramDrafter(Drafter):
 
     def plan(self, memory: StepMemory, batch: StepBatch, select: Select) -> None:
         """Write the drafts, each certain of its token."""
-        slot = batch.blocks.slot
-        self._propose(memory.state, slot, torch.ones_like(slot, dtype=torch.bool))
+        state, slot = memory.state, batch.blocks.slot
+        tokens = self._propose(state, slot, torch.ones_like(slot, dtype=torch.bool))
+        certain = state.draft_probs.new_zeros(len(slot), *state.draft_probs.shape[1:])
+        state.draft_probs[slot] = certain.scatter_(2, tokens[..., None], 1.0)
 
     def plan_slots(self, memory: StepMemory, ended: EndedBlocks, select: Select) -> None:
         """The drafts of the slots whose blocks ended; all others keep what they have."""
-        self._propose(memory.state, torch.arange(len(ended.block_rows), device=memory.device), ended.block_rows > 0)
+        every_slot = torch.arange(len(ended.block_rows), device=memory.device)
+        tokens = self._propose(memory.state, every_slot, ended.block_rows > 0)
+        memory.state.draft_probs.zero_().scatter_(2, tokens[..., None], 1.0)
 
-    def _propose(self, state: SlotState, slot: Tensor, ended: Tensor) -> None:
+    def _propose(self, state: SlotState, slot: Tensor, ended: Tensor) -> Tensor:
+        """Writes drafts where blocks ended; the [S, k] tokens that now stand where drafts do."""
         known = state.kv_len[slot].long() + 1
         drafts = propose(state.token_ids[slot], known, self.rule)
         place = slot[:, None], known[:, None] + torch.arange(self.rule.k, device=slot.device)
         state.token_ids[place] = torch.where(ended[:, None], drafts.tokens, state.token_ids[place])
         state.num_drafts[slot] = torch.where(ended, drafts.num_drafts.int(), state.num_drafts[slot])
-        one_hot = state.draft_probs.new_zeros(len(slot), *state.draft_probs.shape[1:])
-        state.draft_probs[slot] = one_hot.scatter_(2, state.token_ids[place][..., None], 1.0)
+        return state.token_ids[place]
 
 
 def make_drafter(config: SpeculationConfig) -> Drafter:
@@ -242,17 +246,18 @@ def _share(budget: Tensor, share: float) -> Tensor:
 
 
 def _scored_blocks(memory: StepMemory, blocks: BlockRows, scored: list[int]) -> ScoredBlocks:
-    place = torch.tensor(scored, device=blocks.slot.device)
+    device = blocks.slot.device
+    place = sent(scored, torch.int64, device)
     slot = blocks.slot[place]
     rows = [blocks.rows[index] for index in scored]
     kv_len = memory.state.kv_len[slot]
     return ScoredBlocks(
         planes=memory.scores,
         slot=slot,
-        num_rows=torch.tensor([row.block_rows for row in rows], device=slot.device),
+        num_rows=sent([row.block_rows for row in rows], torch.int64, device),
         last_row=kv_len - 1 - blocks.block_start[place],
         kv_len=kv_len,
-        first=torch.tensor([row.phase == Phase.PREFILL for row in rows], device=slot.device),
+        first=sent([row.phase == Phase.PREFILL for row in rows], torch.bool, device),
         history=memory.state.score_history,
     )
 

@@ -151,7 +151,7 @@ def _block_rows(memory: StepMemory, placed: list[tuple[ScheduledRows, int]]) -> 
         first_position=kv_len + _longs(memory, [row.num_rows - row.num_logits + 1 for row, _ in placed]),
         block_start=kv_len + _longs(memory, [row.num_rows - row.block_rows for row, _ in placed]),
         num_drafts=_longs(memory, [row.num_logits - 1 for row, _ in placed]),
-        logits=torch.tensor(logits, dtype=torch.int64, device=memory.device).reshape(len(placed), width),
+        logits=_longs(memory, [place for row in logits for place in row]).reshape(len(placed), width),
     )
 
 
@@ -170,9 +170,15 @@ def _starts(counts: Sequence[int]) -> list[int]:
     return starts
 
 
+def sent(values: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the device; to a GPU from pinned memory, so that the host does not wait."""
+    on_host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
+    return on_host.to(device, non_blocking=True)
+
+
 def _ints(memory: StepMemory, values: list[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32, device=memory.device)
+    return sent(values, torch.int32, memory.device)
 
 
 def _longs(memory: StepMemory, values: list[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64, device=memory.device)
+    return sent(values, torch.int64, memory.device)

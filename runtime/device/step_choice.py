@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.errors import InputError
+from sparsespec.plugins.limits import MAX_VOCAB_SIZE
 from sparsespec.runtime.config import GraphsName
 from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.device.plugin_ops import PluginAttention
@@ -19,8 +20,12 @@ def choose_steps(eager: TorchExecutor, choice: GraphsName, build: BuildConfig) -
     """
     attention, needs = eager.attention_ops, eager.drafter.needs
     plugins = isinstance(attention, PluginAttention)
-    if choice == "off" or (choice == "auto" and not (plugins and needs.fixed_shapes)):
+    vocab_size = eager.memory.state.draft_probs.shape[2]
+    served = plugins and needs.fixed_shapes and vocab_size <= MAX_VOCAB_SIZE
+    if choice == "off" or (choice == "auto" and not served):
         return None
+    if plugins and vocab_size > MAX_VOCAB_SIZE:
+        raise InputError(f"cuda_graphs: expected a vocabulary of at most {MAX_VOCAB_SIZE} tokens, found {vocab_size}")
     if not needs.fixed_shapes:
         raise InputError(
             f"cuda_graphs: expected a drafter whose pillars go by scores as attention leaves them (ranking mean, "

@@ -10,6 +10,10 @@ import torch
 from sparsespec.builder.trt.engine_io import row_bucket
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.scheduler import ScheduledStep
+from sparsespec.runtime.trt.device_stream import current_device
+
+# Further shapes run without: chunks of prompts come in very many, and each graph takes memory for good.
+MAX_GRAPHS = 256
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,16 @@ class CapturedGraph:
 
 
 class StepGraphs:
-    """Runs steps by shape. The first of a shape runs as it is, and is captured for those to come."""
+    """Runs steps by shape. The second step of a shape runs as it is too, and is captured for those to come."""
 
     def __init__(self, run: Callable[[StepShape], None], device: torch.device) -> None:
         """run: enqueues a step of a shape; reads and writes memory at fixed addresses only."""
         self._run = run
         self._device = device
         self._captured: dict[StepShape, CapturedGraph] = {}
+        self._came_up: dict[StepShape, int] = {}  # steps, of shapes that have no graph
+        # Of the engine's own device, whichever is current.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     @property
@@ -66,17 +73,19 @@ class StepGraphs:
         if captured is not None:
             captured.graph.replay()
             return
-        self._run(shape)
-        if self._pool is not None:
-            self._captured[shape] = self._capture(shape)
+        with current_device(self._device):
+            self._run(shape)
+            self._came_up[shape] = self._came_up.get(shape, 0) + 1
+            if self._stream is not None and self._came_up[shape] == 2 and len(self._captured) < MAX_GRAPHS:
+                self._captured[shape] = self._capture(shape)
 
     def _capture(self, shape: StepShape) -> CapturedGraph:
-        """What has just run once has all that it allocates on first use. All graphs share memory: they take turns."""
+        """What has just run has all that it allocates on first use. All graphs share memory: they take turns."""
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
         before, _ = torch.cuda.mem_get_info(self._device)
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             self._run(shape)
         graph.instantiate()
         after, _ = torch.cuda.mem_get_info(self._device)

@@ -44,7 +44,7 @@ def plain() -> list[tuple[int, ...]]:
 
 def check_lossless(rule: str, config: RuntimeConfig, plain: list[tuple[int, ...]], seed: int) -> None:
     cycles = RandomCycles(seed)
-    llm = LLM(tiny_engine(), RULES[rule], config, cycles)
+    llm = LLM(tiny_engine(), RULES[rule], config, cycles=cycles)
     outputs = llm.generate(PROMPTS, greedy(40))
     assert first_answers(outputs) == plain
     counts = DraftCounts.of(outputs)
@@ -76,7 +76,7 @@ def test_fixed_shapes_give_the_tokens_of_varying_shapes(params: SamplingParams) 
     """The same cycles over both: same drafts, same scores, same tokens. One request is told not to speculate."""
     answers = []
     for graphs in ("on", "off"):
-        llm = LLM(tiny_engine(), SPECULATION, RuntimeConfig(cuda_graphs=graphs), RandomCycles(4))  # type: ignore[arg-type]
+        llm = LLM(tiny_engine(), SPECULATION, RuntimeConfig(cuda_graphs=graphs), cycles=RandomCycles(4))  # type: ignore[arg-type]
         ids = [llm.add_request(prompt, replace(params, speculate=i != 2)) for i, prompt in enumerate(PROMPTS)]
         for _ in llm.run(ids):
             pass
@@ -89,7 +89,7 @@ def test_drafts_after_a_block_of_any_length_read_everything_they_may() -> None:
     """With room for the whole context the draft model is the model, so whatever is drafted is accepted."""
     speculation = replace(SPECULATION, min_budget=256, recent_share=1.0, moving_share=0.0, max_lookups=0)
     for graphs in ("on", "off"):
-        llm = LLM(tiny_engine(), speculation, RuntimeConfig(cuda_graphs=graphs), RandomCycles(5))  # type: ignore[arg-type]
+        llm = LLM(tiny_engine(), speculation, RuntimeConfig(cuda_graphs=graphs), cycles=RandomCycles(5))  # type: ignore[arg-type]
         checks = [check for out in llm.generate(PROMPTS, greedy(40)) for check in out.outputs[0].verifications]
         assert sum(check.num_drafts for check in checks) == sum(check.num_accepted for check in checks) > 0
 

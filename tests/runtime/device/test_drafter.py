@@ -205,7 +205,7 @@ def test_pillar_drafter_takes_the_best_before_recent_start() -> None:
 
 
 def test_the_shipped_rule_hands_the_scores_over_as_they_are() -> None:
-    """All of them, with the places that no block used; the plain request's slot is not among the scored ones."""
+    """All planes, and whose the first of them are; the plain request's slot is not among the scored ones."""
     config = replace(PAPER, moving_share=0.5)
     memory = memory_of(config)
     memory.state.kv_len.copy_(torch.tensor([20, 9, 10]))
@@ -215,8 +215,8 @@ def test_the_shipped_rule_hands_the_scores_over_as_they_are() -> None:
     memory.state.kv_len.copy_(torch.tensor([23, 10, 15]))  # the commit: three rows of slot 0 stand
     drafter.plan(memory, batch, selected.append)
     assert selected[0].scores is memory.scores
-    assert selected[0].scored_slot.tolist() == [0, 2, -1]
-    assert selected[0].moving_shift.tolist() == [3, 2, 0]
+    assert selected[0].scored_slot.tolist() == [0, 2]
+    assert selected[0].moving_shift.tolist() == [3, 2]
     assert selected[0].scored_slot.dtype == selected[0].moving_shift.dtype == torch.int32
 
 

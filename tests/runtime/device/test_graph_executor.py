@@ -6,13 +6,17 @@ from dataclasses import replace
 
 import pytest
 
+from fake_plugins import FakeLibrary
 from sparsespec.builder.errors import InputError
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.device import step_choice, torch_executor
 from sparsespec.runtime.device.graph_executor import GraphExecutor
+from sparsespec.runtime.device.plugin_ops import PluginAttention
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
 from tiny_llm import (
+    BUILD,
     DraftCounts,
     assert_all_pages_free,
     first_answers,
@@ -120,3 +124,14 @@ def test_no_graph_is_captured_without_a_gpu() -> None:
     llm.generate(PROMPTS[:2], greedy(8))
     assert isinstance(llm.executor, GraphExecutor)
     assert llm.executor.graphs.captured == {}
+
+
+def test_a_vocabulary_that_the_kernels_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto leaves steps as they are, on says why not."""
+    made = FakeLibrary()
+    monkeypatch.setattr(torch_executor, "choose_attention", lambda *_: PluginAttention(made))
+    monkeypatch.setattr(step_choice, "MAX_VOCAB_SIZE", 127)
+    engine = tiny_engine(3, replace(BUILD, dtype="bfloat16"))
+    assert not isinstance(LLM(engine, SPECULATION).executor, GraphExecutor)
+    with pytest.raises(InputError, match="at most 127 tokens, found 128"):
+        LLM(engine, SPECULATION, RuntimeConfig(cuda_graphs="on"))
