@@ -26,8 +26,7 @@ from sparsespec.builder.report import check_report_path, this_machine
 from sparsespec.builder.terminal import run_tool
 from throughput_study.cases import Measured
 from throughput_study.experiments import EXPERIMENTS, Choice, Result
-
-SCHEMA = "sparsespec.throughput/1"
+from throughput_study.stored import SCHEMA
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from sparsespec.builder.config_io import MAX_INT, check_types, shown
 from sparsespec.builder.errors import InputError, RequestError
@@ -114,7 +115,7 @@ class SamplingNeeds:
     logprobs: bool
     early_stops: bool  # stop tokens are masked while too early
 
-    @property
+    @cached_property  # asked of every row of every step
     def beyond_temperature(self) -> bool:
         """Whether logits alone, over a temperature, do not make the distribution, or more than tokens is asked for."""
         return self.penalties or self.min_p or self.cuts or self.logprobs or self.early_stops

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from sparsespec.runtime.config import SpeculationConfig
 from throughput_study.cases import Measured
 from throughput_study.experiments import PAPER_AGREEMENT
 from throughput_study.growth import GrowthRun
 from throughput_study.latency import Arrivals
 from throughput_study.stored import StoredRun
 from throughput_study.timeline import KINDS, OTHER, Timeline
+from throughput_study.windows import Window
 
 # vLLM 0.25.1's plain decoding on an H200, another machine of the kind and another run: tokens a second.
 VLLM_TOKENS = {"96 x 8192": 2963, "512 x 4160": 34672, "256 x 7160": 20821}
@@ -26,7 +28,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def forced_tables(run: StoredRun) -> str:
     """Plain and speculative, then every agreement of the same run."""
     plain, fast = run.measured
-    windows = [(f"{PAPER_AGREEMENT}", fast.window), *((_agreement(each.num_tokens, each), each) for each in fast.more)]
+    windows = [(f"{PAPER_AGREEMENT}", fast.window), *((_agreement(each, fast.speculation), each) for each in fast.more)]
     curve = [
         [name, f"{window.step_ms:.2f}", f"{window.tokens_per_second:.0f}", _times(window.tokens_per_second, plain)]
         for name, window in windows
@@ -153,10 +155,10 @@ def _growth_name(run: GrowthRun) -> str:
     return f"{run.label}, temperature {run.temperature}"
 
 
-def _agreement(num_tokens: int, window: object) -> str:
+def _agreement(window: Window, speculation: SpeculationConfig) -> str:
     """Read off the window itself: tokens of a verification less the one that is not a draft."""
-    steps, requests = window.num_steps, window.num_requests  # type: ignore[attr-defined]
-    return f"{num_tokens / (steps * requests / 9) - 1:.2f}"
+    num_verifications = window.num_steps * window.num_requests / (speculation.num_draft_steps + 1)
+    return f"{window.num_tokens / num_verifications - 1:.2f}"
 
 
 def _times(tokens_per_second: float, plain: Measured) -> str:

@@ -51,7 +51,7 @@ class SlotState:
     def admit(self, slot: int, spec: RequestSpec) -> None:
         """Start a slot with a request's prompt and parameters."""
         prompt, params = spec.prompt_token_ids, spec.params
-        self.token_ids[slot, : len(prompt)].copy_(_on_its_way(prompt, self.token_ids), non_blocking=True)
+        _fill(self.token_ids[slot, : len(prompt)], prompt)
         for tensor in (self.kv_len, self.recent_start, self.num_staying, self.num_moving, self.num_lookups):
             tensor[slot] = 0
         self.end_len[slot] = spec.end_len
@@ -67,17 +67,21 @@ class SlotState:
         self.min_len[slot] = len(prompt) + params.min_tokens if spec.stop_token_ids else 0
         stops = spec.stop_token_ids or (0,)
         padded = [stops[index % len(stops)] for index in range(self.stop_token_ids.shape[1])]
-        self.stop_token_ids[slot].copy_(_on_its_way(padded, self.stop_token_ids), non_blocking=True)
+        _fill(self.stop_token_ids[slot], padded)
 
     def grant(self, grant: PageGrant) -> None:
         """Extend a slot's page table."""
-        granted = self.page_table[grant.slot, grant.first : grant.first + len(grant.pages)]
-        granted.copy_(_on_its_way(grant.pages, self.page_table), non_blocking=True)
+        _fill(self.page_table[grant.slot, grant.first : grant.first + len(grant.pages)], grant.pages)
 
 
-def _on_its_way(numbers: Sequence[int], target: Tensor) -> Tensor:
-    """On the host, of the target's type, from where a copy does not make the host wait."""
-    return torch.tensor(numbers, dtype=target.dtype, pin_memory=target.is_cuda)
+def _fill(row: Tensor, numbers: Sequence[int]) -> None:
+    """With numbers from the host, which does not wait."""
+    row.copy_(pinned(numbers, row.dtype, row.device), non_blocking=True)
+
+
+def pinned(numbers: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the host, from where a copy to the device does not make the host wait."""
+    return torch.tensor(numbers, dtype=dtype, pin_memory=device.type == "cuda")
 
 
 def exact_dtype(build: BuildConfig) -> torch.dtype:

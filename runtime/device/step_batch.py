@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsespec.builder.decoder import DecoderInputs
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs, StepInputs
-from sparsespec.runtime.device.slot_state import SlotState
+from sparsespec.runtime.device.slot_state import SlotState, pinned
 from sparsespec.runtime.sampling_params import SamplingNeeds
 from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
 
@@ -171,9 +171,8 @@ def _starts(counts: Sequence[int]) -> list[int]:
 
 
 def sent(values: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """On the device; to a GPU from pinned memory, so that the host does not wait."""
-    on_host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
-    return on_host.to(device, non_blocking=True)
+    """On the device, without the host waiting."""
+    return pinned(values, dtype, device).to(device, non_blocking=True)
 
 
 def _ints(memory: StepMemory, values: list[int]) -> Tensor:
