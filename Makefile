@@ -32,8 +32,9 @@ FAST := not demo_model and not slow
 # allocation would hide what lies beyond a tensor. What torch tries and CUDA refuses is no error; ours fail the tests.
 COMPUTE_SANITIZER ?= $(firstword $(shell command -v compute-sanitizer) $(wildcard /usr/local/cuda/bin/compute-sanitizer))
 SANITIZE  = PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(COMPUTE_SANITIZER) --error-exitcode 1 --report-api-errors no
+OUR_KERNELS := pillar|add_rms_norm|silu_mul|step_rows|sample_rows|accept_drafts
 SANITIZED := $(PY) -m pytest -m gpu tests/plugins/test_gpu_pillar_attention.py tests/plugins/test_gpu_pillar_select.py \
-	tests/plugins/test_gpu_row_ops.py -k small
+	tests/plugins/test_gpu_row_ops.py tests/runtime/device/test_gpu_step_ops.py -k small
 
 # Every C++ and CUDA file, as arguments of the command that follows.
 XARGS_CPP := find . \( -path ./build -o -path ./$(VENV) -o -path ./.git \) -prune -o \
@@ -83,7 +84,7 @@ test-sanitizer: $(VENV)/.test  ## Run small GPU tests under compute-sanitizer's 
 	@test -n "$(COMPUTE_SANITIZER)" || { echo "needs compute-sanitizer, of the CUDA toolkit, on PATH or in COMPUTE_SANITIZER"; exit 1; }
 	@$(PY) -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || { echo "needs a CUDA device"; exit 1; }
 	for tool in memcheck racecheck synccheck; do \
-		$(SANITIZE) --tool $$tool --kernel-name 'regex=pillar|add_rms_norm|silu_mul' $(SANITIZED) || exit 1; \
+		$(SANITIZE) --tool $$tool --kernel-name 'regex=$(OUR_KERNELS)' $(SANITIZED) || exit 1; \
 	done
 	$(SANITIZE) --tool initcheck $(SANITIZED)
 

@@ -13,6 +13,7 @@ from bf16_equality import measure
 from sparsespec.builder.build_config import DType, KvCacheDType
 from sparsespec.builder.model_config import Family, Quantization
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.device.step_batch import StepBatch
 from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.llm import LLM
@@ -148,12 +149,15 @@ def test_plugins_are_the_default_in_16_bits() -> None:
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_a_gpu_that_is_not_the_current_one() -> None:
-    """Results are waited for at once: on the right device's stream."""
+    """Results are waited for at once: on the right device's stream. Graphs are captured there, and serve there."""
     config = replace(PLUGINS, result_lag=0)
-    answers = [
-        first_answers(LLM(on_gpu("bfloat16", device=device), SPECULATION, config).generate(PROMPTS, greedy(40)))
-        for device in ("cuda:0", "cuda:1")
-    ]
+    answers = []
+    for device in ("cuda:0", "cuda:1"):
+        llm = LLM(on_gpu("bfloat16", device=device), SPECULATION, config)
+        answers.append([first_answers(llm.generate(PROMPTS, greedy(40))) for _ in range(2)])
+        assert isinstance(llm.executor, GraphExecutor)
+        assert llm.executor.graphs.captured
+        assert torch.cuda.current_device() == 0
     assert answers[0] == answers[1]
 
 
