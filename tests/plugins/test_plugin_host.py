@@ -26,6 +26,7 @@ from sparsespec.plugins.plugin_handle import (
 from sparsespec.plugins.plugin_host import Plugin, PluginError, PluginLibrary, plugin_field
 
 TORCH_TYPES = {
+    DataType.INT64: torch.int64,
     DataType.INT32: torch.int32,
     DataType.FLOAT32: torch.float32,
     DataType.FLOAT16: torch.float16,
