@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +26,8 @@ from sparsespec.builder.errors import InputError
 from sparsespec.builder.report import check_report_path, this_machine
 from sparsespec.builder.terminal import run_tool
 from throughput_study.cases import Measured
-from throughput_study.experiments import EXPERIMENTS, Choice, Result
+from throughput_study.experiments import EXPERIMENTS
+from throughput_study.settings import Choice, Result
 from throughput_study.stored import SCHEMA
 
 
@@ -69,6 +71,7 @@ def _write(config: ThroughputConfig, results: list[Result]) -> None:
         "experiment": config.experiment,
         "command": shlex.join(["python", "benchmarks/throughput.py", *sys.argv[1:]]),
         "version": _version(),
+        "commit": _commit(),
         "machine": dataclasses.asdict(this_machine("cuda")),
         "results": [{"kind": type(each).__name__, **dataclasses.asdict(each)} for each in results],
     }
@@ -80,6 +83,15 @@ def _version() -> str:
         return version("sparsespec")
     except PackageNotFoundError:
         return "of a source tree"
+
+
+def _commit() -> str:
+    """Of the sources that ran, where git knows it; "-dirty" behind it if they were changed."""
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def main() -> int:

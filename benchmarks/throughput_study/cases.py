@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
-from sparsespec.runtime.device.graph_executor import GraphExecutor
+from sparsespec.runtime.config import Policy, RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.sampling_params import SamplingParams
+from throughput_study.prediction import graph_executor, predicted_step_ms
 from throughput_study.timeline import Timeline, record, summarise
 from throughput_study.windows import Load, Window
 
@@ -40,6 +40,7 @@ class Measured:
     num_graphs: int = 0
     graph_bytes: int = 0
     more: tuple[Window, ...] = field(default=())  # further windows of the same requests
+    predicted_step_ms: float | None = None  # by a cost model from kernel times of the same run
 
     def summary(self) -> str:
         """A line of a table."""
@@ -60,28 +61,26 @@ class Rig:
     chunk_size: int
     prepare: Callable[[LLM], object] | None = None  # before the first step
     measure_more: Callable[[Load], tuple[Window, ...]] | None = None
+    policy: Policy = "unified"
+    predicts: bool = False  # what a step should take, besides
 
     def run(self, label: str, speculation: SpeculationConfig, traffic: Traffic, num_steps: int) -> Measured:
         """A window of num_steps steps, and a timeline of a few more."""
-        llm = LLM(self.engine, speculation, RuntimeConfig(chunk_size=self.chunk_size, result_lag=RESULT_LAG))
+        config = RuntimeConfig(chunk_size=self.chunk_size, result_lag=RESULT_LAG, policy=self.policy)
+        llm = LLM(self.engine, speculation, config)
         if self.prepare is not None:
             self.prepare(llm)
         load = Load(llm, traffic.prompts, traffic.params)
         load.warm_up()
+        load.settle()
         window = load.measure(num_steps)
         more = () if self.measure_more is None else self.measure_more(load)
         timeline = summarise(record(load.step, _PROFILED_STEPS))
         captured = graph_executor(llm).graphs.captured.values()
-        load.end()
         num_bytes = sum(each.num_bytes for each in captured)
-        return Measured(label, speculation, window, timeline, len(captured), num_bytes, more)
-
-
-def graph_executor(llm: LLM) -> GraphExecutor:
-    """What runs its steps."""
-    executor = llm.executor
-    assert isinstance(executor, GraphExecutor), "steps run op by op: expected CUDA kernels"
-    return executor
+        predicted = predicted_step_ms(llm, window) if self.predicts else None
+        load.end()
+        return Measured(label, speculation, window, timeline, len(captured), num_bytes, more, predicted)
 
 
 def release() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
@@ -89,11 +89,14 @@ class LatencyCase:
     traffic: Traffic
     joining: Traffic
     runtime: RuntimeConfig
+    prepare: Callable[[LLM], object] | None = None  # before the first step
 
 
 def measure_latency(engine: LoadedEngine, label: str, speculation: SpeculationConfig, case: LatencyCase) -> LatencyRun:
     """Joining requests are cancelled after their first token."""
     llm = LLM(engine, speculation, case.runtime)
+    if case.prepare is not None:
+        case.prepare(llm)
     load = Load(llm, case.traffic.prompts, case.traffic.params)
     load.warm_up()
     running = list(load.lengths)

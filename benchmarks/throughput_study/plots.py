@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from throughput_study.cases import Measured
 from throughput_study.growth import GrowthRun
 from throughput_study.stored import StoredRun
-from throughput_study.tables import KIND_NAMES
+from throughput_study.tables import KIND_NAMES, is_plain
 
 # Okabe and Ito's, for every kind of colour vision.
 _COLOURS = {
@@ -40,7 +40,7 @@ def plot_all(runs: Mapping[str, StoredRun], directory: Path) -> list[Path]:
         grown = [each for name in ("growth", "growth_sampled") if name in runs for each in runs[name].grown]
         if grown:
             drawn.append(_save(_growth_figure(grown), directory / "performance_growth.png"))
-        sweeps = [name for name in ("sweep_k", "sweep_ratio", "sweep_batch") if name in runs]
+        sweeps = [name for name in _SWEEPS if name in runs]
         if sweeps:
             drawn.append(_save(_sweeps_figure([runs[name] for name in sweeps]), directory / "performance_sweeps.png"))
     return drawn
@@ -102,15 +102,36 @@ def _growth_figure(runs: Sequence[GrowthRun]) -> Figure:
 
 
 def _sweeps_figure(runs: Sequence[StoredRun]) -> Figure:
-    figure = Figure(figsize=(3.6 * len(runs), 3.0), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(runs), 3.0), layout="constrained")
     for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
-        plains = {each.window.num_requests: each for each in run.measured if each.label.endswith("none")}
-        fast = [each for each in run.measured if not each.label.endswith(("none", "adaptive"))]
-        ratios = [each.speedup_over(plains[each.window.num_requests]) for each in fast]
-        names = [each.label.removesuffix(" pillar").split()[-1] for each in fast]
-        axes.plot(names, ratios, marker="o", color=_LINES[2])
+        label, name_of = _SWEEPS[run.experiment]
+        for adaptive, name, colour in ((False, "as set", _LINES[2]), (True, "adaptive", _LINES[1])):
+            ratios = {name_of(each): ratio for each, ratio in _over_plain(run) if each.speculation.adaptive == adaptive}
+            if ratios:
+                axes.plot(list(ratios), list(ratios.values()), marker="o", color=colour, label=name)
         axes.axhline(1, color="#B8B8B8", linewidth=0.8)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel({"sweep_k": "drafts per cycle", "sweep_ratio": "ratio"}.get(run.experiment, "requests"))
+        axes.set_xlabel(label)
         axes.set_ylabel("tokens/s over plain")
+        axes.legend(frameon=False)
     return figure
+
+
+def _over_plain(run: StoredRun) -> list[tuple[Measured, float]]:
+    """What is not plain, over the plain decoding before it."""
+    plain, ratios = run.measured[0], []
+    for each in run.measured:
+        if is_plain(each):
+            plain = each
+        else:
+            ratios.append((each, each.speedup_over(plain)))
+    return ratios
+
+
+# The factor of each sweep, and how one of its values is told.
+_SWEEPS: Mapping[str, tuple[str, Callable[[Measured], str]]] = {
+    "sweep_k": ("drafts per cycle", lambda each: f"{each.speculation.k}"),
+    "sweep_ratio": ("ratio", lambda each: f"{each.speculation.ratio}"),
+    "sweep_batch": ("requests", lambda each: f"{each.window.num_requests}"),
+    "sweep_context": ("context at constant KV (B)", lambda each: f"{round(each.window.context / 1024)}k"),
+}

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sparsespec.runtime.config import SpeculationConfig
 from throughput_study.cases import Measured
-from throughput_study.experiments import PAPER_AGREEMENT
 from throughput_study.growth import GrowthRun
 from throughput_study.latency import Arrivals
+from throughput_study.settings import PAPER_AGREEMENT
 from throughput_study.stored import StoredRun
 from throughput_study.timeline import KINDS, OTHER, Timeline
 from throughput_study.windows import Window
@@ -37,9 +37,19 @@ def forced_tables(run: StoredRun) -> str:
         [
             _speeds(run.measured, {plain.label: plain, fast.label: plain}, VLLM_TOKENS["96 x 8192"]),
             table(["accepted of 8", "ms a step", "tokens/s", "over plain"], curve),
+            table(["ms a step", "predicted", "measured", "of the predicted speed"], _predictions(run.measured)),
             _timelines(run.measured),
         ]
     )
+
+
+def _predictions(measured: Sequence[Measured]) -> list[list[str]]:
+    """Of those that have one."""
+    return [
+        [each.label, f"{told:.2f}", f"{each.window.step_ms:.2f}", f"{told / each.window.step_ms:.0%}"]
+        for each in measured
+        if (told := each.predicted_step_ms) is not None
+    ]
 
 
 def shapes_tables(run: StoredRun) -> str:
@@ -73,23 +83,31 @@ def growth_tables(run: StoredRun) -> str:
 
 
 def side_by_side_table(run: StoredRun) -> str:
-    """Everything over the first, which is plain decoding; where there are several batches, over its own."""
-    plains = [each for each in run.measured if each.label.endswith(("none", "plain"))]
-    own = {
-        each.label: next((plain for plain in plains if _batch(plain) == _batch(each)), plains[0])
-        for each in run.measured
-    }
+    """Everything over the plain decoding that was measured last before it, of the same requests."""
+    own: dict[str, Measured] = {}
+    plain = run.measured[0]
+    for each in run.measured:
+        plain = each if is_plain(each) else plain
+        own[each.label] = plain
     return _speeds(run.measured, own, None)
+
+
+def is_plain(measured: Measured) -> bool:
+    """Whether others are told as ratios to it."""
+    return measured.label.endswith(("none", "plain"))
 
 
 def latency_table(run: StoredRun) -> str:
     """Milliseconds between arrivals, steady and while prompts join."""
-    columns = ["", "p50", "p99", "tokens at once", "ms a token", "first token, ms"]
+    columns = ["chunks of prompts", "", "p50", "p99", "tokens at once", "ms a token", "first token, ms"]
     rows = []
     for each in run.latencies:
         first = " and ".join(f"{taken:.0f}" for taken in each.first_token_ms)
-        rows.append([f"{each.label}, steady", *_arrivals(each.steady), ""])
-        rows.append([f"{each.label}, while prompts of {each.prompt_len} join", *_arrivals(each.beside_prompts), first])
+        size = f"{each.chunk_size}"
+        rows.append([size, f"{each.label}, steady", *_arrivals(each.steady), ""])
+        rows.append(
+            [size, f"{each.label}, while prompts of {each.prompt_len} join", *_arrivals(each.beside_prompts), first]
+        )
     return table(columns, rows)
 
 
@@ -98,10 +116,13 @@ TABLES: Mapping[str, tuple[str, Callable[[StoredRun], str]]] = {
     "shapes": ("A: SmolLM2-135M at the shapes that vLLM was measured at", shapes_tables),
     "growth": ("A: 512 requests from 2k to 8k", growth_tables),
     "growth_sampled": ("A: the same, sampled", growth_tables),
+    "fresh": ("A: as if no request repeated itself, agreement forced", side_by_side_table),
     "drafters": ("A: drafters", side_by_side_table),
     "sweep_k": ("A: drafts per cycle", side_by_side_table),
     "sweep_ratio": ("A: share of the cache that drafts read", side_by_side_table),
     "sweep_batch": ("A: requests that decode together", side_by_side_table),
+    "policies": ("A: verifications spread or together", side_by_side_table),
+    "sweep_context": ("B: contexts at a constant number of tokens in all, agreement forced", side_by_side_table),
     "peer": ("A: whole answers, prompts included", side_by_side_table),
     "latency": ("B: when tokens arrive", latency_table),
 }
@@ -167,7 +188,3 @@ def _times(tokens_per_second: float, plain: Measured) -> str:
 
 def _arrivals(arrivals: Arrivals) -> list[str]:
     return [f"{arrivals.p50_ms:.1f}", f"{arrivals.p99_ms:.1f}", f"{arrivals.tokens:.1f}", f"{arrivals.token_ms:.2f}"]
-
-
-def _batch(measured: Measured) -> int:
-    return measured.window.num_requests

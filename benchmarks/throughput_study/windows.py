@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import OutputDelta
 from sparsespec.runtime.sampling_params import SamplingParams
 
-# Cycles that pass before anything is measured, so that the graphs of usual steps are captured and the stagger is full.
-_WARM_UP_CYCLES = 4
+# Cycles that pass before anything is measured, so that the stagger is full; then until so many have passed in which no
+# graph was captured, but no more than the third number.
+_WARM_UP_CYCLES, _QUIET_CYCLES, _MOST_CYCLES = 4, 6, 45
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Window:
     num_tokens: int  # that joined outputs
     seconds: float
     context: float  # tokens of a request, prompt included, on average over requests and window
+    num_captured: int = 0  # graphs: each takes the host some 20 ms
+    collector_seconds: float = 0.0  # of Python's, in which the host does nothing else
 
     @property
     def tokens_per_second(self) -> float:
@@ -35,6 +41,32 @@ class Window:
     def step_ms(self) -> float:
         """Mean."""
         return 1e3 * self.seconds / self.num_steps
+
+
+class CollectorClock:
+    """Adds up what Python's collector takes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def __call__(self, phase: str, _: dict[str, int]) -> None:
+        """As gc.callbacks are called."""
+        now = time.perf_counter()
+        if phase == "stop":
+            self.seconds += now - self._started
+        self._started = now
+
+
+@contextmanager
+def collector_watched() -> Iterator[CollectorClock]:
+    """While it lasts, the clock runs when the collector does."""
+    clock = CollectorClock()
+    gc.callbacks.append(clock)
+    try:
+        yield clock
+    finally:
+        gc.callbacks.remove(clock)
 
 
 def finish() -> None:
@@ -81,21 +113,49 @@ class Load:
         """Until every request decodes, and some cycles more."""
         while any(self.lengths[each] == self._prompt_lens[each] for each in self.lengths):
             self.step()
-        for _ in range(_WARM_UP_CYCLES * (self.llm.speculation.num_draft_steps + 1)):
+        self._pass_cycles(_WARM_UP_CYCLES)
+
+    def settle(self) -> None:
+        """After it, until the graphs of the steps that come up are captured."""
+        quiet = 0
+        for _ in range(_MOST_CYCLES):
+            before = self.num_graphs
+            self._pass_cycles(1)
+            quiet = quiet + 1 if self.num_graphs == before else 0
+            if quiet == _QUIET_CYCLES:
+                return
+
+    @property
+    def num_graphs(self) -> int:
+        """Captured so far."""
+        executor = self.llm.executor
+        return len(executor.graphs.captured) if isinstance(executor, GraphExecutor) else 0
+
+    def _pass_cycles(self, count: int) -> None:
+        for _ in range(count * (self.llm.speculation.num_draft_steps + 1)):
             self.step()
 
     def measure(self, num_steps: int) -> Window:
         """So many more steps. RuntimeError if a request ends in them."""
-        before = self.context
+        before, num_graphs = self.context, self.num_graphs
         finish()
-        started = time.perf_counter()
-        deltas = [delta for _ in range(num_steps) for delta in self.step()]
-        finish()
-        seconds = time.perf_counter() - started
+        with collector_watched() as collector:
+            started = time.perf_counter()
+            deltas = [delta for _ in range(num_steps) for delta in self.step()]
+            finish()
+            seconds = time.perf_counter() - started
         if any(delta.finish_reason is not None for delta in deltas):
             raise RuntimeError("a request ended inside a measured window: expected all of them to decode throughout")
         tokens = sum(len(delta.token_ids) for delta in deltas)
-        return Window(len(self.lengths), num_steps, tokens, seconds, (before + self.context) / 2)
+        return Window(
+            num_requests=len(self.lengths),
+            num_steps=num_steps,
+            num_tokens=tokens,
+            seconds=seconds,
+            context=(before + self.context) / 2,
+            num_captured=self.num_graphs - num_graphs,
+            collector_seconds=collector.seconds,
+        )
 
     def end(self) -> None:
         """Cancel them all."""

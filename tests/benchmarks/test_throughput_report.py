@@ -12,9 +12,9 @@ from sparsespec.builder.errors import InputError
 from sparsespec.runtime.config import SpeculationConfig
 from throughput_report import main, report
 from throughput_study.cases import PLAIN, Measured
-from throughput_study.experiments import Result
 from throughput_study.growth import GrowthRun, Reading
 from throughput_study.latency import Arrivals, LatencyRun
+from throughput_study.settings import Result
 from throughput_study.stored import SCHEMA, StoredRun, read_run
 from throughput_study.timeline import Timeline
 from throughput_study.windows import Window
@@ -37,7 +37,7 @@ def grown(label: str, scale: float, temperature: float) -> GrowthRun:
 
 ARRIVALS = Arrivals(100, 12.0, 34.0, 6.5, 2.5)
 RESULTS: dict[str, tuple[Result, ...]] = {
-    "forced": (measured("plain", 2.0), measured("agreement", 1.0)),
+    "forced": (dataclasses.replace(measured("plain", 2.0), predicted_step_ms=20.0), measured("agreement", 1.0)),
     "shapes": tuple(
         measured(f"{shape} {name}", seconds)
         for shape in ("512 x 4160", "256 x 7160")
@@ -50,6 +50,11 @@ RESULTS: dict[str, tuple[Result, ...]] = {
     ),
     "sweep_k": (measured("none", 4.0), measured("k 4", 2.0), measured("k 8", 1.0)),
     "sweep_batch": (measured("1 none", 1.0, 1), measured("1 pillar", 0.8, 1), measured("64 none", 1.0, 64)),
+    "fresh": tuple(
+        measured(f"{context} {name}", seconds)
+        for context, plain in ((2500, 4.0), (8000, 8.0))
+        for name, seconds in (("none", plain), ("agreement 6.44", 2.0))
+    ),
     "latency": (LatencyRun("plain", PLAIN, 32, 4100.0, 1024, ARRIVALS, ARRIVALS, 32768, (900.0, 950.0)),),
 }
 
@@ -85,7 +90,10 @@ def test_tables(tmp_path: Path) -> None:
     assert ["over plain", *["2.50x"] * 7, "", ""] in rows
     assert ["k 8", "8000", "11.11", "960.0", "86400", "4.00x"] in rows
     assert ["1 pillar", "8000", "8.89", "10.0", "1125", "1.25x"] in rows
-    assert ["plain, steady", "12.0", "34.0", "6.5", "2.50", ""] in rows
+    assert ["1024", "plain, steady", "12.0", "34.0", "6.5", "2.50", ""] in rows
+    assert ["2500 agreement 6.44", "8000", "22.22", "960.0", "43200", "2.00x"] in rows
+    assert ["8000 agreement 6.44", "8000", "22.22", "960.0", "43200", "4.00x"] in rows
+    assert ["plain", "20.00", "22.22", "90%"] in rows
     assert "0.050 (0.5%)" in text
     assert "on one NVIDIA Something" in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from throughput_study.growth import GrowthRun, acceptance, grow
 from throughput_study.latency import LatencyCase, measure_latency
 from throughput_study.peers import answer, hf_llama
 from throughput_study.timeline import KernelRun, kind_of, summarise
-from throughput_study.windows import Load, Window
+from throughput_study.windows import Load, Window, collector_watched
 from tiny_llm import greedy, random_prompts, tiny_engine
 
 SPECULATION = SpeculationConfig(k=4, ratio=0.1, min_budget=16)
@@ -62,6 +63,28 @@ def test_a_window_counts_tokens_of_its_steps_alone() -> None:
     assert window.seconds > 0
     load.end()
     assert not load.llm.has_requests
+
+
+def test_a_load_settles_when_no_graph_is_captured_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Load(LLM(tiny_engine(), SPECULATION), PROMPTS, greedy(900))
+    steps: list[int] = []
+    monkeypatch.setattr(Load, "step", lambda _: steps.append(0) or [])
+    monkeypatch.setattr(Load, "num_graphs", property(lambda _: min(len(steps) // 10, 3)))
+    load.settle()
+    assert len(steps) == 30 + 6 * 5
+    monkeypatch.setattr(Load, "num_graphs", property(lambda _: len(steps)))
+    load.settle()
+    assert len(steps) == 60 + 45 * 5
+
+
+def test_the_collectors_time_is_counted() -> None:
+    with collector_watched() as clock:
+        gc.collect()
+    taken = clock.seconds
+    assert taken > 0
+    gc.collect()
+    assert clock.seconds == taken
+    assert clock not in gc.callbacks
 
 
 def test_nobody_may_end_in_a_window() -> None:

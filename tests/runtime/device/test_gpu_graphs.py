@@ -13,7 +13,7 @@ from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.llm import LLM
 from throughput_study.engines import QWEN3_8B, random_engine
-from throughput_study.experiments import greedy, limits
+from throughput_study.settings import greedy, limits
 from throughput_study.texts import random_prompts
 from throughput_study.timeline import record
 from throughput_study.windows import Load
