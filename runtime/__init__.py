@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sparsespec.runtime.async_llm import AsyncLLM
+    from sparsespec.runtime.collector import freeze_heap
     from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
     from sparsespec.runtime.llm import LLM
     from sparsespec.runtime.outputs import CompletionOutput, OutputDelta, RequestOutput
@@ -24,6 +25,7 @@ _HOMES = {
     "RuntimeConfig": "config",
     "SamplingParams": "sampling_params",
     "SpeculationConfig": "config",
+    "freeze_heap": "collector",
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "RuntimeConfig",
     "SamplingParams",
     "SpeculationConfig",
+    "freeze_heap",
 ]
 
 

@@ -33,7 +33,10 @@ class _Stream:
 
 
 class AsyncLLM:
-    """Streams answers while other requests run. Close it, or use it as an async context manager."""
+    """Streams answers while other requests run. Close it, or use it as an async context manager.
+
+    A server calls `freeze_heap` once it has made one: Python's collector then never stops the step loop for long.
+    """
 
     def __init__(self, llm: LLM) -> None:
         """Take over an LLM; nobody else may call it from now on."""

@@ -24,6 +24,7 @@ from sparsespec.runtime.cli.run_display import print_answers, progress_bar, stre
 from sparsespec.runtime.cli.run_result import PlainComparison, ReportContext, RunResult, first_differences, make_report
 from sparsespec.runtime.cli.summary import summarize
 from sparsespec.runtime.cli.summary_table import summary_table
+from sparsespec.runtime.collector import freeze_heap
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.outputs import RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
@@ -109,6 +110,7 @@ def _load(flags: RunFlags, recorder: Recorder) -> LLM:
         from sparsespec.runtime.llm import LLM
 
         llm = LLM(flags.run.engine_dir, flags.speculation, flags.runtime, recorder)
+    freeze_heap()
     if llm.engine.config.tensorrt is not None:  # elsewhere there is no choice
         print(f"backend {llm.engine.backend}: {llm.engine.backend_reason}", file=sys.stderr)
     return llm

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from sparsespec.runtime.collector import freeze_heap
 from sparsespec.runtime.config import Policy, RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
@@ -73,6 +74,7 @@ class Rig:
         load = Load(llm, traffic.prompts, traffic.params)
         load.warm_up()
         load.settle()
+        freeze_heap()
         window = load.measure(num_steps)
         more = () if self.measure_more is None else self.measure_more(load)
         timeline = summarise(record(load.step, _PROFILED_STEPS))
@@ -85,6 +87,7 @@ class Rig:
 
 def release() -> None:
     """Give back what the last LLM held."""
+    gc.unfreeze()
     gc.collect()
     torch.cuda.empty_cache()
 

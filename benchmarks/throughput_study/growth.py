@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsespec.runtime.cli.repetition import repetitive_verifications
+from sparsespec.runtime.collector import freeze_heap
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
@@ -71,6 +72,7 @@ def grow(
     load = Load(llm, traffic.prompts, traffic.params)
     began = time.perf_counter()
     load.warm_up()
+    freeze_heap()
     finish()
     started, base = time.perf_counter(), sum(load.lengths.values())
     readings, num_steps = [Reading(load.context, 0, 0.0)], 0

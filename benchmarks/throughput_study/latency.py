@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
+from sparsespec.runtime.collector import freeze_heap
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
@@ -99,6 +100,7 @@ def measure_latency(engine: LoadedEngine, label: str, speculation: SpeculationCo
         case.prepare(llm)
     load = Load(llm, case.traffic.prompts, case.traffic.params)
     load.warm_up()
+    freeze_heap()
     running = list(load.lengths)
     _join(load, case.joining.prompts[0], case, None)  # captures the graphs
     finish()
