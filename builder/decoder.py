@@ -47,15 +47,22 @@ class Decoder(Generic[TensorT]):
         normed = self.ops.rms_norm(hidden, self._weight(0, "input_norm"), self.model.rms_norm_eps)
         for layer in range(self.model.num_layers):
             attended = self._attention(layer, normed, inputs, plan)
-            hidden, normed = self._add_norm(hidden, attended, self._weight(layer, "post_attention_norm"))
-            delta = self._mlp(layer, normed)
+            norm_weight = self._weight(layer, "post_attention_norm")
+            hidden, normed = self._add_linear(layer, "o_proj", hidden, attended, norm_weight)
+            gated = self.ops.silu_mul(self._linear(layer, "gate_up", normed))
             if layer == self.model.num_layers - 1:
-                hidden, delta = self._logit_rows(inputs, hidden), self._logit_rows(inputs, delta)
-            hidden, normed = self._add_norm(hidden, delta, self._norm_after(layer))
+                hidden, gated = self._logit_rows(inputs, hidden), self._logit_rows(inputs, gated)
+            hidden, normed = self._add_linear(layer, "down_proj", hidden, gated, self._norm_after(layer))
         return self.ops.linear(normed, self.weights["embedding" if self.model.tie_word_embeddings else "lm_head"])
 
-    def _add_norm(self, hidden: TensorT, delta: TensorT, weight: TensorT) -> tuple[TensorT, TensorT]:
-        return self.ops.add_rms_norm(hidden, delta, weight, self.model.rms_norm_eps)
+    def _add_linear(
+        self, layer: int, name: str, hidden: TensorT, x: TensorT, norm_weight: TensorT
+    ) -> tuple[TensorT, TensorT]:
+        """hidden and the product of x, and the norm of that."""
+        eps = self.model.rms_norm_eps
+        if self.model.quantization is None:
+            return self.ops.linear_add_rms_norm(hidden, x, self._weight(layer, name), norm_weight, eps)
+        return self.ops.add_rms_norm(hidden, self._linear(layer, name, x), norm_weight, eps)
 
     def _norm_after(self, layer: int) -> TensorT:
         """The weight of the norm that a layer's output goes through."""
@@ -70,16 +77,11 @@ class Decoder(Generic[TensorT]):
         qkv = self._linear(layer, "qkv", normed, bias)
         qk_norm = QkNorm(self._weight(layer, "q_norm"), self._weight(layer, "k_norm")) if self.model.qk_norm else None
         own = self._with_kv_scale(layer, inputs.layers[layer])
-        attended = self.ops.pillar_attention(self.attention, AttentionInputs(qkv, qk_norm, own, inputs.step, plan))
-        return self._linear(layer, "o_proj", attended)
+        return self.ops.pillar_attention(self.attention, AttentionInputs(qkv, qk_norm, own, inputs.step, plan))
 
     def _with_kv_scale(self, layer: int, own: LayerInputs[TensorT]) -> LayerInputs[TensorT]:
         scale = self.weights.get(f"layers.{layer}.{KV_SCALE}")  # None where the KV cache has the model's type
         return own if scale is None else replace(own, kv_scale=scale)
-
-    def _mlp(self, layer: int, normed: TensorT) -> TensorT:
-        gate_up = self._linear(layer, "gate_up", normed)
-        return self._linear(layer, "down_proj", self.ops.silu_mul(gate_up))
 
     def _linear(self, layer: int, name: str, x: TensorT, bias: TensorT | None = None) -> TensorT:
         weight = self._weight(layer, name)

@@ -51,6 +51,11 @@ class Ops(Protocol[TensorT]):
         The sum may be written over hidden: what comes later takes the sum, and nothing takes hidden any more.
         """
 
+    def linear_add_rms_norm(
+        self, hidden: TensorT, x: TensorT, weight: TensorT, norm_weight: TensorT, eps: float
+    ) -> tuple[TensorT, TensorT]:
+        """`add_rms_norm` of hidden and `linear(x, weight)`, which a backend may leave in parts that the sum adds up."""
+
     def silu_mul(self, gate_up: TensorT) -> TensorT:
         """silu(gate) * up for gate_up [n, 2 * intermediate], gate first."""
 

@@ -9,6 +9,7 @@ MAX_BLOCK_ROWS = 17  # rows of one verification
 MAX_SLOTS = 1024
 VECTOR_NUMBERS = 8  # of 16 bits, which kernels read and write at a time
 MAX_HIDDEN_SIZE = 32768
+MAX_PARTS, MAX_SPLIT_HIDDEN_SIZE = 4, 8192  # of what AddRmsNorm adds, and of rows that it adds several parts to
 MAX_INTERMEDIATE_SIZE = 2**20
 MAX_VOCAB_SIZE = 2**19  # of SampleRows and AcceptDrafts
 LEAST_CAPABILITY = (8, 0)  # of a GPU: what the kernels' matrix instructions need

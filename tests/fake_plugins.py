@@ -142,7 +142,10 @@ class FakePlugin:
         hidden, delta, weight = inputs
         size = self.fields["hidden_size"]
         shapes = [list(tensor.shape) for tensor in inputs]
-        _expect(shapes == [[len(hidden), size], [len(hidden), size], [size]], f"AddRmsNorm: shapes {shapes}")
+        _expect(1 <= len(delta) <= 4, f"AddRmsNorm: {len(delta)} parts")
+        _expect(
+            shapes == [[len(hidden), size], [len(delta), len(hidden), size], [size]], f"AddRmsNorm: shapes {shapes}"
+        )
         total, normed = add_rms_norm(hidden, delta, weight, float(self.fields["rms_norm_eps"]))
         hidden.copy_(total)
         return [normed, hidden]

@@ -25,6 +25,7 @@ SIZES = {
     "B + 1": 4,
     "plan": 2 * (2 * 513 * 32 + 512) + 3,
     "rows": 5,
+    "parts": 2,
     "pages": 7,
     "drafts": 4,
     "budget": 11,
@@ -184,7 +185,7 @@ ADD_RMS_NORM = PluginCase(
     label="add-norm",
     name="AddRmsNorm",
     fields=_fields(hidden_size=48, rms_norm_eps=1e-5),
-    inputs=(_ROWS_HIDDEN, replace(_ROWS_HIDDEN, name="delta"), TensorCase("weight", MODEL, (48,))),
+    inputs=(_ROWS_HIDDEN, TensorCase("delta", MODEL, ("parts", "rows", 48)), TensorCase("weight", MODEL, (48,))),
     outputs=(replace(_ROWS_HIDDEN, name="normed"), _ROWS_HIDDEN),
     aliases=(None, 0),
 )

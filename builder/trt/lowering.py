@@ -70,6 +70,12 @@ class TensorRTOps:
         total = self._sum(hidden, delta)
         return total, self.rms_norm(total, weight, eps)
 
+    def linear_add_rms_norm(
+        self, hidden: ITensor, x: ITensor, weight: ITensor, norm_weight: ITensor, eps: float
+    ) -> tuple[ITensor, ITensor]:
+        """See Ops."""
+        return self.add_rms_norm(hidden, self.linear(x, weight), norm_weight, eps)
+
     def silu_mul(self, gate_up: ITensor) -> ITensor:
         """See Ops."""
         op = self._trt.ElementWiseOperation

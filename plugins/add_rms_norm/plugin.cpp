@@ -18,6 +18,7 @@ public:
     Status launch(const Call& call, cudaStream_t stream) const override {
         AddRmsNormParams params{};
         params.num_rows = call.size(num_rows_);
+        params.num_parts = call.size(num_parts_);
         params.hidden_size = hidden_size_;
         params.rms_norm_eps = rms_norm_eps_;
         params.dtype = call.dtype(delta_);
@@ -32,11 +33,12 @@ private:
     const int32_t hidden_size_;
     const float rms_norm_eps_;
     const Symbol num_rows_ = signature_.symbol("num_rows");
+    const Symbol num_parts_ = signature_.symbol("num_parts");
 
     // In the order of the plugin's inputs, and of its outputs.
     const Output normed_ = signature_.output("normed", ElementType::kModel, {num_rows_, hidden_size_});
     const InOut hidden_ = signature_.in_out("hidden", ElementType::kModel, {num_rows_, hidden_size_});
-    const Input delta_ = signature_.input("delta", ElementType::kModel, {num_rows_, hidden_size_});
+    const Input delta_ = signature_.input("delta", ElementType::kModel, {num_parts_, num_rows_, hidden_size_});
     const Input weight_ = signature_.input("weight", ElementType::kModel, {hidden_size_});
 };
 

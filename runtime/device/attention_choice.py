@@ -40,11 +40,16 @@ def choose_attention(
     return plugins
 
 
-def choose_decoder_ops(attention: AttentionOps, model: ModelConfig) -> TorchOps:
+def choose_decoder_ops(attention: AttentionOps, model: ModelConfig, device: torch.device) -> TorchOps:
     """The decoder's ops beside this attention: by the same plugins, but for models whose rows they do not take."""
     if isinstance(attention, PluginAttention) and serves_rows(model.hidden_size, model.intermediate_size):
-        return PluginOps(attention, attention.library)
+        return PluginOps(attention, attention.library, _num_multiprocessors(device))
     return TorchOps(attention)
+
+
+def _num_multiprocessors(device: torch.device) -> int:
+    """0 without a GPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
 
 
 def _check(num_slots: int, engine: EngineConfig, drafter: Drafter, device: torch.device) -> None:

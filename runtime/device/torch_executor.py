@@ -56,7 +56,7 @@ class TorchExecutor:
             score_planes=self._drafter.needs.score_planes,
             score_normalizer=speculation.score_normalizer,
         )
-        ops = choose_decoder_ops(self._ops, engine.model)
+        ops = choose_decoder_ops(self._ops, engine.model, device)
         self._decoder: Decoder[Tensor] = Decoder(ops, engine.model, params, weights)
         self._memory = make_memory(engine, self._drafter, config, device, kv_pool)
 

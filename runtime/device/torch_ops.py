@@ -42,7 +42,13 @@ class TorchOps:
 
     def add_rms_norm(self, hidden: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """See Ops."""
-        return add_rms_norm(hidden, delta, weight, eps)
+        return add_rms_norm(hidden, delta[None], weight, eps)
+
+    def linear_add_rms_norm(
+        self, hidden: Tensor, x: Tensor, weight: Tensor, norm_weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """See Ops."""
+        return self.add_rms_norm(hidden, self.linear(x, weight), norm_weight, eps)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """See Ops."""

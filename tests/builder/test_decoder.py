@@ -80,6 +80,11 @@ class RecordingOps:
         normed = self._made("add_rms_norm", (hidden, delta, weight), hidden.shape)
         return replace(normed, name=f"{normed.name}.sum"), normed
 
+    def linear_add_rms_norm(
+        self, hidden: Handle, x: Handle, weight: Handle, norm_weight: Handle, eps: float
+    ) -> tuple[Handle, Handle]:
+        return self.add_rms_norm(hidden, self.linear(x, weight), norm_weight, eps)
+
     def silu_mul(self, gate_up: Handle) -> Handle:
         rows, both = gate_up.shape
         assert both == 2 * MODEL.intermediate_size
@@ -171,13 +176,14 @@ BLOCKS = [
 
 
 def test_network() -> None:
-    """Pre-norm blocks with a residual around attention and MLP; only the rows asked for reach the last norm."""
+    """Pre-norm blocks with a residual around attention and MLP; only the rows asked for reach the last product."""
     calls, logits = record(MODEL)
     assert calls == [
-        *BLOCKS,
-        "%26 = gather_rows %22.sum, logit_rows",
-        "%27 = gather_rows %25, logit_rows",
-        "%28 = add_rms_norm %26, %27, final_norm",
+        *BLOCKS[:-1],
+        "%25 = gather_rows %22.sum, logit_rows",
+        "%26 = gather_rows %24, logit_rows",
+        "%27 = linear %26, layers.2.down_proj",
+        "%28 = add_rms_norm %25, %27, final_norm",
         "%29 = linear %28, lm_head",
     ]
     assert logits == Handle("%29", ("logits", MODEL.vocab_size))
