@@ -10,10 +10,11 @@ import torch
 
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.graph_executor import GraphExecutor
+from sparsespec.runtime.gpu_timeline import Timeline
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.sampling_params import SamplingParams
-from throughput_study.timeline import Timeline, record, summarise
+from throughput_study.timeline import record, summarise
 from throughput_study.windows import Load, Window
 
 PLAIN = SpeculationConfig(drafter="none")
