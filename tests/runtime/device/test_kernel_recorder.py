@@ -65,7 +65,7 @@ def test_a_recorder_waits_for_the_gpu_at_both_ends(monkeypatch: pytest.MonkeyPat
     """Over torch's profiler of the CPU, which finds no kernels."""
     waited: list[torch.device] = []
     of_the_cpu = partial(torch.profiler.profile, activities=[torch.profiler.ProfilerActivity.CPU])
-    monkeypatch.setattr(torch.profiler, "profile", lambda activities: of_the_cpu())
+    monkeypatch.setattr(torch.profiler, "profile", lambda **_: of_the_cpu())
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     recorder = gpu_recorder("cuda:1")
     assert recorder is not None
