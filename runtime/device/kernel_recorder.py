@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 
 from sparsespec.runtime.gpu_timeline import GpuRecord, KernelRun
 
+# Torch's categories of what runs on a GPU.
+_KERNELS = ("kernel",)
 _COPIES = ("gpu_memcpy", "gpu_memset")
 
 
@@ -45,11 +47,12 @@ def gpu_recorder(device: str) -> KernelRecorder | None:
 def read_record(trace: Mapping[str, Any], origin_unix_ns: int) -> GpuRecord:
     """Of a trace as torch writes it, whose times count from a base of its own."""
     offset = (trace["baseTimeNanoseconds"] - origin_unix_ns) / 1000
-    events = sorted((event for event in trace["traceEvents"] if "cat" in event), key=lambda event: float(event["ts"]))
-    return GpuRecord(
-        kernels=tuple(_run(event, offset) for event in events if event["cat"] == "kernel"),
-        copies=tuple(_run(event, offset) for event in events if event["cat"] in _COPIES),
-    )
+    return GpuRecord(_runs(trace, _KERNELS, offset), _runs(trace, _COPIES, offset))
+
+
+def _runs(trace: Mapping[str, Any], categories: Sequence[str], offset: float) -> tuple[KernelRun, ...]:
+    runs = [_run(event, offset) for event in trace["traceEvents"] if event.get("cat") in categories]
+    return tuple(sorted(runs, key=lambda run: run.start))
 
 
 def _run(event: Mapping[str, Any], offset: float) -> KernelRun:

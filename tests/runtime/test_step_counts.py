@@ -33,9 +33,9 @@ def make_spec(request_id: int, prompt: int, max_tokens: int = 50) -> RequestSpec
 class Desk:
     """A scheduler, and a counter of its steps."""
 
-    def __init__(self, *specs: RequestSpec) -> None:
+    def __init__(self, *specs: RequestSpec, speculation: SpeculationConfig = SPECULATION) -> None:
         self.scheduler = Scheduler(SchedulerLimits(2, 64, 40), KvCacheManager(40, 8), "lockstep")
-        self.counter = StepCounter(self.scheduler, SPECULATION, BYTES)
+        self.counter = StepCounter(self.scheduler, speculation, BYTES)
         for spec in specs:
             self.scheduler.add(spec)
 
@@ -76,6 +76,13 @@ def test_a_short_context_is_read_once() -> None:
     prompt, _ = desk.step()
     desk.scheduler.update(prompt, answer(prompt, 5))
     assert [desk.step()[1].kv_bytes_read // BYTES for _ in range(3)] == [6, 7, 8]
+
+
+def test_an_oracle_reads_everything_to_choose() -> None:
+    desk = Desk(make_spec(0, prompt=30), speculation=replace(SPECULATION, drafter="oracle"))
+    prompt, _ = desk.step()
+    desk.scheduler.update(prompt, answer(prompt, 30))
+    assert [desk.step()[1].kv_bytes_read // BYTES for _ in range(3)] == [31, 32, 33]
 
 
 def test_no_more_is_read_than_where_the_device_stops() -> None:
