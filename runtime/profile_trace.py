@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.chrome_trace import write_trace
 from sparsespec.runtime.gpu_timeline import GpuRecord
 from sparsespec.runtime.gpu_trace import gpu_events
@@ -30,7 +31,7 @@ class GpuRecorder(Protocol):
 class ProfiledSteps:
     """Whose kernels are recorded."""
 
-    after: int  # steps that pass before
+    after: int  # steps without prompts that pass before
     number: int
 
 
@@ -52,7 +53,8 @@ class ProfileTrace:
         self.window: GpuWindow | None = None  # once it is over
         self._gpu = gpu
         self.steps = steps
-        self._num_steps = 0
+        self._num_passed = 0  # steps without prompts
+        self._num_recorded = 0
         self._started: float | None = None  # while the GPU is recorded, since when
 
     def span(self, name: str) -> AbstractContextManager[None]:
@@ -61,8 +63,7 @@ class ProfileTrace:
 
     def count(self, step: ScheduledStep, counter: StepCounter) -> None:
         """See Recorder."""
-        self._move_window()
-        self._num_steps += 1
+        self._move_window(step)
         self.host.count(step, counter)
 
     def gain(self, progress: Sequence[Progress]) -> None:
@@ -79,14 +80,22 @@ class ProfileTrace:
         kernels = [] if self.window is None else gpu_events(self.window.record)
         write_trace(path, [*self.host.events(), *kernels])
 
-    def _move_window(self) -> None:
-        """A step is about to run."""
-        if self._gpu is not None and self._num_steps == self.steps.after:
-            with self.host.span("start of the GPU's record"):
-                self._gpu.start()
-            self._started = self.host.now_us
-        elif self._num_steps == self.steps.after + self.steps.number:
-            self._close_window()
+    def _move_window(self, step: ScheduledStep) -> None:
+        """The step is about to run."""
+        if self._started is not None:
+            self._num_recorded += 1
+            if self._num_recorded == self.steps.number:
+                self._close_window()
+        elif self.window is None and self._num_passed == self.steps.after:
+            self._open_window()
+        self._num_passed += all(row.phase is not Phase.PREFILL for row in step.rows)
+
+    def _open_window(self) -> None:
+        if self._gpu is None:
+            return
+        with self.host.span("start of the GPU's record"):
+            self._gpu.start()
+        self._started = self.host.now_us
 
     def _close_window(self) -> None:
         if self._gpu is None or self._started is None:

@@ -13,7 +13,7 @@ from sparsespec.runtime.profile_trace import ProfiledSteps, ProfileTrace
 from sparsespec.runtime.tracing import MAX_STEPS, HostTrace
 
 _NAMES = {"gemm": "products", "norms": "norms, activations"}
-_NO_KERNELS = "No kernels: a GPU's are recorded in {number} steps after the first {after} (--profile_after)."
+_NO_KERNELS = "No kernels: a GPU's are recorded in {number} steps after the first {after} without prompts."
 _NO_GRAPHS = "No step ran in a CUDA graph: the kernels are in the trace alone."
 _OVERLAP = "GPU: of {steps} steps, mean; kernels may overlap, so parts can add up to more than 100%."
 _FULL = f"The trace holds the first {MAX_STEPS:,} steps."

@@ -40,7 +40,7 @@ class RunConfig:
     profile: Path | None = option(
         None, "write what host and GPU do in every step to this file, as Chrome's trace JSON (ui.perfetto.dev)"
     )
-    profile_after: int = option(32, "steps of a profile that pass before the GPU's kernels are recorded")
+    profile_after: int = option(32, "steps without prompts that pass before the GPU's kernels are recorded")
     profile_steps: int = option(64, "steps whose kernels are recorded, some 0.2 MB each")
     nvtx: bool = option(False, "mark the host's work of every step for Nsight Systems, which sees the GPU's beside it")
 

@@ -122,6 +122,17 @@ def test_the_bound_holds_over_a_run(drafter: str, lag: int) -> None:
     assert llm.kv_bytes_per_token > 0
 
 
+def test_verifications_that_know_their_length_are_exact() -> None:
+    """In lockstep steps verify or draft, and at a lag of 1 every block's results come before the next block."""
+    trace = HostTrace()
+    llm = LLM(tiny_engine(), TINY_SPECULATION, RuntimeConfig(result_lag=1, policy="lockstep"), trace)
+    blocks = [block for each in llm.generate(PROMPTS, greedy(30)) for block in each.outputs[0].verifications]
+    counted = [each.step for each in trace.counts if each.step.verify_rows]
+    assert all(step.draft_rows == step.prefill_rows == 0 for step in counted)
+    read = sum(block.verify_kv_tokens for block in blocks) * llm.kv_bytes_per_token
+    assert sum(step.kv_bytes_read for step in counted) == read
+
+
 def test_written_bytes_are_those_of_the_rows() -> None:
     trace = HostTrace()
     llm = LLM(tiny_engine(), TINY_SPECULATION, recorder=trace)

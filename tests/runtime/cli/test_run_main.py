@@ -139,7 +139,7 @@ def test_a_profile_is_a_trace_of_every_step(engine: Path, tmp_path: Path, capsys
     table = lines[lines.index("profile") + 1 :]
     assert f"median of {names.count('step')} steps; p99" in table[0]
     assert [line.split()[0] for line in table[1:8]] == [*VERBS, "else"]
-    assert table[-1].startswith("No kernels: a GPU's are recorded in 64 steps after the first 32")
+    assert table[-1].startswith("No kernels: a GPU's are recorded in 64 steps after the first 32 without prompts.")
     assert max(map(len, table)) <= run.FILE_WIDTH
 
 
