@@ -170,14 +170,14 @@ def _timed_step(house: FullHouse, trace: HostTrace, rows_each: int) -> StepCost:
     house.replace_ended(deltas)
     spent = {span.name: span.duration_us for span in trace.spans}
     verbs, other = spent["schedule"] + spent["update"], sum(spent[name] for name in _NOT_THE_HOSTS)
-    (counts,) = trace.counts
+    (counted,) = trace.counts
     return StepCost(
         schedule=spent["schedule"],
         update=spent["update"],
         loop=(stepped - start) / 1000 - verbs - other,
         text=(read - stepped) / 1000,
-        drafts=counts.draft_rows,
-        verifications=counts.verify_rows / rows_each,
+        drafts=counted.step.draft_rows,
+        verifications=counted.step.verify_rows / rows_each,
         tokens=sum(len(delta.token_ids) for delta in deltas),
     )
 

@@ -28,6 +28,7 @@ from sparsespec.runtime.prompt_input import Prompt, PromptInput, list_prompts
 from sparsespec.runtime.request import DraftShape, Request
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import Scheduler, SchedulerLimits
+from sparsespec.runtime.step_counts import StepCounter
 from sparsespec.runtime.step_loop import StepVerbs, make_loop
 from sparsespec.runtime.tracing import NoRecorder, Recorder
 
@@ -67,7 +68,8 @@ class LLM:
         drafts = DraftShape(speculation.draft_len, speculation.num_draft_steps)
         self._rules = AdmissionRules(self.engine.config, self.engine.codec, drafts, kv_cache_tokens)
         self.recorder = NoRecorder() if recorder is None else recorder
-        self._loop = make_loop(StepVerbs(self._scheduler, self._executor, self.recorder), config.result_lag)
+        counter = StepCounter(self._scheduler, speculation, self.kv_bytes_per_token)
+        self._loop = make_loop(StepVerbs(self._scheduler, self._executor, self.recorder, counter), config.result_lag)
         self._requests: dict[int, SubmittedRequest] = {}  # by the id that the caller holds
         self._answer_of: dict[int, Answer] = {}  # by the id of the answer's own request
         self._next_id = 0
@@ -163,6 +165,12 @@ class LLM:
     def executor(self) -> Executor[Any, Any]:
         """What runs the steps, for inspection."""
         return self._executor
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """What a token keeps in the KV cache, over all layers."""
+        engine = self.engine.config
+        return engine.model.kv_bytes_per_token(engine.build.kv_element_size)
 
     @property
     def has_requests(self) -> bool:

@@ -146,6 +146,11 @@ class Request:
         return min(self.kv_len + self._advance_in_flight, self._end_len)
 
     @property
+    def scheduled_kv_len(self) -> int:
+        """kv_len_upper as if the device did not stop at end_len."""
+        return self.kv_len + self._advance_in_flight
+
+    @property
     def write_bound(self) -> int:
         """No step in flight writes K and V at or past this position."""
         return self.kv_len_upper + self._most_rows

@@ -18,6 +18,7 @@ from sparsespec.builder.errors import RequestError
 from sparsespec.builder.report import check_report_path, this_machine
 from sparsespec.builder.terminal import run_tool
 from sparsespec.runtime.cli.decode_batch import DecodedBatch, ShowDelta, decode_batch
+from sparsespec.runtime.cli.profile import profile_table, profile_trace
 from sparsespec.runtime.cli.prompts import read_prompts
 from sparsespec.runtime.cli.run_config import RunConfig
 from sparsespec.runtime.cli.run_display import print_answers, progress_bar, streamed, waiting
@@ -27,8 +28,9 @@ from sparsespec.runtime.cli.summary_table import summary_table
 from sparsespec.runtime.collector import freeze_heap
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.outputs import RequestOutput
+from sparsespec.runtime.profile_trace import ProfileTrace
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.tracing import HostTrace, NoRecorder, NvtxRanges, Recorder
+from sparsespec.runtime.tracing import NoRecorder, NvtxRanges, Recorder
 
 if TYPE_CHECKING:
     from sparsespec.runtime.llm import LLM
@@ -68,26 +70,30 @@ def run(flags: RunFlags) -> int:
             check_report_path(path)
     prompts, params = read_prompts(flags.run), flags.run.sampling_params()
     start = perf_counter()
-    recorder = _recorder(flags.run)
+    recorder = _recorder(flags)
     llm = _load(flags, recorder)
     load_seconds = perf_counter() - start
     request_ids = _submit(llm, flags.run, prompts, params)
     if not request_ids:
         return 2
     batch = _decode(llm, flags.run, request_ids)
+    if isinstance(recorder, ProfileTrace):
+        recorder.finish()
     result = RunResult(
         prompt_numbers=tuple(request_ids),
         outputs=batch.outputs,
-        summary=summarize(batch.outputs, flags.speculation, _kv_bytes_per_token(llm)),
+        summary=summarize(batch.outputs, flags.speculation, llm.kv_bytes_per_token),
         load_seconds=load_seconds,
         speed=batch.speed,
         plain=_compare_plain(llm, batch.outputs, params) if flags.run.compare_plain else None,
     )
     width = None if sys.stdout is not None and sys.stdout.isatty() else FILE_WIDTH
-    Console(width=width, highlight=False).print(summary_table(result, flags.speculation))
-    _write_report(flags, llm, result, len(prompts))
-    if flags.run.profile is not None and isinstance(recorder, HostTrace):
+    console = Console(width=width, highlight=False)
+    console.print(summary_table(result, flags.speculation))
+    if flags.run.profile is not None and isinstance(recorder, ProfileTrace):
+        console.print(profile_table(recorder))
         recorder.write(flags.run.profile)
+    _write_report(flags, llm, result, len(prompts))
     if result.plain and result.plain.num_differing and not result.plain.is_16_bit:
         return 1
     return 0 if len(request_ids) == len(prompts) else 2
@@ -99,10 +105,10 @@ def _run_flags(flags: argparse.Namespace) -> RunFlags:
     )
 
 
-def _recorder(config: RunConfig) -> Recorder:
-    if config.profile is not None:
-        return HostTrace()
-    return NvtxRanges() if config.nvtx else NoRecorder()
+def _recorder(flags: RunFlags) -> Recorder:
+    if flags.run.profile is not None:
+        return profile_trace(flags.run, flags.runtime.device)
+    return NvtxRanges() if flags.run.nvtx else NoRecorder()
 
 
 def _load(flags: RunFlags, recorder: Recorder) -> LLM:
@@ -163,14 +169,9 @@ def _write_report(flags: RunFlags, llm: LLM, result: RunResult, num_prompts: int
         machine=this_machine(str(llm.engine.weights["embedding"].device)),
         num_prompts=num_prompts,
         speculation=flags.speculation,
-        kv_bytes_per_token=_kv_bytes_per_token(llm),
+        kv_bytes_per_token=llm.kv_bytes_per_token,
     )
     make_report(result, context).write(flags.run.json)
-
-
-def _kv_bytes_per_token(llm: LLM) -> int:
-    engine = llm.engine.config
-    return engine.model.kv_bytes_per_token(engine.build.kv_element_size)
 
 
 if __name__ == "__main__":

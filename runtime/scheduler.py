@@ -107,6 +107,20 @@ class Scheduler:
         return bool(self._waiting or self._running)
 
     @property
+    def num_running(self) -> int:
+        """Requests in slots."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests without a slot."""
+        return len(self._waiting)
+
+    def request_in(self, slot: int) -> Request:
+        """Whoever runs there."""
+        return self._running[slot].request
+
+    @property
     def num_kv_tokens(self) -> int:
         """Verified tokens of running requests, as of the last results read."""
         return sum(running.request.kv_len for running in self._running.values())

@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 from sparsespec.runtime.device.executor import Executor, PendingResults
 from sparsespec.runtime.scheduler import Progress, ScheduledStep, Scheduler
+from sparsespec.runtime.step_counts import StepCounter
 from sparsespec.runtime.tracing import Recorder
 
 BatchT = TypeVar("BatchT")
@@ -19,16 +20,24 @@ LogitsT = TypeVar("LogitsT")
 class StepVerbs(Generic[BatchT, LogitsT]):
     """The five verbs of a step, each a span of the recorder."""
 
-    def __init__(self, scheduler: Scheduler, executor: Executor[BatchT, LogitsT], recorder: Recorder) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor[BatchT, LogitsT],
+        recorder: Recorder,
+        counter: StepCounter,
+    ) -> None:
+        """counter: for the recorder."""
         self._scheduler = scheduler
         self._executor = executor
+        self._counter = counter
         self._recorder = recorder
 
     def schedule(self) -> ScheduledStep:
         """Decide who does what."""
         with self._recorder.span("schedule"):
             step = self._scheduler.schedule()
-        self._recorder.count(step, self._scheduler)
+        self._recorder.count(step, self._counter)
         return step
 
     def prepare(self, step: ScheduledStep) -> BatchT:
@@ -51,7 +60,9 @@ class StepVerbs(Generic[BatchT, LogitsT]):
         with self._recorder.span("wait"):
             results = pending.wait()
         with self._recorder.span("update"):
-            return self._scheduler.update(pending.step, results)
+            progress = self._scheduler.update(pending.step, results)
+        self._recorder.gain(progress)
+        return progress
 
 
 class StepLoop(Protocol):

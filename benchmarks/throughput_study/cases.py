@@ -10,11 +10,12 @@ import torch
 
 from sparsespec.runtime.collector import freeze_heap
 from sparsespec.runtime.config import Policy, RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.gpu_timeline import Timeline
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.sampling_params import SamplingParams
 from throughput_study.prediction import graph_executor, predicted_step_ms
-from throughput_study.timeline import Timeline, record, summarise
+from throughput_study.timeline import record, summarise
 from throughput_study.windows import Load, Window
 
 PLAIN = SpeculationConfig(drafter="none")

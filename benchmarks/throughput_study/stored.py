@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 from sparsespec.builder.errors import InputError
 from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.gpu_timeline import Timeline
 from throughput_study.cases import Measured
 from throughput_study.growth import GrowthRun, Reading
 from throughput_study.latency import Arrivals, LatencyRun
 from throughput_study.settings import Result
-from throughput_study.timeline import Timeline
 from throughput_study.windows import Window
 
 SCHEMA = "sparsespec.throughput/1"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.gpu_timeline import OTHER, Timeline
 from throughput_study.cases import Measured
 from throughput_study.growth import GrowthRun
 from throughput_study.latency import Arrivals
 from throughput_study.settings import PAPER_AGREEMENT
 from throughput_study.stored import StoredRun
-from throughput_study.timeline import KINDS, OTHER, Timeline
+from throughput_study.timeline import KINDS
 from throughput_study.windows import Window
 
 # vLLM 0.25.1's plain decoding on an H200, another machine of the kind and another run: tokens a second.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsespec.builder.config_io import option, required
+from sparsespec.builder.config_io import check_range, option, required
 from sparsespec.builder.errors import InputError
 from sparsespec.runtime.sampling_params import SamplingParams
+
+MAX_PROFILED_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,11 @@ class RunConfig:
     streaming: bool | None = option(None, "print the answer as it comes; on for one answer when not given")
     compare_plain: bool = option(False, "decode again without speculation and compare tokens and speed")
     json: Path | None = option(None, "write a machine-readable report to this file")
-    profile: Path | None = option(None, "write the host's work of every step to this file, as Chrome's trace JSON")
+    profile: Path | None = option(
+        None, "write what host and GPU do in every step to this file, as Chrome's trace JSON (ui.perfetto.dev)"
+    )
+    profile_after: int = option(32, "steps without prompts that pass before the GPU's kernels are recorded")
+    profile_steps: int = option(64, "steps whose kernels are recorded, some 0.2 MB each")
     nvtx: bool = option(False, "mark the host's work of every step for Nsight Systems, which sees the GPU's beside it")
 
     def __post_init__(self) -> None:
@@ -51,6 +57,8 @@ class RunConfig:
             raise InputError(f"streaming shows 1 answer, found {self.num_answers}; leave --streaming away")
         if self.profile is not None and self.nvtx:
             raise InputError("profile and nvtx: expected one of them, found both; Nsight Systems writes its own trace")
+        check_range("profile_after", self.profile_after, least=0)
+        check_range("profile_steps", self.profile_steps, least=1, most=MAX_PROFILED_STEPS)
         if self.compare_plain and self.temperature != 0:
             raise InputError(
                 f"compare_plain needs temperature 0, found {self.temperature}: sampled tokens agree with plain "

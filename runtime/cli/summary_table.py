@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.bar import Bar
@@ -25,7 +26,9 @@ _BAR_WIDTH = 40
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """A number of a table."""
+
     name: str
     value: str
     note: str = ""
@@ -34,46 +37,50 @@ class _Row:
 def summary_table(result: RunResult, speculation: SpeculationConfig) -> RenderableType:
     """A table of everything measured, the histogram of accepted drafts and a footnote."""
     rows = [*_token_rows(result), *_draft_rows(result.summary, speculation), *_comparison_rows(result)]
-    table = Table(
-        title="summary", title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False
-    )
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(style="dim")
-    for row in rows:
-        table.add_row(row.name, row.value, row.note)
+    table = rows_table("summary", rows)
     if not result.summary.has_drafts:
         return table
     histogram = _histogram(result.summary.acceptance)
     return Group(table, "", "verifications by accepted drafts", histogram, "", Text(FOOTNOTE, style="dim"))
 
 
-def _token_rows(result: RunResult) -> list[_Row]:
+def rows_table(title: str, rows: Sequence[Row]) -> Table:
+    """Names, numbers and notes under each other."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim")
+    for row in rows:
+        table.add_row(row.name, row.value, row.note)
+    return table
+
+
+def _token_rows(result: RunResult) -> list[Row]:
     summary, speed = result.summary, result.speed
     rate = speed.tokens_per_second
     return [
-        _Row("prompt tokens", f"{summary.prompt_tokens:,}", _several(len(result.outputs), "prompts")),
-        _Row("new tokens", f"{summary.new_tokens:,}", _finish(summary)),
-        _Row("load", f"{result.load_seconds:.2f} s"),
-        _Row("prefill", f"{speed.prefill_seconds:.2f} s", "time to the first token"),
-        _Row("decode", f"{speed.decode_seconds:.2f} s", f"{rate:.1f} tokens/s" if rate else ""),
+        Row("prompt tokens", f"{summary.prompt_tokens:,}", _several(len(result.outputs), "prompts")),
+        Row("new tokens", f"{summary.new_tokens:,}", _finish(summary)),
+        Row("load", f"{result.load_seconds:.2f} s"),
+        Row("prefill", f"{speed.prefill_seconds:.2f} s", "time to the first token"),
+        Row("decode", f"{speed.decode_seconds:.2f} s", f"{rate:.1f} tokens/s" if rate else ""),
     ]
 
 
-def _draft_rows(summary: Summary, speculation: SpeculationConfig) -> list[_Row]:
+def _draft_rows(summary: Summary, speculation: SpeculationConfig) -> list[Row]:
     if not summary.has_drafts:
         return []
     reads = _read_rows(summary.draft_reads, speculation) if summary.draft_reads else []
     return [*_acceptance_rows(summary), *reads, *_kv_rows(summary.kv_reads)]
 
 
-def _acceptance_rows(summary: Summary) -> list[_Row]:
+def _acceptance_rows(summary: Summary) -> list[Row]:
     total, outside = summary.acceptance.num_verifications, summary.outside_repetition
     fewer = summary.acceptance.num_drafts < total * summary.draft_len
     return [
-        _Row("verifications", f"{total:,}", f"{'up to ' if fewer else ''}{summary.draft_len} drafts before each"),
-        _Row("accepted drafts", _mean(summary.acceptance), "per verification, mean"),
-        _Row(
+        Row("verifications", f"{total:,}", f"{'up to ' if fewer else ''}{summary.draft_len} drafts before each"),
+        Row("accepted drafts", _mean(summary.acceptance), "per verification, mean"),
+        Row(
             "  not repetitive",
             _mean(outside),
             f"the same over {outside.num_verifications:,} of {total:,} verifications",
@@ -81,12 +88,12 @@ def _acceptance_rows(summary: Summary) -> list[_Row]:
     ]
 
 
-def _read_rows(reads: DraftReads, speculation: SpeculationConfig) -> list[_Row]:
+def _read_rows(reads: DraftReads, speculation: SpeculationConfig) -> list[Row]:
     share = reads.budget / reads.context
     rule = f"max({speculation.min_budget}, {speculation.ratio:g} * context)"
     return [
-        _Row("draft budget", f"{reads.budget:,.0f} tokens", f"{share:.1%} of {reads.context:,.0f} at the end: {rule}"),
-        _Row(
+        Row("draft budget", f"{reads.budget:,.0f} tokens", f"{share:.1%} of {reads.context:,.0f} at the end: {rule}"),
+        Row(
             "draft reads",
             f"{reads.mean:,.1f} tokens",
             f"{reads.share:.1%} of context, mean per draft; {reads.last:,.1f} at the end",
@@ -94,22 +101,22 @@ def _read_rows(reads: DraftReads, speculation: SpeculationConfig) -> list[_Row]:
     ]
 
 
-def _kv_rows(reads: KvReads | None) -> list[_Row]:
+def _kv_rows(reads: KvReads | None) -> list[Row]:
     if reads is None:
         return []
     note = f"{reads.ratio:.3f} of plain decoding's {_megabytes(reads.plain)} per token"
-    return [_Row("KV cache read", _megabytes(reads.speculative), note)]
+    return [Row("KV cache read", _megabytes(reads.speculative), note)]
 
 
-def _comparison_rows(result: RunResult) -> list[_Row]:
+def _comparison_rows(result: RunResult) -> list[Row]:
     plain = result.plain
     if plain is None:
         return []
     rate, ratio = plain.speed.tokens_per_second, result.speed_ratio
     faster = f"{rate:.1f} tokens/s; speculation: {ratio:.2f}x that speed" if rate and ratio else ""
     return [
-        _Row("plain decoding", "equal" if plain.num_differing == 0 else "DIFFERENT", _equality(plain)),
-        _Row("  decode", f"{plain.speed.decode_seconds:.2f} s", faster),
+        Row("plain decoding", "equal" if plain.num_differing == 0 else "DIFFERENT", _equality(plain)),
+        Row("  decode", f"{plain.speed.decode_seconds:.2f} s", faster),
     ]
 
 

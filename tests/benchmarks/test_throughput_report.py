@@ -10,13 +10,13 @@ import pytest
 
 from sparsespec.builder.errors import InputError
 from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.gpu_timeline import Timeline
 from throughput_report import main, report
 from throughput_study.cases import PLAIN, Measured
 from throughput_study.growth import GrowthRun, Reading
 from throughput_study.latency import Arrivals, LatencyRun
 from throughput_study.settings import Result
 from throughput_study.stored import SCHEMA, StoredRun, read_run
-from throughput_study.timeline import Timeline
 from throughput_study.windows import Window
 
 FAST = SpeculationConfig()

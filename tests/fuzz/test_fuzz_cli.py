@@ -72,6 +72,8 @@ RUN_FLAGS = (
     "--compare_plain",
     "--json",
     "--profile",
+    "--profile_after",
+    "--profile_steps",
     "--nvtx",
     "--drafter",
     "--k",

@@ -13,15 +13,21 @@ import sparsespec.runtime
 
 HOST_MODULES = (
     "adaptive_cycles",
+    "chrome_trace",
     "config",
     "cost_model",
     "cycles",
+    "gpu_timeline",
+    "gpu_trace",
     "kv_cache",
     "outputs",
+    "profile_summary",
+    "profile_trace",
     "request",
     "results",
     "sampling_params",
     "scheduler",
+    "step_counts",
     "step_loop",
     "tracing",
 )

@@ -60,8 +60,9 @@ def test_counts_are_those_of_the_steps(traced: tuple[LLM, HostTrace], tmp_path: 
     events = [event for event in events_of(trace, tmp_path / "trace.json") if event["ph"] == "C"]
     rows = [event["args"] for event in events if event["name"] == "rows"]
     tokens = [event["args"]["tokens"] for event in events if event["name"] == "KV tokens"]
-    pages = [event["args"]["pages"] for event in events if event["name"] == "KV pages used"]
-    slots = [event["args"]["slots"] for event in events if event["name"] == "requests"]
+    pages = [event["args"]["used"] for event in events if event["name"] == "KV pages"]
+    free = [event["args"]["free"] for event in events if event["name"] == "KV pages"]
+    slots = [event["args"]["in the step"] for event in events if event["name"] == "requests"]
     assert len(rows) == len(tokens) == len(pages) == len(slots) == len(trace.counts)
     assert sum(each["prefill"] for each in rows) == sum(map(len, PROMPTS))
     assert rows[0] == {"prefill": sum(map(len, PROMPTS)), "draft": 0, "verify": 0}
@@ -69,8 +70,31 @@ def test_counts_are_those_of_the_steps(traced: tuple[LLM, HostTrace], tmp_path: 
     assert sum(each["draft"] for each in rows) * 5 == sum(each["verify"] for each in rows) * 4
     assert (tokens[0], slots[0], max(slots)) == (0, 3, 3)
     assert max(tokens) <= sum(map(len, PROMPTS)) + 3 * 19
+    assert {used + left for used, left in zip(pages, free, strict=True)} == {llm.kv_cache.num_pages}
     page_size = llm.kv_cache.page_size
     assert all(used * page_size >= held for used, held in zip(pages, tokens, strict=True))
+
+
+def test_tokens_are_counted_when_they_arrive(traced: tuple[LLM, HostTrace], tmp_path: Path) -> None:
+    events = events_of(traced[1], tmp_path / "trace.json")
+    out = [event["args"]["tokens"] for event in events if event["name"] == "tokens out"]
+    assert len(out) == sum(event["name"] == "update" for event in events)
+    assert sum(out) == 3 * 20
+
+
+def test_a_trace_keeps_its_first_steps() -> None:
+    trace = HostTrace(max_steps=4)
+    LLM(tiny_engine(), SPECULATION, recorder=trace).generate(PROMPTS, greedy(20))
+    assert (len(trace.counts), trace.is_full) == (4, True)
+    assert [span.name for span in trace.spans].count("step") == 4
+    assert len(trace.gains) == 3  # the fourth step's results come in the fifth
+
+
+def test_a_finished_trace_keeps_nothing_more() -> None:
+    trace = HostTrace()
+    trace.finish()
+    LLM(tiny_engine(), SPECULATION, recorder=trace).generate(PROMPTS, greedy(3))
+    assert (trace.spans, trace.counts, trace.gains) == ([], [], [])
 
 
 def test_threads_have_names(tmp_path: Path) -> None:
@@ -85,7 +109,7 @@ def test_threads_have_names(tmp_path: Path) -> None:
         thread.start()
         thread.join()
     events = events_of(trace, tmp_path / "trace.json")
-    names = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
+    names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
     assert {event["name"]: names[event["tid"]] for event in events if event["ph"] == "X"} == {
         "elsewhere": "helper",
         "here": threading.current_thread().name,

@@ -12,6 +12,7 @@ import pytest
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.runtime import LLM, SamplingParams, run
 from sparsespec.runtime.device import torch_executor
+from sparsespec.runtime.profile_summary import VERBS
 from tiny_models import tiny_model_config, write_tiny_engine
 
 MODEL = tiny_model_config()
@@ -126,12 +127,20 @@ def test_report_holds_flags_counts_and_answers(engine: Path, tmp_path: Path) -> 
     assert per_token * request["prompt_tokens"] < values["kv_read_per_token_plain"] < per_token * 256
 
 
-def test_a_profile_is_a_trace_of_every_step(engine: Path, tmp_path: Path) -> None:
+def test_a_profile_is_a_trace_of_every_step(engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the run alone, not of what is compared with it; and a table of it."""
     path = tmp_path / "trace.json"
-    assert call(engine, "--input_text", TEXT, "--profile", str(path)) == 0
+    assert call(engine, "--input_text", TEXT, "--profile", str(path), "--compare_plain") == 0
     events = json.loads(path.read_text())["traceEvents"]
     names = [event["name"] for event in events if event["ph"] == "X"]
     assert names.count("schedule") == names.count("step") == names.count("update") > 0
+    assert not [event for event in events if event["name"] == "rows" and event["args"]["verify"] == 1]
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    table = lines[lines.index("profile") + 1 :]
+    assert f"median of {names.count('step')} steps; p99" in table[0]
+    assert [line.split()[0] for line in table[1:8]] == [*VERBS, "else"]
+    assert table[-1].startswith("No kernels: a GPU's are recorded in 64 steps after the first 32 without prompts.")
+    assert max(map(len, table)) <= run.FILE_WIDTH
 
 
 def test_without_a_drafter_there_is_no_histogram(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,6 +222,9 @@ def test_other_tokens_than_plain_decoding_are_an_error(
         (["--input_text", "a", "--engine_dir", "{tmp}/none"], ["none/config.json: missing"]),
         (["--input_text", "a", "--json", "{tmp}/none/report.json"], ["cannot write the report"]),
         (["--input_text", "a", "--profile", "{tmp}/none/trace.json"], ["none/trace.json: cannot write"]),
+        (["--input_text", "a", "--profile_steps", "0"], ["profile_steps must be at least 1, found 0"]),
+        (["--input_text", "a", "--profile_steps", "1001"], ["profile_steps must be at most 1000, found 1001"]),
+        (["--input_text", "a", "--profile_after", "-1"], ["profile_after must be at least 0, found -1"]),
         (["--input_text", "a", "--profile", "trace.json", "--nvtx"], ["profile and nvtx: expected one"]),
     ],
 )
