@@ -7,6 +7,7 @@ reads and writes what it would. For greedy requests.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -34,8 +35,30 @@ class ForcedAgreement:
         return self.inner.sample_rows(inputs)
 
     def accept_drafts(self, inputs: AcceptDraftsInputs[Tensor]) -> None:
-        """See StepOps."""
-        self.inner.accept_drafts(replace(inputs, row_token=agreeing_tokens(inputs, self.mean)))
+        """See StepOps. On a GPU row_token is overwritten, which is this step's own."""
+        if inputs.row_token.is_cuda:
+            overwrite_tokens(inputs, self.mean)
+            self.inner.accept_drafts(inputs)
+        else:
+            self.inner.accept_drafts(replace(inputs, row_token=agreeing_tokens(inputs, self.mean)))
+
+
+def overwrite_tokens(inputs: AcceptDraftsInputs[Tensor], mean: Tensor) -> None:
+    """inputs.row_token becomes what `agreeing_tokens` gives, by a kernel."""
+    num_drafts = inputs.draft_probs.shape[1]
+    import_module("agreement_kernel").agree[(len(inputs.phase),)](
+        inputs.row_token,
+        inputs.phase,
+        inputs.kv_len,
+        inputs.logit_start,
+        inputs.token_ids,
+        mean,
+        inputs.token_ids.shape[1],
+        inputs.logits.shape[1],
+        VERIFY=int(Phase.VERIFY),
+        NUM_DRAFTS=num_drafts,
+        WIDTH=1 << (num_drafts - 1).bit_length(),
+    )
 
 
 def agreeing_tokens(inputs: AcceptDraftsInputs[Tensor], mean: Tensor) -> Tensor:
