@@ -1,4 +1,4 @@
-"""`throughput_study.agreement.agreeing_tokens` as one kernel in Triton, so that forcing agreement takes a step next to nothing."""
+"""`throughput_study.agreement.agreeing_tokens` in one Triton kernel: forcing agreement takes a step next to nothing."""
 
 from __future__ import annotations
 
