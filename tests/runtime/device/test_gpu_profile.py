@@ -19,7 +19,7 @@ from sparsespec.runtime.profile_summary import summarise_profile
 from sparsespec.runtime.profile_trace import ProfiledSteps, ProfileTrace
 from sparsespec.runtime.tracing import HostTrace, Span
 from throughput_study.engines import QWEN3_8B, random_engine
-from throughput_study.experiments import greedy, limits
+from throughput_study.settings import greedy, limits
 from throughput_study.texts import random_prompts
 from throughput_study.windows import Load
 
