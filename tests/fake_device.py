@@ -183,9 +183,13 @@ class FakeDevice:
         found, accepted = slot.drafted, 0
         if slot.spec.num_draft_steps == 0:
             found = self._random.randint(0, room)
-        while accepted < found and self._random.random() < self._acceptance:
+        while accepted < found and self._random.random() < self._chance(slot.spec):
             accepted += 1
         return _Drafts(found, accepted)
+
+    def _chance(self, spec: RequestSpec) -> float:
+        """That a draft of this request is accepted."""
+        return self._acceptance
 
     def _result(self, rows: ScheduledRows, slot: _Slot, drafts: _Drafts, first: int) -> SlotResult:
         end = slot.kv_len - slot.prompt_len + 1

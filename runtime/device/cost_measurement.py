@@ -11,9 +11,9 @@ from time import perf_counter
 import torch
 
 from sparsespec.builder.engine_dir import EngineConfig
-from sparsespec.builder.trt.engine_io import row_bucket
 from sparsespec.runtime.cost_model import CostModel
 from sparsespec.runtime.device.graph_executor import GraphExecutor
+from sparsespec.runtime.step_sizes import rows_of, sizes_up_to
 from sparsespec.runtime.trt.device_stream import current_device
 
 _MOST_READ = 2**31  # bytes
@@ -58,14 +58,20 @@ def measure_costs(executor: GraphExecutor, engine: EngineConfig, most_rows: int)
 def row_counts(most_rows: int) -> tuple[int, ...]:
     """Where to measure: 1, then doubling from 8, then the most; all of them rows of a graph."""
     doubling = [_FEWEST_ROWS << power for power in range(most_rows.bit_length()) if _FEWEST_ROWS << power < most_rows]
-    return tuple(dict.fromkeys([1, *doubling, row_bucket(max(2, most_rows))]))
+    return tuple(dict.fromkeys([1, *doubling, rows_of(max(2, most_rows))]))
+
+
+def capture_plain(executor: GraphExecutor, max_batch_size: int) -> None:
+    """The graphs of plain decoding and of drafts, the largest first: all graphs share its memory."""
+    for size in reversed(sizes_up_to(max_batch_size)):
+        executor.run_idle(size, times=1)
 
 
 def measure_rows(executor: GraphExecutor, counts: Sequence[int]) -> tuple[tuple[int, float], ...]:
     """(rows, seconds) of steps without attention, the median of several. Leaves every slot as it was."""
     measured = []
     for count in counts:
-        executor.run_idle(count, times=2)  # the second captures the graph
+        executor.run_idle(count, times=1)  # captures the graph
         measured.append((count, _seconds(partial(executor.run_idle, count, _STEPS), executor) / _STEPS))
     return tuple(measured)
 

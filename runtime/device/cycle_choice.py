@@ -11,7 +11,7 @@ from sparsespec.runtime.chooser import Chooser, Options
 from sparsespec.runtime.config import Policy, SpeculationConfig
 from sparsespec.runtime.cost_model import DraftReads
 from sparsespec.runtime.cycles import Cycles, FixedCycles
-from sparsespec.runtime.device.cost_measurement import measure_costs
+from sparsespec.runtime.device.cost_measurement import capture_plain, measure_costs
 from sparsespec.runtime.device.executor import Executor
 from sparsespec.runtime.device.graph_executor import GraphExecutor
 
@@ -27,7 +27,9 @@ def choose_cycles(
             "adaptive: expected steps of fixed shapes, whose costs can be measured beforehand (cuda_graphs on, or auto "
             "where the CUDA kernels run), found steps of varying shapes"
         )
-    most_rows = min(engine.build.max_num_tokens, len(executor.memory.state.kv_len) * (speculation.draft_len + 1))
+    max_batch_size = len(executor.memory.state.kv_len)
+    capture_plain(executor, max_batch_size)
+    most_rows = min(engine.build.max_num_tokens, max_batch_size * (speculation.draft_len + 1))
     options = Options(
         max_drafts=speculation.draft_len,
         policies=(policy,),

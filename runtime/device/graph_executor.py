@@ -51,7 +51,9 @@ class GraphExecutor:
         grants = 2 * num_slots + -(-written // build.page_size)
         rows = 2 * build.max_num_tokens
         self._buffers = make_step_buffers(memory, BufferLimits(rows, grants))
-        self._host = HostMetadata(num_slots, grants, max_pages, eager.drafter.needs.score_planes != "none")
+        scored = eager.drafter.needs.score_planes != "none"
+        self._max_scored = len(self._buffers.scored_slot) if scored else 0
+        self._host = HostMetadata(num_slots, grants, max_pages, scored)
         split = eager.drafter.split(memory.budget)
         self._budget_split = torch.stack([getattr(split, part) for part in BUDGET_PARTS], dim=1).int()
         self._graphs = StepGraphs(self._run, memory.device)
@@ -86,7 +88,7 @@ class GraphExecutor:
         if not step.rows:
             return GraphBatch(step, None)
         self._send(step)
-        return GraphBatch(step, StepShape.of(step, self._host.scored))
+        return GraphBatch(step, StepShape.of(step, self._max_scored))
 
     @torch.inference_mode()
     def execute(self, batch: GraphBatch | StepBatch) -> Tensor | None:
@@ -107,9 +109,9 @@ class GraphExecutor:
 
     @torch.inference_mode()
     def run_idle(self, num_rows: int, times: int) -> None:
-        """Enqueue `times` steps of num_rows rows that are nobody's, a bucket's number: no slot changes."""
+        """Enqueue `times` steps of num_rows rows that are nobody's: a plain step's shape, and no slot changes."""
         self._send(ScheduledStep(0, (), (), ()))
-        shape = StepShape(num_rows, num_rows, num_scored=0, every_row=True, drafts_only=True)
+        shape = StepShape.of_every_row(num_rows)
         for _ in range(times):
             self._graphs.run(shape)
 
@@ -122,8 +124,6 @@ class GraphExecutor:
         self._step_ops.step_rows(self._step_rows_inputs(shape))
         logits = self._eager.decoder(self._decoder_inputs(shape))
         statistics = self._step_ops.sample_rows(self._sample_rows_inputs(shape, logits))
-        if shape.drafts_only:
-            return
         self._step_ops.accept_drafts(self._accept_inputs(logits, statistics))
         self._eager.drafter.plan_slots(self._eager.memory, self._ended_blocks(shape), self._eager.attention_ops.select)
 

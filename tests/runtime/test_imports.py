@@ -13,6 +13,7 @@ import sparsespec.runtime
 
 HOST_MODULES = (
     "adaptive_cycles",
+    "chooser",
     "config",
     "cost_model",
     "cycles",
@@ -23,6 +24,7 @@ HOST_MODULES = (
     "sampling_params",
     "scheduler",
     "step_loop",
+    "step_sizes",
     "tracing",
 )
 NO_NETWORK = """

@@ -64,12 +64,12 @@ def test_measured_costs_have_the_engines_sizes() -> None:
     engine = tiny_engine().config
     costs = measure_costs(executor, engine, most_rows=20)
     assert costs.kv_bytes_per_token == engine.model.kv_bytes_per_token(8)
-    assert [rows for rows, _ in costs.rows] == [1, 8, 16, 24]
+    assert [rows for rows, _ in costs.rows] == [1, 8, 16, 32]
     assert costs.plain_bandwidth > costs.verify_bandwidth > costs.draft_bandwidth > 0
 
 
 @pytest.mark.parametrize(
-    ("most", "counts"), [(2, (1, 2)), (5, (1, 8)), (9, (1, 8, 16)), (100, (1, 8, 16, 32, 64, 104))]
+    ("most", "counts"), [(2, (1, 8)), (5, (1, 8)), (9, (1, 8, 16)), (100, (1, 8, 16, 32, 64, 112))]
 )
 def test_rows_are_measured_at_graphs_own_sizes(most: int, counts: tuple[int, ...]) -> None:
     assert row_counts(most) == counts

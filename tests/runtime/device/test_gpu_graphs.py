@@ -11,7 +11,9 @@ import torch
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.graph_executor import GraphExecutor
+from sparsespec.runtime.device.step_graphs import StepShape
 from sparsespec.runtime.llm import LLM
+from sparsespec.runtime.step_sizes import sizes_up_to
 from throughput_study.engines import QWEN3_8B, random_engine
 from throughput_study.experiments import greedy, limits
 from throughput_study.texts import random_prompts
@@ -80,11 +82,48 @@ def test_only_the_shapes_that_came_up_are_captured() -> None:
     executor = load.llm.executor
     assert isinstance(executor, GraphExecutor)
     captured = executor.graphs.captured
-    decoding = [shape for shape in captured if shape.every_row]
-    assert [shape.num_rows for shape in decoding] == [BATCH]
+    assert _decoding(executor) == [StepShape.of_every_row(BATCH)]
     assert all(each.num_bytes >= 0 for each in captured.values())
     load.measure(20)
     assert list(executor.graphs.captured) == list(captured)
+
+
+def _decoding(executor: GraphExecutor) -> list[StepShape]:
+    """Captured shapes without chunks of prompts."""
+    return [shape for shape in executor.graphs.captured if shape.every_row]
+
+
+def test_a_shape_without_chunks_is_captured_when_it_first_comes_up() -> None:
+    load = steady(replace(SMOLLM2_135M, num_layers=2), PLAIN)
+    executor = load.llm.executor
+    assert isinstance(executor, GraphExecutor)
+    for num_rows, more in ((200, 1), (200, 0), (208, 0), (209, 1)):
+        before = len(_decoding(executor))
+        executor.run_idle(num_rows, times=1)
+        assert len(_decoding(executor)) == before + more
+
+
+def test_an_adaptive_engine_has_the_graphs_of_plain_decoding_from_the_start() -> None:
+    engine = random_engine(replace(SMOLLM2_135M, num_layers=2), limits(BATCH, 1000, 4096), torch.device("cuda"))
+    llm = LLM(engine, replace(PILLAR, adaptive=True), RuntimeConfig(chunk_size=4096))
+    assert isinstance(llm.executor, GraphExecutor)
+    found = _decoding(llm.executor)
+    assert all(StepShape.of_every_row(size) in found for size in sizes_up_to(BATCH))
+
+
+def test_graphs_are_captured_while_the_gpu_is_busy() -> None:
+    """Work that takes the GPU much longer than a capture takes the host is not over when one has been made."""
+    load = steady(replace(SMOLLM2_135M, num_layers=2), PLAIN)
+    executor = load.llm.executor
+    assert isinstance(executor, GraphExecutor)
+    executor.run_idle(200, times=1)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(10**10)
+    done = torch.cuda.Event()
+    done.record()
+    executor.run_idle(220, times=1)
+    assert not done.query()
+    assert StepShape.of_every_row(220) in executor.graphs.captured
 
 
 def test_steps_are_started_while_the_gpu_is_busy() -> None:
