@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sparsespec.runtime.config import Policy
 from sparsespec.runtime.cycles import Load
+from sparsespec.runtime.step_sizes import rows_of
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,13 @@ class DraftReads:
     ratio: float
     min_budget: int  # tokens
 
+    def budget(self, context: float) -> float:
+        """Tokens per layer and KV head of `context` verified ones."""
+        return min(context, max(self.min_budget, self.ratio * context))
+
     def tokens(self, context: float, num_drafts: int) -> float:
         """Per layer and KV head: the budget, and what is newer than the last block's start, on average."""
-        return min(context, max(self.min_budget, self.ratio * context)) + num_drafts + 1
+        return self.budget(context) + num_drafts + 1
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,10 @@ class CostModel:
         upper = min(max(place, 1), len(self.rows) - 1)
         (first, low), (last, high) = self.rows[upper - 1 : upper + 1]
         return low + (high - low) * (num_rows - first) / (last - first)
+
+    def step_row_seconds(self, num_rows: int) -> float:
+        """Of one step, padding included; row_seconds is for means over steps."""
+        return self.row_seconds(rows_of(num_rows))
 
     def plain_read(self, context: float) -> float:
         """Seconds that one request's plain step reads."""

@@ -44,6 +44,22 @@ class GivenLoad:
         return self.given
 
 
+@dataclass(frozen=True)
+class Agreeing:
+    """chooser.Agreements: the same, whatever drafts read."""
+
+    share: float
+
+    @property
+    def settled(self) -> bool:
+        """See Agreements."""
+        return True
+
+    def of(self, reads: DraftReads, context: float) -> float:
+        """See Agreements."""
+        return self.share
+
+
 def non_decreasing(numbers: Iterable[float]) -> bool:
     listed = list(numbers)
     return listed == sorted(listed)

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.decoder import DecoderInputs
-from sparsespec.plugins.accept_drafts.inputs import BUDGET_PARTS, AcceptDraftsInputs
+from sparsespec.plugins.accept_drafts.inputs import AcceptDraftsInputs
 from sparsespec.plugins.pillar_attention.inputs import StepInputs
 from sparsespec.plugins.sample_rows.inputs import RowStatistics, SampleRowsInputs
 from sparsespec.plugins.step_rows.inputs import StepRowsInputs
+from sparsespec.runtime.device.budget_tables import BudgetTables
 from sparsespec.runtime.device.drafter import EndedBlocks
 from sparsespec.runtime.device.executor import PendingResults
 from sparsespec.runtime.device.graph_results import GraphResults
@@ -54,8 +55,7 @@ class GraphExecutor:
         scored = eager.drafter.needs.score_planes != "none"
         self._max_scored = len(self._buffers.scored_slot) if scored else 0
         self._host = HostMetadata(num_slots, grants, max_pages, scored)
-        split = eager.drafter.split(memory.budget)
-        self._budget_split = torch.stack([getattr(split, part) for part in BUDGET_PARTS], dim=1).int()
+        self._budgets = BudgetTables(memory.budget, eager.drafter)
         self._graphs = StepGraphs(self._run, memory.device)
 
     @property
@@ -73,6 +73,11 @@ class GraphExecutor:
         """The ops around the decoder."""
         return self._step_ops
 
+    @property
+    def budgets(self) -> BudgetTables:
+        """What drafts may read; steps say which."""
+        return self._budgets
+
     def replace_step_ops(self, step_ops: StepOps) -> None:
         """For studies, before the first step: graphs keep what they were captured with."""
         assert not self._graphs.captured
@@ -81,6 +86,7 @@ class GraphExecutor:
     @torch.inference_mode()
     def prepare(self, step: ScheduledStep) -> GraphBatch | StepBatch:
         """See Executor."""
+        self._budgets.use(step.budget)
         if any(row.needs.beyond_temperature for row in step.rows):
             return self._eager.prepare(step)
         for admission in step.admissions:
@@ -110,7 +116,7 @@ class GraphExecutor:
     @torch.inference_mode()
     def run_idle(self, num_rows: int, times: int) -> None:
         """Enqueue `times` steps of num_rows rows that are nobody's: a plain step's shape, and no slot changes."""
-        self._send(ScheduledStep(0, (), (), ()))
+        self._send(ScheduledStep(0, (), (), ()))  # no block ends: its budget sets nothing
         shape = StepShape.of_every_row(num_rows)
         for _ in range(times):
             self._graphs.run(shape)
@@ -212,7 +218,7 @@ class GraphExecutor:
             temperature=state.temperature,
             seed=state.seed,
             end_len=state.end_len,
-            budget_split=self._budget_split,
+            budget_split=self._budgets.split,
             token_ids=state.token_ids,
             kv_len=state.kv_len,
             recent_start=state.recent_start,

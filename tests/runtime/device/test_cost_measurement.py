@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sparsespec.builder.errors import InputError
-from sparsespec.runtime.config import Policy, RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.config import PolicyName, RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.cost_measurement import measure_costs, measure_rows, read_shares, row_counts
+from sparsespec.runtime.device.cycle_choice import budgets_to_choose_from
 from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.llm import LLM
 from tiny_llm import BUILD, assert_all_pages_free, first_answers, greedy, random_prompts, tiny_engine, ways_to_draft
@@ -84,8 +85,8 @@ def test_drafts_read_at_the_smallest_share_of_the_bandwidth() -> None:
     assert all(1 > each.plain > each.verify > each.draft > 0 for each in shares)
 
 
-@pytest.mark.parametrize("policy", ["unified", "lockstep"])
-def test_adaptive_speculation_gives_plain_decodings_tokens(policy: Policy) -> None:
+@pytest.mark.parametrize("policy", ["auto", "unified", "lockstep"])
+def test_adaptive_speculation_gives_plain_decodings_tokens(policy: PolicyName) -> None:
     """By costs as they are here; whatever they say."""
     plain = first_answers(LLM(tiny_engine(), SpeculationConfig(drafter="none")).generate(PROMPTS, greedy(60)))
     llm = LLM(tiny_engine(), replace(SPECULATION, adaptive=True), replace(GRAPHS, policy=policy))
@@ -96,3 +97,12 @@ def test_adaptive_speculation_gives_plain_decodings_tokens(policy: Policy) -> No
 def test_adaptive_needs_costs_that_can_be_measured() -> None:
     with pytest.raises(InputError, match="adaptive: expected steps of fixed shapes"):
         LLM(tiny_engine(), replace(SPECULATION, adaptive=True), RuntimeConfig(cuda_graphs="off"))
+
+
+def test_budgets_to_choose_from_are_within_the_engines() -> None:
+    """max_budget 256, max_seq_len 256; the config's own comes first."""
+    for ratio, min_budget, ratios in ((0.2, 16, [0.2, 0.1, 0.4]), (0.6, 16, [0.6, 0.3, 1.0]), (0.05, 192, [0.05])):
+        own = replace(SPECULATION, ratio=ratio, min_budget=min_budget)
+        assert [each.ratio for each in budgets_to_choose_from(own, BUILD)] == ratios
+    tight = replace(BUILD, max_budget=60)
+    assert [each.ratio for each in budgets_to_choose_from(replace(SPECULATION, ratio=0.2), tight)] == [0.2, 0.1]

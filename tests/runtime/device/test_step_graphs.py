@@ -7,7 +7,7 @@ import pytest
 from chooser_cases import SMALL, options
 from fake_device import FakeDevice, FakeHost
 from sparsespec.plugins.phase import Phase
-from sparsespec.runtime.adaptive_cycles import AdaptiveCycles, SpreadEnds
+from sparsespec.runtime.adaptive_cycles import AdaptiveCycles
 from sparsespec.runtime.chooser import Chooser
 from sparsespec.runtime.device.step_graphs import StepShape
 from sparsespec.runtime.kv_cache import KvCacheManager
@@ -62,8 +62,8 @@ class MixedTexts(FakeDevice):
 @pytest.mark.parametrize(("batch", "num_steps", "most"), [(1, 600, 3), (8, 600, 5), (32, 600, 4), (128, 150, 6)])
 def test_few_shapes_come_up_while_requests_adapt(batch: int, num_steps: int, most: int) -> None:
     kv_cache = KvCacheManager(20 * batch, 1024)
-    cycles = AdaptiveCycles(Chooser(SMALL, options(max_drafts=MOST)), SpreadEnds())
-    scheduler = Scheduler(SchedulerLimits(batch, 8192, 4096), kv_cache, "unified", cycles)
+    cycles = AdaptiveCycles(Chooser(SMALL, options(max_drafts=MOST)))
+    scheduler = Scheduler(SchedulerLimits(batch, 8192, 4096), kv_cache, cycles)
     host = FakeHost(scheduler, MixedTexts(kv_cache, 1.0, seed=1), lag=1)
     for number in range(batch):
         spec = RequestSpec(number, (1,) * PROMPT, SamplingParams(), number, (), 9000, DraftShape(MOST, MOST))
