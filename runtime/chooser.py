@@ -129,16 +129,18 @@ class Chooser:
         """Seconds that a probe takes if nothing is accepted, and that the tokens take which it does not bring.
 
         Under unified the request's steps are one scored row, its drafts and its verification, whose rows may need the
-        next larger graph; under lockstep everybody has them.
+        next larger graph, and each may be of a slower kind; under lockstep everybody has them.
         """
         costs, load, drafts = self.costs, self.choice.load, self.options.probe_drafts
         plain, scored = costs.plain_seconds(load), costs.verify_read(load.context) - costs.plain_read(load.context)
         way = Way(self.options.policies[0], drafts, self.choice.way.reads)
         if way.policy == "lockstep":
-            return costs.cycle_seconds(load, way) - plain + load.num_requests * scored
+            scores = costs.latencies.most_beyond_plain + load.num_requests * scored
+            return costs.cycle_seconds(load, way) - plain + scores
         rows = costs.step_row_seconds(load.num_requests + drafts) - costs.step_row_seconds(load.num_requests)
         reads = costs.draft_read(load.context, drafts, way.reads) - costs.plain_read(load.context)
-        return max(0.0, rows) + 2 * scored + drafts * (max(0.0, reads) + plain / load.num_requests)
+        kinds = (drafts + 2) * costs.latencies.most_beyond_plain
+        return max(0.0, rows) + kinds + 2 * scored + drafts * (max(0.0, reads) + plain / load.num_requests)
 
     @property
     def _plain(self) -> Way:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sparsespec.runtime.chooser import Options
 from sparsespec.runtime.config import Policy
-from sparsespec.runtime.cost_model import CostModel, DraftReads
+from sparsespec.runtime.cost_model import CostModel, DraftReads, StepLatencies
 from sparsespec.runtime.cycles import Load
 
 READS = DraftReads(ratio=0.05, min_budget=192)
@@ -26,6 +26,18 @@ SMALL = CostModel(
     plain_bandwidth=4.2e12,
     verify_bandwidth=3.6e12,
     draft_bandwidth=1.6e12,
+)
+
+
+# The same on an H200, by the profiles of `sweep_batch` (docs/performance.md): products and what is none of attention's,
+# attention's time beyond its bytes, of plain steps and of those that draft and verify.
+SMALL_ON_H200 = CostModel(
+    rows=((1, 0.65e-3), (64, 0.68e-3), (256, 0.82e-3), (512, 0.9e-3), (1024, 1.1e-3)),
+    kv_bytes_per_token=23_040,
+    plain_bandwidth=3.9e12,
+    verify_bandwidth=3.3e12,
+    draft_bandwidth=1.44e12,
+    latencies=StepLatencies(plain=0.53e-3, draft=0.6e-3, verify=0.95e-3, mixed=0.95e-3),
 )
 
 

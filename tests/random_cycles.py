@@ -15,7 +15,7 @@ class RandomCycles:
 
     def __init__(self, seed: int, budgets: tuple[int, ...] = (0,)) -> None:
         self._random = random.Random(seed)
-        self._budgets = budgets
+        self.budgets = budgets
         self.drawn: list[int] = []
         self.policy: Policy = "unified"
         self.budget = budgets[0]
@@ -23,7 +23,7 @@ class RandomCycles:
     def begin_step(self, step: int, source: LoadSource) -> bool:
         """See Cycles."""
         self.policy = self._random.choice(("unified", "unified", "lockstep"))
-        self.budget = self._random.choice(self._budgets)
+        self.budget = self._random.choice(self.budgets)
         return True
 
     def first(self, request: Request, others: Iterable[Request], step: int) -> FirstCycle:

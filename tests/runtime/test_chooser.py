@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chooser_cases import LARGE, READS, SMALL, Agreeing, non_decreasing, options
+from chooser_cases import LARGE, READS, SMALL, SMALL_ON_H200, Agreeing, non_decreasing, options
 from sparsespec.runtime.chooser import PROBE_SHARE, Chooser, Options
 from sparsespec.runtime.config import Policy
-from sparsespec.runtime.cost_model import CostModel, DraftReads, Way, expected_accepted
+from sparsespec.runtime.cost_model import CostModel, DraftReads, StepLatencies, Way, expected_accepted
 from sparsespec.runtime.cycles import Load
 
 LONG = Load(96, 8192.0, 0.5)
@@ -95,6 +95,7 @@ def cost_models(draw: st.DrawFn) -> CostModel:
         plain_bandwidth=read,
         verify_bandwidth=read * draw(st.floats(0.7, 1.0)),
         draft_bandwidth=read * draw(st.floats(0.1, 0.9)),
+        latencies=StepLatencies(*(draw(st.floats(0, 2e-3)) for _ in range(4))),
     )
 
 
@@ -223,3 +224,12 @@ def test_what_drafts_read_stays_while_nobody_drafts() -> None:
     chooser.update(Load(96, 32_768.0, 0.5), AgreeingBy((0.8, 0.6, 0.95)))
     assert not chooser.update(Load(96, 100.0, 0.5), AgreeingBy((0.8, 0.6, 0.95))).speculates
     assert chooser.budget == 2
+
+
+@pytest.mark.parametrize(
+    ("batch", "speculates"), [(1, False), (8, False), (16, False), (64, True), (128, True), (512, True)]
+)
+def test_small_batches_of_a_small_model_decode_plainly(batch: int, speculates: bool) -> None:
+    """As measured: 8 drafts lose up to a third of the speed below some 32 requests, and more than double it at 512."""
+    choice = Chooser(SMALL_ON_H200, options(max_drafts=8)).update(Load(batch, 4090.0, 0.5), Agreeing(0.965))
+    assert choice.speculates == speculates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import astuple, fields, replace
 
 import pytest
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from sparsespec.builder.errors import InputError
 from sparsespec.runtime.config import PolicyName, RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.cost_model import CostModel
 from sparsespec.runtime.device.cost_measurement import measure_costs, measure_rows, read_shares, row_counts
 from sparsespec.runtime.device.cycle_choice import budgets_to_choose_from
 from sparsespec.runtime.device.graph_executor import GraphExecutor
+from sparsespec.runtime.device.latency_measurement import measure_latencies
 from sparsespec.runtime.llm import LLM
 from tiny_llm import BUILD, assert_all_pages_free, first_answers, greedy, random_prompts, tiny_engine, ways_to_draft
 
@@ -20,6 +22,7 @@ SPECULATION = SpeculationConfig(k=4, ratio=0.1, min_budget=16, max_lookups=8)
 FIXED = ("default", "exact", "paper", "window", "ngram")
 GRAPHS = RuntimeConfig(cuda_graphs="on")
 PROMPTS = random_prompts((37, 80, 1, 61))
+COSTS = CostModel(((1, 0.0), (100, 1e-9)), 1, 1e15, 1e15, 1e15)  # next to nothing, so that all of a step is latency
 
 
 def running(rule: str) -> tuple[LLM, GraphExecutor]:
@@ -52,12 +55,25 @@ def test_measuring_changes_nothing(rule: str) -> None:
     assert before["kv_pool"].abs().max() > 0
     for name, tensor in tensors_of(executor).items():
         assert torch.equal(tensor, before[name]), name
-    other, _ = running(rule)
-    for each in (llm, other):
-        while each.has_requests:
-            each.step()
-    answers = [[each.take_output(i).outputs[0].token_ids for i in range(len(PROMPTS))] for each in (llm, other)]
-    assert answers[0] == answers[1]
+    assert answers(llm) == answers(running(rule)[0])
+
+
+def answers(llm: LLM) -> list[tuple[int, ...]]:
+    while llm.has_requests:
+        llm.step()
+    return [llm.take_output(number).outputs[0].token_ids for number in range(len(PROMPTS))]
+
+
+@pytest.mark.parametrize("rule", [rule for rule in FIXED if rule != "ngram"])
+def test_measuring_latencies_changes_nothing(rule: str) -> None:
+    """Though it is the first two slots that run; scores are a step's own. Without draft steps nothing is adaptive."""
+    llm, executor = running(rule)
+    before = {name: tensor.clone() for name, tensor in tensors_of(executor).items() if name != "scores"}
+    latencies = measure_latencies(executor, COSTS)
+    assert min(astuple(latencies)) > 0
+    for name, tensor in before.items():
+        assert torch.equal(tensors_of(executor)[name], tensor), name
+    assert answers(llm) == answers(running(rule)[0])
 
 
 def test_measured_costs_have_the_engines_sizes() -> None:
@@ -67,6 +83,15 @@ def test_measured_costs_have_the_engines_sizes() -> None:
     assert costs.kv_bytes_per_token == engine.model.kv_bytes_per_token(8)
     assert [rows for rows, _ in costs.rows] == [1, 8, 16, 32]
     assert costs.plain_bandwidth > costs.verify_bandwidth > costs.draft_bandwidth > 0
+    assert min(astuple(costs.latencies)) >= 0
+
+
+def test_latencies_of_an_engine_for_one_request() -> None:
+    """Its steps never draft and verify at once; what such a step would take is a verification's."""
+    llm = LLM(tiny_engine(), SPECULATION, replace(GRAPHS, max_batch_size=1))
+    assert isinstance(llm.executor, GraphExecutor)
+    assert min(astuple(measure_latencies(llm.executor, COSTS))) > 0
+    assert llm.executor.memory.state.kv_len.tolist() == [0]
 
 
 @pytest.mark.parametrize(

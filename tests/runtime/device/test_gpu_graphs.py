@@ -8,9 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from random_cycles import RandomCycles
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.cost_model import CostModel
+from sparsespec.runtime.cycles import Cycles
 from sparsespec.runtime.device.graph_executor import GraphExecutor
+from sparsespec.runtime.device.latency_measurement import measure_latencies
 from sparsespec.runtime.device.step_graphs import StepShape
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.step_sizes import sizes_up_to
@@ -42,10 +46,16 @@ BATCH, PROMPT = 64, 300
 Record = Callable[[str, object], None]
 
 
-def steady(model: ModelConfig, speculation: SpeculationConfig, batch: int = BATCH, result_lag: int = 1) -> Load:
+def steady(
+    model: ModelConfig,
+    speculation: SpeculationConfig,
+    batch: int = BATCH,
+    result_lag: int = 1,
+    cycles: Cycles | None = None,
+) -> Load:
     """Requests that all decode."""
     engine = random_engine(model, limits(batch, 1000, 4096), torch.device("cuda"))
-    llm = LLM(engine, speculation, RuntimeConfig(chunk_size=4096, result_lag=result_lag))
+    llm = LLM(engine, speculation, RuntimeConfig(chunk_size=4096, result_lag=result_lag), cycles=cycles)
     load = Load(llm, random_prompts(model.vocab_size, batch, PROMPT), greedy(600))
     load.warm_up()
     return load
@@ -137,3 +147,41 @@ def test_steps_are_started_while_the_gpu_is_busy() -> None:
     for _ in range(3):
         load.step()
     assert not done.query()
+
+
+def test_blocks_set_what_drafts_read_by_their_steps_budget() -> None:
+    """Of several that take turns in captured graphs, the last one for longer than a cycle."""
+    cycles = RandomCycles(1, budgets=(0, 1, 2))
+    load = steady(replace(SMOLLM2_135M, num_layers=2), PILLAR, cycles=cycles)
+    executor = load.llm.executor
+    assert isinstance(executor, GraphExecutor)
+    configs = [replace(PILLAR, min_budget=budget) for budget in (64, 32, 128)]
+    executor.budgets.offer(configs)
+    state = executor.memory.state
+    for place, config in enumerate(configs):
+        load.measure(18)
+        cycles.budgets = (place,)
+        load.measure(18)
+        cycles.budgets = (0, 1, 2)
+        budget = torch.tensor([config.budget(kv_len) for kv_len in state.kv_len.tolist()])
+        lookups = min(config.max_lookups, int(budget[0]) // 2)
+        chosen = state.num_staying + state.num_moving + state.lookup_budget
+        assert chosen.cpu().tolist() == (budget - budget // 4).tolist()
+        assert state.lookup_budget.tolist() == [lookups] * BATCH
+
+
+@pytest.mark.parametrize("batch", [1, BATCH])
+def test_latencies_are_measured_and_leave_nothing_behind(batch: int, record_property: Record) -> None:
+    load = steady(replace(SMOLLM2_135M, num_layers=30), PILLAR, batch)
+    executor = load.llm.executor
+    assert isinstance(executor, GraphExecutor)
+    state = executor.memory.state
+    before = [tensor.clone() for tensor in (state.kv_len, state.token_ids, state.pillars, executor.memory.kv_pool)]
+    costs = CostModel(((1, 0.0), (100, 1e-9)), 1, 1e15, 1e15, 1e15)
+    latencies = measure_latencies(executor, costs)
+    record_property("whole steps of one slot or two", latencies)
+    assert 0 < latencies.plain < 0.1
+    assert min(latencies.draft, latencies.verify, latencies.mixed) > 0
+    after = (state.kv_len, state.token_ids, state.pillars, executor.memory.kv_pool)
+    assert all(torch.equal(*each) for each in zip(before, after, strict=True))
+    load.measure(9)
