@@ -17,8 +17,9 @@ from sparsespec.runtime.cycles import Load
 
 # What speculation must gain to be taken up, and what it must still gain to be kept: short of it, 1% is lost.
 _TAKEN_UP, _KEPT = 1.03, 0.99
-# What must be gained by another number of drafts, and by another policy or other reads, over what is at work.
-_OTHER_NUMBER, _OTHER_WAY = 1.01, 1.03
+# What must be gained by another number of drafts over the one at work, by other reads, and by another policy: requests
+# that are unlike the mean have no numbers of their own in lockstep, which is not in the model.
+_OTHER_NUMBER, _OTHER_READS, _OTHER_POLICY = 1.01, 1.03, 1.05
 # Of the time, what requests that would not draft may take to find out whether they should: with _KEPT less than 3%.
 PROBE_SHARE = 0.01
 _PROBE_DRAFTS = 4
@@ -178,6 +179,8 @@ class Chooser:
 
 def _bar(way: Way, now: Way) -> float:
     """By which it must be faster than what is at work."""
-    if (way.policy, way.reads) != (now.policy, now.reads):
-        return _OTHER_WAY
+    if way.policy != now.policy:
+        return _OTHER_POLICY
+    if way.reads != now.reads:
+        return _OTHER_READS
     return 1.0 if way == now else _OTHER_NUMBER

@@ -29,15 +29,14 @@ SMALL = CostModel(
 )
 
 
-# The same on an H200, by the profiles of `sweep_batch` (docs/performance.md): products and what is none of attention's,
-# attention's time beyond its bytes, of plain steps and of those that draft and verify.
+# The same on an H200, fitted to the steps of `sweep_batch` (docs/performance.md).
 SMALL_ON_H200 = CostModel(
     rows=((1, 0.65e-3), (64, 0.68e-3), (256, 0.82e-3), (512, 0.9e-3), (1024, 1.1e-3)),
     kv_bytes_per_token=23_040,
-    plain_bandwidth=3.9e12,
+    plain_bandwidth=4.1e12,
     verify_bandwidth=3.3e12,
     draft_bandwidth=1.44e12,
-    latencies=StepLatencies(plain=0.53e-3, draft=0.6e-3, verify=0.95e-3, mixed=0.95e-3),
+    latencies=StepLatencies(plain=0.35e-3, draft=0.54e-3, verify=0.7e-3, mixed=0.68e-3),
 )
 
 

@@ -161,7 +161,7 @@ def test_the_policy_is_the_faster_one() -> None:
         assert choice.way.policy == policy
 
 
-def test_a_policy_is_left_for_3_percent_only() -> None:
+def test_a_policy_is_left_for_5_percent_only() -> None:
     """Along a cost that moves from one to the other and back."""
     chooser, taken, gains = Chooser(LARGE, EITHER_POLICY), [], []
     for step in (*range(41), *range(40, -1, -1)):
@@ -172,8 +172,8 @@ def test_a_policy_is_left_for_3_percent_only() -> None:
     assert (taken[0], taken[40], taken[-1]) == ("unified", "lockstep", "unified")
     switches = [step for step in range(1, len(taken)) if taken[step] != taken[step - 1]]
     assert len(switches) == 2
-    assert gains[switches[0]] >= 1.03
-    assert gains[switches[1]] <= 1 / 1.019  # another number of the old policy may have come closer by 1%
+    assert gains[switches[0]] >= 1.05
+    assert gains[switches[1]] <= 1 / 1.039  # the number at work may be as much as 1% short of its policy's best
 
 
 def speeds(costs: CostModel, policy: Policy, agreement: float) -> list[float]:
