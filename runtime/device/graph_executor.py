@@ -28,6 +28,7 @@ from sparsespec.runtime.device.step_graphs import StepGraphs, StepShape
 from sparsespec.runtime.device.step_ops import StepOps
 from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.scheduler import ScheduledStep
+from sparsespec.runtime.step_sizes import logits_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class GraphExecutor:
         # Every slot may be granted a verification's rows beyond its own, and its first and last page may be begun ones.
         written = build.max_num_tokens + num_slots * (memory.state.draft_probs.shape[1] + 1)
         grants = 2 * num_slots + -(-written // build.page_size)
-        rows = 2 * build.max_num_tokens
+        rows = max(rows_of(build.max_num_tokens), logits_of(build.max_num_tokens))
         self._buffers = make_step_buffers(memory, BufferLimits(rows, grants))
         scored = eager.drafter.needs.score_planes != "none"
         self._max_scored = len(self._buffers.scored_slot) if scored else 0
