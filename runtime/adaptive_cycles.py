@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
 
-from sparsespec.runtime.agreement import Agreement
+from sparsespec.runtime.agreement import Agreement, AgreementByReads
 from sparsespec.runtime.chooser import Chooser
+from sparsespec.runtime.config import Policy
 from sparsespec.runtime.cycles import FirstCycle, LoadSource
 from sparsespec.runtime.request import Request
 
@@ -16,21 +17,7 @@ _PROBE_NEXT = 8
 _PROBE_AGAIN = 64
 # Agreement expected of a model that nobody has seen drafting: 4.1 of 8 accepted.
 _PRIOR = 0.85
-_KEEP_OF_REQUEST, _KEEP_OF_ALL = 0.9, 0.99
-
-
-class Ends(Protocol):
-    """Where cycles end: a little more or less than wanted makes steps even, or verifications coincide."""
-
-    @property
-    def together(self) -> bool:
-        """Whether one request's cycle is everybody's."""
-
-    def begin_step(self, step: int) -> None:
-        """Nobody ends before it any more."""
-
-    def place(self, step: int, wanted: int, least: int, most: int) -> int:
-        """Drafts of a cycle that begins after `step`: wanted, or about as many. 0 is kept where it evens nothing."""
+_KEEP_OF_REQUEST = 0.9
 
 
 class SpreadEnds:
@@ -39,17 +26,15 @@ class SpreadEnds:
     def __init__(self) -> None:
         self._ending: dict[int, int] = {}  # cycles by the step that ends them
 
-    @property
-    def together(self) -> bool:
-        """See Ends."""
-        return False
-
     def begin_step(self, step: int) -> None:
-        """See Ends."""
+        """Nobody ends before it any more."""
         self._ending.pop(step - 1, None)
 
     def place(self, step: int, wanted: int, least: int, most: int) -> int:
-        """See Ends: the emptiest step of those from least to most, the one wanted if it is one of the emptiest."""
+        """Drafts of a cycle that begins after `step`: of least to most those that end in the emptiest step.
+
+        Of equals the nearest to the wanted ones; 0 stays 0, since that evens nothing.
+        """
         if wanted == 0:
             return 0
         numbers = range(least, most + 1)
@@ -64,16 +49,8 @@ class CommonEnds:
     def __init__(self) -> None:
         self._end = 0  # step of the verifications
 
-    @property
-    def together(self) -> bool:
-        """See Ends."""
-        return True
-
-    def begin_step(self, step: int) -> None:
-        """See Ends."""
-
-    def place(self, step: int, wanted: int, least: int, most: int) -> int:
-        """See Ends."""
+    def place(self, step: int, wanted: int) -> int:
+        """Drafts of a cycle that begins after `step`: as many as the others have left, or else those wanted."""
         if self._end <= step:
             self._end = step + 1 + wanted
         return self._end - step - 1
@@ -86,19 +63,27 @@ class _Known:
         self.request = request
         self.agreement = Agreement(_KEEP_OF_REQUEST, guess)
         self.num_seen = 0  # verifications
+        self.begun: deque[int] = deque()  # steps after which cycles with drafts began, of those not seen verified
+        self.staggered = False  # whether the cycle before was one among evenly spread ones
         self.next_probe = 0  # not before this step
 
 
 class AdaptiveCycles:
-    """cycles.Cycles by a chooser. What a request samples, not how it is distributed, depends on who else runs."""
+    """cycles.Cycles by a chooser. What a request samples, not how it is distributed, depends on who else runs.
 
-    def __init__(self, chooser: Chooser, ends: Ends) -> None:
+    Where nobody drafts, a step costs the host nothing beyond a plain one's, and every 16th the sum over the load.
+    """
+
+    def __init__(self, chooser: Chooser) -> None:
         self._chooser = chooser
-        self._ends = ends
-        self._everybody = Agreement(_KEEP_OF_ALL, _PRIOR)
+        self._spread = SpreadEnds()
+        self._common = CommonEnds()
+        self._everybody = AgreementByReads(_PRIOR, chooser.choice.way.reads)
         self._known: dict[int, _Known] = {}  # by request id
+        self._drafting: dict[int, _Known] = {}  # those of them with drafts that are not seen verified
         self._look_at = 0  # step
         self._next_probe = 0  # not before this step
+        self._read_since = 0  # step in which what drafts read changed
         self._quiet = True  # nobody begins to draft in this step
 
     @property
@@ -111,9 +96,19 @@ class AdaptiveCycles:
         """Of all requests."""
         return self._everybody.share
 
+    @property
+    def policy(self) -> Policy:
+        """See Cycles."""
+        return self._chooser.choice.way.policy
+
+    @property
+    def budget(self) -> int:
+        """See Cycles."""
+        return self._chooser.budget
+
     def begin_step(self, step: int, source: LoadSource) -> bool:
         """See Cycles."""
-        self._ends.begin_step(step)
+        self._spread.begin_step(step)
         if step >= self._look_at:
             self._look(step, source)
         self._chooser.pass_step()
@@ -124,44 +119,81 @@ class AdaptiveCycles:
     def first(self, request: Request, others: Iterable[Request], step: int) -> FirstCycle:
         """See Cycles: at once, and as short as makes the steps even."""
         self._known[request.request_id] = known = _Known(request, self.agreement)
-        wanted = self._wanted(request, known, step)
-        return FirstCycle(0, self._ends.place(step, wanted, least=min(1, wanted), most=wanted))
+        return FirstCycle(0, self._begin(known, step))
 
     def next_drafts(self, request: Request, step: int) -> int:
         """See Cycles: one more or less than the request's number where that makes the steps even."""
-        if self._quiet:
-            return 0
         known = self._known[request.request_id]
+        if self._quiet:
+            known.staggered = False
+            return 0
         self._learn(known)
-        wanted = self._wanted(request, known, step)
-        most = min(wanted + 1, request.spec.draft_len)
-        return self._ends.place(step, wanted, least=max(1, wanted - 1), most=most)
+        return self._begin(known, step)
 
     def end(self, request: Request) -> None:
         """See Cycles."""
         self._known.pop(request.request_id, None)
+        self._drafting.pop(request.request_id, None)
 
     def _look(self, step: int, source: LoadSource) -> None:
-        for known in self._known.values():
+        for known in list(self._drafting.values()):
             self._learn(known)
         load = source.load()
         if load.num_requests:
-            self._chooser.update(load, self.agreement)
+            before = self._chooser.choice.way.reads
+            after = self._chooser.update(load, self._everybody).way.reads
+            if after != before:
+                self._everybody.change(after, load.context)
+                self._read_since = step
             self._look_at = step + _LOOK_AGAIN
 
     def _learn(self, known: _Known) -> None:
+        """Verifications of drafts; those of plain steps are passed over."""
+        if not known.begun:
+            return
         verifications = known.request.verifications_since(known.num_seen)
         for check in verifications:
             if check.num_drafts:
                 known.agreement.observe(check.num_drafts, check.num_accepted)
-                self._everybody.observe(check.num_drafts, check.num_accepted)
+                if known.begun.popleft() >= self._read_since:
+                    self._everybody.observe(check.num_drafts, check.num_accepted)
         known.num_seen += len(verifications)
+        if not known.begun:
+            self._drafting.pop(known.request.request_id)
 
-    def _wanted(self, request: Request, known: _Known, step: int) -> int:
+    def _begin(self, known: _Known, step: int) -> int:
+        """Drafts of the cycle after `step`."""
+        request = known.request
         wanted = self._chooser.drafts_for(known.agreement.share, request.kv_len or request.num_prefilled)
-        if wanted == 0 and step >= max(self._next_probe, known.next_probe):
+        probes = wanted == 0 and self._may_probe(known, step)
+        if probes:
             wanted = self._chooser.take_probe()
-            if wanted:
-                self._next_probe, known.next_probe = step + _PROBE_NEXT, step + _PROBE_AGAIN
-                self._quiet = not (self._ends.together or self._chooser.choice.speculates)
-        return wanted
+            self._next_probe, known.next_probe = step + _PROBE_NEXT, step + _PROBE_AGAIN
+            self._quiet = not (self.policy == "lockstep" or self._chooser.choice.speculates)
+        if self.policy == "lockstep":
+            num_drafts = self._common.place(step, wanted)
+        else:
+            num_drafts = self._place_evenly(known, step, wanted, probes)
+        known.staggered = num_drafts > 0 and self.policy == "unified"
+        self._note(known, step, num_drafts)
+        return num_drafts
+
+    def _may_probe(self, known: _Known, step: int) -> bool:
+        """Under lockstep everybody probes, whoever is asked first."""
+        turn = self.policy == "lockstep" or step >= known.next_probe
+        return turn and step >= self._next_probe and self._chooser.can_probe
+
+    def _place_evenly(self, known: _Known, step: int, wanted: int, probes: bool) -> int:
+        """Who comes from elsewhere finds its place in one cycle, who is in place moves by one draft."""
+        if known.staggered or probes:
+            most = min(wanted + 1, known.request.spec.draft_len)
+            return self._spread.place(step, wanted, least=max(1, wanted - 1), most=most)
+        return self._spread.place(step, wanted, least=min(1, wanted), most=wanted)
+
+    def _note(self, known: _Known, step: int, num_drafts: int) -> None:
+        if num_drafts == 0:
+            return
+        if not known.begun:
+            known.num_seen = known.request.num_verifications
+            self._drafting[known.request.request_id] = known
+        known.begun.append(step)

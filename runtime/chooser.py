@@ -1,13 +1,15 @@
-"""Whether to speculate, and with how many drafts: what the cost model says is fastest, with hysteresis. No torch.
+"""How to decode at a load: what the cost model says is fastest, with hysteresis. No torch.
 
-For the whole engine it compares ways to decode at the mean context and agreement. Where that means to speculate, each
-request has its own number of drafts: what would be fastest if all requests had its context and agreement. To go by what
-it costs the others instead would starve those that agree least: they bring most to the others by hardly decoding.
+For the whole engine it compares ways to decode at the mean context and agreement: policies, what drafts read, numbers
+of drafts, and none. Where that means to speculate under `unified`, each request has its own number of drafts: what
+would be fastest if all requests had its context and agreement. To go by what it costs the others instead would starve
+those that agree least: they bring most to the others by hardly decoding.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from sparsespec.runtime.config import Policy
 from sparsespec.runtime.cost_model import CostModel, DraftReads, Way
@@ -15,8 +17,9 @@ from sparsespec.runtime.cycles import Load
 
 # What speculation must gain to be taken up, and what it must still gain to be kept: short of it, 1% is lost.
 _TAKEN_UP, _KEPT = 1.03, 0.99
-# Another way to speculate must gain this over the one at work.
-_BETTER = 1.01
+# What must be gained by another number of drafts over the one at work, by other reads, and by another policy: requests
+# that are unlike the mean have no numbers of their own in lockstep, which is not in the model.
+_OTHER_NUMBER, _OTHER_READS, _OTHER_POLICY = 1.01, 1.03, 1.05
 # Of the time, what requests that would not draft may take to find out whether they should: with _KEPT less than 3%.
 PROBE_SHARE = 0.01
 _PROBE_DRAFTS = 4
@@ -25,7 +28,7 @@ _AGREEMENTS = 64  # steps of a request's agreement that have numbers of their ow
 
 @dataclass(frozen=True)
 class Options:
-    """What may be chosen from."""
+    """What may be chosen from; what stands first is for plain decoding and to begin with."""
 
     max_drafts: int
     policies: tuple[Policy, ...]
@@ -46,12 +49,23 @@ class Choice:
     way: Way
     speed: float  # tokens/s, predicted
     plain_speed: float
-    has_room: bool  # whether the KV cache has pages to draft at all
+    may_pay: bool  # whether drafting would pay if all drafts agreed, and the KV cache has pages to draft at all
 
     @property
     def speculates(self) -> bool:
         """Whether requests draft."""
         return self.way.num_drafts > 0
+
+
+class Agreements(Protocol):
+    """How often drafts agree, and would agree: agreement.AgreementByReads."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether other reads may be thought of."""
+
+    def of(self, reads: DraftReads, context: float) -> float:
+        """Probability that a draft agrees which reads so."""
 
 
 class Chooser:
@@ -60,19 +74,20 @@ class Chooser:
     def __init__(self, costs: CostModel, options: Options) -> None:
         self.costs = costs
         self.options = options
-        self._plain = Way(options.policies[0], 0, options.reads[0])
-        self.choice = Choice(Load(0, 0.0, 0.0), self._plain, 0.0, 0.0, has_room=True)
+        plain = Way(options.policies[0], 0, options.reads[0])
+        self.choice = Choice(Load(0, 0.0, 0.0), plain, 0.0, 0.0, may_pay=False)
         self._numbers: dict[tuple[int, int], int] = {}  # drafts by agreement and context, as far as asked for
         self._saved = 0.0  # seconds, for probes
         self._saved_a_step = 0.0
         self._probe_cost = 0.0
 
-    def update(self, load: Load, agreement: float) -> Choice:
+    def update(self, load: Load, agreements: Agreements) -> Choice:
         """Choose for a load with at least one request."""
-        has_room = load.kv_share <= self.options.max_kv_share
-        way = self._way(load, agreement) if has_room else self._plain
         plain_speed = self.costs.plain_speed(load)
-        self.choice = Choice(load, way, self.costs.speed(load, way, agreement), plain_speed, has_room)
+        may_pay = load.kv_share <= self.options.max_kv_share and self._may_pay(load, plain_speed)
+        way = self._way(load, agreements, plain_speed) if may_pay else self._plain
+        speed = self.costs.speed(load, way, agreements.of(way.reads, load.context))
+        self.choice = Choice(load, way, speed, plain_speed, may_pay)
         cycle = self.costs.cycle_seconds(load, way) if way.num_drafts else self.costs.plain_seconds(load)
         self._saved_a_step = PROBE_SHARE * cycle / (way.num_drafts + 1)
         self._probe_cost = self.probe_cost()
@@ -80,9 +95,14 @@ class Chooser:
         return self.choice
 
     @property
+    def budget(self) -> int:
+        """Place in Options.reads of what drafts read."""
+        return self.options.reads.index(self.choice.way.reads)
+
+    @property
     def can_probe(self) -> bool:
         """Whether enough is saved up."""
-        return self.choice.has_room and 0 < self._probe_cost <= self._saved
+        return self.choice.may_pay and 0 < self._probe_cost <= self._saved
 
     def drafts_for(self, agreement: float, context: int) -> int:
         """Of the next cycle of a request that agrees so often and has so many verified tokens, to a power of two."""
@@ -107,30 +127,46 @@ class Chooser:
         return self.options.probe_drafts
 
     def probe_cost(self) -> float:
-        """Seconds that a probe takes if nothing is accepted, and that the tokens take which it does not bring."""
-        load, drafts = self.choice.load, self.options.probe_drafts
-        way = Way(self.choice.way.policy, drafts, self.choice.way.reads)
-        plain = self.costs.plain_seconds(load)
-        scored = self.costs.verify_read(load.context) - self.costs.plain_read(load.context)
+        """Seconds that a probe takes if nothing is accepted, and that the tokens take which it does not bring.
+
+        Under unified the request's steps are one scored row, its drafts and its verification, whose rows may need the
+        next larger graph, and each may be of a slower kind; under lockstep everybody has them.
+        """
+        costs, load, drafts = self.costs, self.choice.load, self.options.probe_drafts
+        plain, scored = costs.plain_seconds(load), costs.verify_read(load.context) - costs.plain_read(load.context)
+        way = Way(self.options.policies[0], drafts, self.choice.way.reads)
         if way.policy == "lockstep":
-            return self.costs.cycle_seconds(load, way) - plain + load.num_requests * scored
-        own = self._own_seconds(drafts, load.context) - self._own_seconds(0, load.context)
-        return own + scored + drafts * plain / load.num_requests
+            scores = costs.latencies.most_beyond_plain + load.num_requests * scored
+            return costs.cycle_seconds(load, way) - plain + scores
+        rows = costs.step_row_seconds(load.num_requests + drafts) - costs.step_row_seconds(load.num_requests)
+        reads = costs.draft_read(load.context, drafts, way.reads) - costs.plain_read(load.context)
+        kinds = (drafts + 2) * costs.latencies.most_beyond_plain
+        return max(0.0, rows) + kinds + 2 * scored + drafts * (max(0.0, reads) + plain / load.num_requests)
 
-    def _way(self, load: Load, agreement: float) -> Way:
-        def speed(way: Way) -> float:
-            return self.costs.speed(load, way, agreement)
+    @property
+    def _plain(self) -> Way:
+        return Way(self.options.policies[0], 0, self.choice.way.reads)
 
+    def _ways(self, reads: tuple[DraftReads, ...]) -> list[Way]:
         numbers = range(1, self.options.max_drafts + 1)
-        ways = [
-            Way(policy, k, reads) for policy in self.options.policies for reads in self.options.reads for k in numbers
-        ]
-        best, now, plain = max(ways, key=speed), self.choice.way, self.costs.plain_speed(load)
-        if not self.choice.speculates:
-            return best if speed(best) >= _TAKEN_UP * plain else self._plain
-        if speed(best) < _BETTER * speed(now):
-            best = now
-        return best if speed(best) >= _KEPT * plain else self._plain
+        return [Way(policy, k, each) for policy in self.options.policies for each in reads for k in numbers]
+
+    def _may_pay(self, load: Load, plain_speed: float) -> bool:
+        ways = self._ways((self.choice.way.reads,))
+        return self.choice.speculates or any(
+            self.costs.speed(load, way, 1.0) >= _TAKEN_UP * plain_speed for way in reversed(ways)
+        )
+
+    def _way(self, load: Load, agreements: Agreements, plain_speed: float) -> Way:
+        now = self.choice.way
+        reads = self.options.reads if agreements.settled else (now.reads,)
+        shares = {each: agreements.of(each, load.context) for each in reads}
+
+        def speed(way: Way) -> float:
+            return self.costs.speed(load, way, shares[way.reads])
+
+        best = max(self._ways(reads), key=lambda way: speed(way) / _bar(way, now))
+        return best if speed(best) >= (_KEPT if now.num_drafts else _TAKEN_UP) * plain_speed else self._plain
 
     def _own_number(self, agreement: float, context: float) -> int:
         load, way = replace(self.choice.load, context=context), self.choice.way
@@ -140,16 +176,11 @@ class Chooser:
 
         return max(range(self.options.max_drafts + 1), key=speed)
 
-    def _own_seconds(self, num_drafts: int, context: float) -> float:
-        """By which one request's cycle makes its steps longer."""
-        rows = (2 * num_drafts + 1) * self._seconds_per_row()
-        if num_drafts == 0:
-            return rows + self.costs.plain_read(context)
-        drafts = num_drafts * self.costs.draft_read(context, num_drafts, self.choice.way.reads)
-        return rows + drafts + self.costs.verify_read(context)
 
-    def _seconds_per_row(self) -> float:
-        """Of one row more, around the rows of the steps at work."""
-        drafts = self.choice.way.num_drafts
-        rows = max(2.0, self.choice.load.num_requests * (2 * drafts + 1) / (drafts + 1))
-        return (self.costs.row_seconds(1.25 * rows) - self.costs.row_seconds(0.75 * rows)) / (0.5 * rows)
+def _bar(way: Way, now: Way) -> float:
+    """By which it must be faster than what is at work."""
+    if way.policy != now.policy:
+        return _OTHER_POLICY
+    if way.reads != now.reads:
+        return _OTHER_READS
+    return 1.0 if way == now else _OTHER_NUMBER

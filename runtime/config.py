@@ -17,6 +17,7 @@ NormalizerName = Literal["draft", "exact"]
 AttentionName = Literal["auto", "plugins", "reference"]
 GraphsName = Literal["auto", "on", "off"]
 Policy = Literal["unified", "lockstep"]
+PolicyName = Literal["auto", "unified", "lockstep"]
 MAX_RESULT_LAG = 64
 _MOST_KV_TOKENS = 2**40
 MAX_NGRAM = 16
@@ -122,8 +123,10 @@ class RuntimeConfig:
     max_batch_size: int | None = option(None, "requests that run at once; the engine's maximum when not given")
     max_tokens_in_paged_kv_cache: int | None = option(None, "KV cache size; room for a full batch when not given")
     chunk_size: int = option(512, "most prompt tokens prefilled in one step")
-    policy: Policy = option(
-        "unified", "unified staggers verifications over the steps; lockstep drafts and verifies together"
+    policy: PolicyName = option(
+        "auto",
+        "unified staggers verifications over the steps; lockstep drafts and verifies together; auto is unified, and "
+        "with adaptive whichever is faster at the time",
     )
     result_lag: int = option(1, "steps that are started before the results of a step are read")
 

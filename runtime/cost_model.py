@@ -1,7 +1,8 @@
 """What a step costs and how many tokens it brings: a small model over a few measured numbers. No torch.
 
-A step takes the time of its rows (products, sampling: measured, by their number) and of the KV cache that it reads, at
-the bandwidth of each kind of read. Drafts agree with the model independently, with one probability.
+A step takes the time of its rows (products, sampling: measured, by their number), what attention takes however little
+there is to read (measured, by the kinds of rows), and the KV cache that it reads, at the bandwidth of each kind of
+read. Drafts agree with the model independently, with one probability.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from sparsespec.runtime.config import Policy
 from sparsespec.runtime.cycles import Load
+from sparsespec.runtime.step_sizes import rows_of
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,13 @@ class DraftReads:
     ratio: float
     min_budget: int  # tokens
 
+    def budget(self, context: float) -> float:
+        """Tokens per layer and KV head of `context` verified ones."""
+        return min(context, max(self.min_budget, self.ratio * context))
+
     def tokens(self, context: float, num_drafts: int) -> float:
         """Per layer and KV head: the budget, and what is newer than the last block's start, on average."""
-        return min(context, max(self.min_budget, self.ratio * context)) + num_drafts + 1
+        return self.budget(context) + num_drafts + 1
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,21 @@ def expected_accepted(agreement: float, num_drafts: int) -> float:
 
 
 @dataclass(frozen=True)
+class StepLatencies:
+    """Seconds of a step beyond its rows, with next to nothing to read: what decides where batches are small."""
+
+    plain: float
+    draft: float  # of drafts alone
+    verify: float  # of verifications alone, scores and selection included
+    mixed: float  # of both
+
+    @property
+    def most_beyond_plain(self) -> float:
+        """Of one step, whatever it has to do."""
+        return max(0.0, max(self.draft, self.verify, self.mixed) - self.plain)
+
+
+@dataclass(frozen=True)
 class CostModel:
     """Seconds and bytes, of one engine on one device."""
 
@@ -50,6 +71,7 @@ class CostModel:
     plain_bandwidth: float  # bytes/s that plain steps read the KV cache with
     verify_bandwidth: float  # verifications, of scored rows; the time to select is in it
     draft_bandwidth: float  # drafts
+    latencies: StepLatencies = StepLatencies(0.0, 0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         assert len(self.rows) >= 2, self.rows
@@ -60,6 +82,10 @@ class CostModel:
         upper = min(max(place, 1), len(self.rows) - 1)
         (first, low), (last, high) = self.rows[upper - 1 : upper + 1]
         return low + (high - low) * (num_rows - first) / (last - first)
+
+    def step_row_seconds(self, num_rows: int) -> float:
+        """Of one step, padding included; row_seconds is for means over steps."""
+        return self.row_seconds(rows_of(num_rows))
 
     def plain_read(self, context: float) -> float:
         """Seconds that one request's plain step reads."""
@@ -79,7 +105,8 @@ class CostModel:
 
     def plain_seconds(self, load: Load) -> float:
         """Of a plain step."""
-        return self.row_seconds(load.num_requests) + load.num_requests * self.plain_read(load.context)
+        reads = load.num_requests * self.plain_read(load.context)
+        return self.row_seconds(load.num_requests) + self.latencies.plain + reads
 
     def speed(self, load: Load, way: Way, agreement: float) -> float:
         """Tokens per second."""
@@ -96,4 +123,12 @@ class CostModel:
             rows = (drafts + 1) * self.row_seconds(size * (2 * drafts + 1) / (drafts + 1))
         else:
             rows = drafts * self.row_seconds(size) + self.row_seconds(size * (drafts + 1))
-        return rows + size * reads
+        return rows + self._cycle_latency(size, way) + size * reads
+
+    def _cycle_latency(self, num_requests: int, way: Way) -> float:
+        """Of the steps of a cycle: those of few requests do not all verify."""
+        if way.policy == "lockstep" or num_requests == 1:
+            return way.num_drafts * self.latencies.draft + self.latencies.verify
+        num_steps = way.num_drafts + 1
+        verifying = min(num_requests, num_steps)
+        return verifying * self.latencies.mixed + (num_steps - verifying) * self.latencies.draft

@@ -47,6 +47,14 @@ class Cycles(Protocol):
     Numbers of drafts are from 0, a plain step, to the spec's draft_len.
     """
 
+    @property
+    def policy(self) -> Policy:
+        """Of the cycles that begin now."""
+
+    @property
+    def budget(self) -> int:
+        """What drafts read after blocks that end now: a place among the executor's budgets."""
+
     def begin_step(self, step: int, source: LoadSource) -> bool:
         """Step `step` is about to be scheduled. Returns whether who has plain steps may begin to draft after it."""
 
@@ -65,6 +73,16 @@ class FixedCycles:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+
+    @property
+    def policy(self) -> Policy:
+        """See Cycles."""
+        return self._policy
+
+    @property
+    def budget(self) -> int:
+        """See Cycles."""
+        return 0
 
     def begin_step(self, step: int, source: LoadSource) -> bool:
         """See Cycles."""

@@ -227,4 +227,4 @@ class LLM:
     def _make_scheduler(self, max_batch_size: int, cycles: Cycles | None) -> Scheduler:
         sizes = SchedulerLimits(max_batch_size, self.engine.config.build.max_num_tokens, self.config.chunk_size)
         chosen = choose_cycles(self._executor, self.engine.config, self.speculation, self.config.policy)
-        return Scheduler(sizes, self.kv_cache, self.config.policy, chosen if cycles is None else cycles)
+        return Scheduler(sizes, self.kv_cache, chosen if cycles is None else cycles)

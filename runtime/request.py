@@ -170,6 +170,11 @@ class Request:
         """Every verified block that added to the output, in order."""
         return self.verifications_since(0)
 
+    @property
+    def num_verifications(self) -> int:
+        """How many there are of them."""
+        return len(self._verified)
+
     def verifications_since(self, count: int) -> list[Verification]:
         """Those after the first `count`."""
         return [Verification(*numbers) for numbers in self._verified[count:]]

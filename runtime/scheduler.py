@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from sparsespec.plugins.phase import Phase
-from sparsespec.runtime.config import Policy
-from sparsespec.runtime.cycles import NO_CYCLES, Cycles, FixedCycles, Load
+from sparsespec.runtime.cycles import NO_CYCLES, Cycles, Load
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import Request, RequestSpec
 from sparsespec.runtime.results import SlotResult
@@ -73,6 +72,7 @@ class ScheduledStep:
     admissions: tuple[Admission, ...]
     page_grants: tuple[PageGrant, ...]
     rows: tuple[ScheduledRows, ...]
+    budget: int = 0  # what drafts read after blocks that end here: a place among the executor's budgets
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +86,11 @@ class Progress:
 class Scheduler:
     """In-flight batching: requests join and leave at any step."""
 
-    def __init__(
-        self, limits: SchedulerLimits, kv_cache: KvCacheManager, policy: Policy, cycles: Cycles | None = None
-    ) -> None:
-        """cycles: of draft_len drafts each when not given."""
+    def __init__(self, limits: SchedulerLimits, kv_cache: KvCacheManager, cycles: Cycles) -> None:
         self.limits = limits
         self.kv_cache = kv_cache
-        self.policy = policy
         self.next_step = 0
-        self._cycles = FixedCycles(policy) if cycles is None else cycles
+        self._cycles = cycles
         self._waiting: deque[Request] = deque()
         self._running: dict[int, _Running] = {}  # by slot, in their order
         self._prefilling: list[_Running] = []  # those of them whose prompts are not in yet, in order of admission
@@ -162,6 +158,7 @@ class Scheduler:
             admissions=tuple(admissions),
             page_grants=tuple(self._grant_pages(rows)),
             rows=tuple(rows),
+            budget=self._cycles.budget,
         )
         self.next_step += 1
         return step
@@ -224,7 +221,7 @@ class Scheduler:
         return rows
 
     def _prefill_rows(self, decode_rows: list[ScheduledRows]) -> list[ScheduledRows]:
-        if self.policy == "lockstep" and any(row.phase == Phase.DRAFT for row in decode_rows):
+        if self._cycles.policy == "lockstep" and any(row.phase == Phase.DRAFT for row in decode_rows):
             return []  # a step of drafts alone runs on the draft engine
         room = min(self.limits.chunk_size, self.limits.max_num_tokens - sum(row.num_rows for row in decode_rows))
         rows = []

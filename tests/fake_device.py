@@ -85,12 +85,17 @@ class FakeDevice:
         self.admitted: list[int] = []  # request ids, in order
         self.traces: dict[int, list[Trace]] = {}  # by request id
         self._kv_cache = kv_cache  # only asked how much a request holds
-        self._acceptance = acceptance
+        self.acceptance = acceptance  # chance of each draft
         self._random = random.Random(seed)
         self._slots: dict[int, _Slot] = {}
         self._last_generation: dict[int, int] = {}  # by slot
         self._owner: dict[int, tuple[int, int]] = {}  # request and place in it, of every page granted so far
         self._written: dict[int, list[_Write]] = {}  # by step in flight
+
+    @property
+    def kv_lens(self) -> list[int]:
+        """Verified tokens of every slot that was ever taken."""
+        return [slot.kv_len for slot in self._slots.values()]
 
     def run(self, step: ScheduledStep) -> dict[int, SlotResult]:
         """Execute a step right after it was scheduled; returns the results, which the host may read later."""
@@ -183,9 +188,13 @@ class FakeDevice:
         found, accepted = slot.drafted, 0
         if slot.spec.num_draft_steps == 0:
             found = self._random.randint(0, room)
-        while accepted < found and self._random.random() < self._acceptance:
+        while accepted < found and self._random.random() < self._chance(slot.spec):
             accepted += 1
         return _Drafts(found, accepted)
+
+    def _chance(self, spec: RequestSpec) -> float:
+        """That a draft of this request is accepted."""
+        return self.acceptance
 
     def _result(self, rows: ScheduledRows, slot: _Slot, drafts: _Drafts, first: int) -> SlotResult:
         end = slot.kv_len - slot.prompt_len + 1

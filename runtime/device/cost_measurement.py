@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from statistics import median
-from time import perf_counter
 
 import torch
 
 from sparsespec.builder.engine_dir import EngineConfig
-from sparsespec.builder.trt.engine_io import row_bucket
 from sparsespec.runtime.cost_model import CostModel
 from sparsespec.runtime.device.graph_executor import GraphExecutor
-from sparsespec.runtime.trt.device_stream import current_device
+from sparsespec.runtime.device.latency_measurement import measure_latencies
+from sparsespec.runtime.device.timing import STEPS, seconds_of
+from sparsespec.runtime.step_sizes import rows_of, sizes_up_to
 
 _MOST_READ = 2**31  # bytes
-_STEPS, _ROUNDS = 8, 5  # steps timed together, and how often; the median counts
 _FEWEST_ROWS = 8
 
 
@@ -44,29 +42,37 @@ def read_shares(engine: EngineConfig) -> ReadShares:
 
 
 def measure_costs(executor: GraphExecutor, engine: EngineConfig, most_rows: int) -> CostModel:
-    """For steps of up to most_rows rows. Takes seconds on a GPU: graphs are captured."""
+    """For steps of up to most_rows rows, before the first request. Takes seconds on a GPU: graphs are captured."""
     bandwidth, shares = measure_read(executor), read_shares(engine)
-    return CostModel(
+    costs = CostModel(
         rows=measure_rows(executor, row_counts(most_rows)),
         kv_bytes_per_token=engine.model.kv_bytes_per_token(engine.build.kv_element_size),
         plain_bandwidth=bandwidth * shares.plain,
         verify_bandwidth=bandwidth * shares.verify,
         draft_bandwidth=bandwidth * shares.draft,
     )
+    return replace(costs, latencies=measure_latencies(executor, costs))
 
 
 def row_counts(most_rows: int) -> tuple[int, ...]:
     """Where to measure: 1, then doubling from 8, then the most; all of them rows of a graph."""
     doubling = [_FEWEST_ROWS << power for power in range(most_rows.bit_length()) if _FEWEST_ROWS << power < most_rows]
-    return tuple(dict.fromkeys([1, *doubling, row_bucket(max(2, most_rows))]))
+    return tuple(dict.fromkeys([1, *doubling, rows_of(max(2, most_rows))]))
+
+
+def capture_plain(executor: GraphExecutor, max_batch_size: int) -> None:
+    """The graphs of plain decoding and of drafts, the largest first: all graphs share its memory."""
+    for size in reversed(sizes_up_to(max_batch_size)):
+        executor.run_idle(size, times=1)
 
 
 def measure_rows(executor: GraphExecutor, counts: Sequence[int]) -> tuple[tuple[int, float], ...]:
     """(rows, seconds) of steps without attention, the median of several. Leaves every slot as it was."""
     measured = []
     for count in counts:
-        executor.run_idle(count, times=2)  # the second captures the graph
-        measured.append((count, _seconds(partial(executor.run_idle, count, _STEPS), executor) / _STEPS))
+        executor.run_idle(count, times=1)  # captures the graph
+        run = partial(executor.run_idle, count, STEPS)
+        measured.append((count, seconds_of(run, executor.memory.device) / STEPS))
     return tuple(measured)
 
 
@@ -75,25 +81,4 @@ def measure_read(executor: GraphExecutor) -> float:
     pool = executor.memory.kv_pool.flatten().view(torch.float32)
     part = pool[: _MOST_READ // pool.element_size()]
     part.sum()
-    return part.numel() * part.element_size() / _seconds(part.sum, executor)
-
-
-def _seconds(run: Callable[[], object], executor: GraphExecutor) -> float:
-    timed = _on_gpu if executor.memory.device.type == "cuda" else _on_cpu
-    with current_device(executor.memory.device):
-        return median(timed(run) for _ in range(_ROUNDS))
-
-
-def _on_gpu(run: Callable[[], object]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    run()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / 1e3
-
-
-def _on_cpu(run: Callable[[], object]) -> float:
-    start = perf_counter()
-    run()
-    return perf_counter() - start
+    return part.numel() * part.element_size() / seconds_of(part.sum, executor.memory.device)

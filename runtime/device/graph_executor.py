@@ -14,10 +14,11 @@ from torch import Tensor
 
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.decoder import DecoderInputs
-from sparsespec.plugins.accept_drafts.inputs import BUDGET_PARTS, AcceptDraftsInputs
+from sparsespec.plugins.accept_drafts.inputs import AcceptDraftsInputs
 from sparsespec.plugins.pillar_attention.inputs import StepInputs
 from sparsespec.plugins.sample_rows.inputs import RowStatistics, SampleRowsInputs
 from sparsespec.plugins.step_rows.inputs import StepRowsInputs
+from sparsespec.runtime.device.budget_tables import BudgetTables
 from sparsespec.runtime.device.drafter import EndedBlocks
 from sparsespec.runtime.device.executor import PendingResults
 from sparsespec.runtime.device.graph_results import GraphResults
@@ -27,6 +28,7 @@ from sparsespec.runtime.device.step_graphs import StepGraphs, StepShape
 from sparsespec.runtime.device.step_ops import StepOps
 from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.scheduler import ScheduledStep
+from sparsespec.runtime.step_sizes import logits_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ class GraphExecutor:
         # Every slot may be granted a verification's rows beyond its own, and its first and last page may be begun ones.
         written = build.max_num_tokens + num_slots * (memory.state.draft_probs.shape[1] + 1)
         grants = 2 * num_slots + -(-written // build.page_size)
-        rows = 2 * build.max_num_tokens
+        rows = max(rows_of(build.max_num_tokens), logits_of(build.max_num_tokens))
         self._buffers = make_step_buffers(memory, BufferLimits(rows, grants))
-        self._host = HostMetadata(num_slots, grants, max_pages, eager.drafter.needs.score_planes != "none")
-        split = eager.drafter.split(memory.budget)
-        self._budget_split = torch.stack([getattr(split, part) for part in BUDGET_PARTS], dim=1).int()
+        scored = eager.drafter.needs.score_planes != "none"
+        self._max_scored = len(self._buffers.scored_slot) if scored else 0
+        self._host = HostMetadata(num_slots, grants, max_pages, scored)
+        self._budgets = BudgetTables(memory.budget, eager.drafter)
         self._graphs = StepGraphs(self._run, memory.device)
 
     @property
@@ -71,6 +74,11 @@ class GraphExecutor:
         """The ops around the decoder."""
         return self._step_ops
 
+    @property
+    def budgets(self) -> BudgetTables:
+        """What drafts may read; steps say which."""
+        return self._budgets
+
     def replace_step_ops(self, step_ops: StepOps) -> None:
         """For studies, before the first step: graphs keep what they were captured with."""
         assert not self._graphs.captured
@@ -79,6 +87,7 @@ class GraphExecutor:
     @torch.inference_mode()
     def prepare(self, step: ScheduledStep) -> GraphBatch | StepBatch:
         """See Executor."""
+        self._budgets.use(step.budget)
         if any(row.needs.beyond_temperature for row in step.rows):
             return self._eager.prepare(step)
         for admission in step.admissions:
@@ -86,7 +95,7 @@ class GraphExecutor:
         if not step.rows:
             return GraphBatch(step, None)
         self._send(step)
-        return GraphBatch(step, StepShape.of(step, self._host.scored))
+        return GraphBatch(step, StepShape.of(step, self._max_scored))
 
     @torch.inference_mode()
     def execute(self, batch: GraphBatch | StepBatch) -> Tensor | None:
@@ -107,9 +116,9 @@ class GraphExecutor:
 
     @torch.inference_mode()
     def run_idle(self, num_rows: int, times: int) -> None:
-        """Enqueue `times` steps of num_rows rows that are nobody's, a bucket's number: no slot changes."""
-        self._send(ScheduledStep(0, (), (), ()))
-        shape = StepShape(num_rows, num_rows, num_scored=0, every_row=True, drafts_only=True)
+        """Enqueue `times` steps of num_rows rows that are nobody's: a plain step's shape, and no slot changes."""
+        self._send(ScheduledStep(0, (), (), ()))  # no block ends: its budget sets nothing
+        shape = StepShape.of_every_row(num_rows)
         for _ in range(times):
             self._graphs.run(shape)
 
@@ -122,8 +131,6 @@ class GraphExecutor:
         self._step_ops.step_rows(self._step_rows_inputs(shape))
         logits = self._eager.decoder(self._decoder_inputs(shape))
         statistics = self._step_ops.sample_rows(self._sample_rows_inputs(shape, logits))
-        if shape.drafts_only:
-            return
         self._step_ops.accept_drafts(self._accept_inputs(logits, statistics))
         self._eager.drafter.plan_slots(self._eager.memory, self._ended_blocks(shape), self._eager.attention_ops.select)
 
@@ -212,7 +219,7 @@ class GraphExecutor:
             temperature=state.temperature,
             seed=state.seed,
             end_len=state.end_len,
-            budget_split=self._budget_split,
+            budget_split=self._budgets.split,
             token_ids=state.token_ids,
             kv_len=state.kv_len,
             recent_start=state.recent_start,

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from sparsespec.builder.trt.engine_io import row_bucket
-from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.scheduler import ScheduledStep
+from sparsespec.runtime.step_sizes import logits_of, rows_of, scored_of
 from sparsespec.runtime.trt.device_stream import current_device
 
-# Further shapes run without: chunks of prompts come in very many, and each graph takes memory for good.
+# Further shapes run without: each graph takes memory for good. Steps with chunks of prompts have very many shapes, so
+# these leave half of the graphs to steps without.
 MAX_GRAPHS = 256
+_MOST_WITH_CHUNKS = MAX_GRAPHS // 2
 
 
 @dataclass(frozen=True)
@@ -23,22 +24,22 @@ class StepShape:
     num_rows: int
     num_logits: int
     num_scored: int
-    every_row: bool  # whether all rows have logits, in order
-    drafts_only: bool  # no block ends and no chunk: nothing is accepted and nothing selected
+    every_row: bool  # whether all rows have logits, in order, as in all steps without chunks of prompts
 
     @staticmethod
-    def of(step: ScheduledStep, scored: bool) -> StepShape:
-        """scored: whether the drafter wants scores. The step has rows."""
+    def of(step: ScheduledStep, max_scored: int) -> StepShape:
+        """max_scored: places for scores; 0 if the drafter wants none. The step has rows."""
         num_rows = sum(row.num_rows for row in step.rows)
         num_logits = sum(row.num_logits for row in step.rows)
-        num_scored = sum(row.scored for row in step.rows) if scored else 0
-        return StepShape(
-            num_rows=row_bucket(num_rows),
-            num_logits=row_bucket(max(1, num_logits)),
-            num_scored=1 << (num_scored - 1).bit_length() if num_scored else 0,  # places without scores cost little
-            every_row=num_logits == num_rows,
-            drafts_only=all(row.phase == Phase.DRAFT for row in step.rows),
-        )
+        num_scored = scored_of(sum(row.scored for row in step.rows), max_scored)
+        if num_logits == num_rows:
+            return StepShape.of_every_row(num_rows, num_scored)
+        return StepShape(rows_of(num_rows), logits_of(num_logits), num_scored, every_row=False)
+
+    @staticmethod
+    def of_every_row(num_rows: int, num_scored: int = 0) -> StepShape:
+        """Of so many rows, all with logits; num_scored is one of scored_of."""
+        return StepShape(rows_of(num_rows), rows_of(num_rows), num_scored, every_row=True)
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,17 @@ class CapturedGraph:
 
 
 class StepGraphs:
-    """Runs steps by shape. The second step of a shape runs as it is too, and is captured for those to come."""
+    """Runs steps by shape. A shape's first step runs as it is, for the last time if the shape is sure to come again.
+
+    That is so without chunks of prompts; with them a second step has to come before the graph is captured.
+    """
 
     def __init__(self, run: Callable[[StepShape], None], device: torch.device) -> None:
         """run: enqueues a step of a shape; reads and writes memory at fixed addresses only."""
         self._run = run
         self._device = device
         self._captured: dict[StepShape, CapturedGraph] = {}
-        self._came_up: dict[StepShape, int] = {}  # steps, of shapes that have no graph
+        self._came_up: list[StepShape] = []  # once, and may be captured when they do again
         # Of the engine's own device, whichever is current.
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
@@ -68,25 +72,50 @@ class StepGraphs:
         return dict(self._captured)
 
     def run(self, shape: StepShape) -> None:
-        """Enqueue a step; the host waits for nothing but to capture."""
+        """Enqueue a step; the host waits for nothing."""
         captured = self._captured.get(shape)
         if captured is not None:
             captured.graph.replay()
             return
         with current_device(self._device):
             self._run(shape)
-            self._came_up[shape] = self._came_up.get(shape, 0) + 1
-            if self._stream is not None and self._came_up[shape] == 2 and len(self._captured) < MAX_GRAPHS:
-                self._captured[shape] = self._capture(shape)
+            if self._stream is not None and self._is_due(shape):
+                self._captured[shape] = self._capture(shape, self._stream)
 
-    def _capture(self, shape: StepShape) -> CapturedGraph:
-        """What has just run has all that it allocates on first use. All graphs share memory: they take turns."""
+    def _is_due(self, shape: StepShape) -> bool:
+        if shape.every_row:
+            return len(self._captured) < MAX_GRAPHS
+        if len(self._captured) >= _MOST_WITH_CHUNKS:
+            return False
+        if shape in self._came_up:
+            self._came_up.remove(shape)
+            return True
+        self._came_up.append(shape)
+        return False
+
+    def _capture(self, shape: StepShape, stream: torch.cuda.Stream) -> CapturedGraph:
+        """What has just run has all that it allocates on first use. All graphs share memory: they take turns.
+
+        Without torch.cuda.graph, which waits for the device and gives its cached memory back each time: nothing that a
+        capture does needs either, and the next step that runs without a graph would allocate all anew.
+        """
         graph = torch.cuda.CUDAGraph(keep_graph=True)
-        torch.cuda.synchronize(self._device)
-        torch.cuda.empty_cache()
+        self._make_room()
         before, _ = torch.cuda.mem_get_info(self._device)
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            self._run(shape)
+        with torch.cuda.stream(stream):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                self._run(shape)
+            finally:
+                graph.capture_end()
         graph.instantiate()
         after, _ = torch.cuda.mem_get_info(self._device)
         return CapturedGraph(graph, before - after)
+
+    def _make_room(self) -> None:
+        """A graph needs no more than the step before it, which left that cached; captures cannot take it from there."""
+        free, _ = torch.cuda.mem_get_info(self._device)
+        cached = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        if free < cached:
+            torch.cuda.synchronize(self._device)
+            torch.cuda.empty_cache()

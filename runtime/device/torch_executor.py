@@ -15,6 +15,7 @@ from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.device.acceptance import Block, count_accepted, next_token
 from sparsespec.runtime.device.attention_choice import choose_attention, choose_decoder_ops
 from sparsespec.runtime.device.attention_ops import AttentionOps
+from sparsespec.runtime.device.budget_tables import budget_of
 from sparsespec.runtime.device.drafter import Drafter, VerifiedBlocks, commit, make_drafter
 from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.rng import Purpose, uniform
@@ -220,7 +221,7 @@ def make_memory(
         ) from error
     return StepMemory(
         state=state,
-        budget=torch.tensor([drafter.config.budget(kv_len) for kv_len in range(build.max_positions)], device=device),
+        budget=budget_of(drafter.config, build.max_positions).to(device),
         rope_table=rope,
         kv_pool=kv_pool,
         scores=scores,

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from chooser_cases import LARGE, READS
+from chooser_cases import LARGE, READS, SMALL, SMALL_ON_H200
 from sparsespec.runtime.config import Policy
-from sparsespec.runtime.cost_model import CostModel, DraftReads, Way, expected_accepted
+from sparsespec.runtime.cost_model import CostModel, DraftReads, StepLatencies, Way, expected_accepted
 from sparsespec.runtime.cycles import Load
 
 UNIFIED = Way("unified", 8, READS)
@@ -60,3 +60,33 @@ def test_the_design_case_gains_what_was_derived_for_it() -> None:
     load, agreement = Load(96, 8192.0, 0.5), 0.945
     assert expected_accepted(agreement, 8) == pytest.approx(6.16, abs=0.3)
     assert 2 < LARGE.speed(load, UNIFIED, agreement) / LARGE.plain_speed(load) < 3
+
+
+@pytest.mark.parametrize(
+    ("batch", "accepted", "speed_up"),
+    [(1, 8.0, 0.94), (8, 6.28, 0.69), (32, 6.72, 1.0), (128, 6.85, 1.51), (512, 7.26, 2.34)],
+)
+def test_what_was_measured_on_an_h200_is_what_the_model_says(batch: int, accepted: float, speed_up: float) -> None:
+    """k = 8 over plain decoding at some 4k tokens, captures left out; see docs/performance.md."""
+    load = Load(batch, 4090.0, 0.5)
+    plain = SMALL_ON_H200.plain_speed(load)
+    cycle = SMALL_ON_H200.cycle_seconds(load, Way("unified", 8, READS))
+    assert batch * (1 + accepted) / cycle / plain == pytest.approx(speed_up, rel=0.11)
+
+
+LATE = replace(SMALL, latencies=StepLatencies(plain=1e-3, draft=2e-3, verify=4e-3, mixed=8e-3))
+
+
+@pytest.mark.parametrize(
+    ("batch", "policy", "latency"),
+    [
+        (1, "unified", 4 * 2e-3 + 4e-3),
+        (3, "unified", 3 * 8e-3 + 2 * 2e-3),
+        (9, "unified", 5 * 8e-3),
+        (9, "lockstep", 12e-3),
+    ],
+)
+def test_a_cycle_has_the_latency_of_each_of_its_steps(batch: int, policy: Policy, latency: float) -> None:
+    load, way = Load(batch, 1000.0, 0.5), Way(policy, 4, READS)
+    assert LATE.cycle_seconds(load, way) - SMALL.cycle_seconds(load, way) == pytest.approx(latency)
+    assert LATE.plain_seconds(load) - SMALL.plain_seconds(load) == pytest.approx(1e-3)

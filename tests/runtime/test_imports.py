@@ -14,6 +14,7 @@ import sparsespec.runtime
 HOST_MODULES = (
     "adaptive_cycles",
     "chrome_trace",
+    "chooser",
     "config",
     "cost_model",
     "cycles",
@@ -29,6 +30,7 @@ HOST_MODULES = (
     "scheduler",
     "step_counts",
     "step_loop",
+    "step_sizes",
     "tracing",
 )
 NO_NETWORK = """

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fake_device import NUM_TOKENS, Arrival, ContractError, FakeDevice, FakeHost, right_answer
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import Policy
+from sparsespec.runtime.cycles import FixedCycles
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import NO_DRAFTS, DraftShape, Request, RequestSpec, Verification
 from sparsespec.runtime.sampling_params import SamplingParams
@@ -99,7 +100,7 @@ def workloads(draw: st.DrawFn) -> Workload:
 def make_host(work: Workload) -> FakeHost:
     kv_cache = KvCacheManager(work.num_pages, work.page_size)
     device = FakeDevice(kv_cache, work.acceptance, work.seed)
-    return FakeHost(Scheduler(work.limits, kv_cache, work.policy), device, work.lag)
+    return FakeHost(Scheduler(work.limits, kv_cache, FixedCycles(work.policy)), device, work.lag)
 
 
 def most_steps(work: Workload) -> int:
@@ -310,7 +311,7 @@ def test_a_late_result_does_not_reach_the_next_request_in_the_slot() -> None:
 def test_pages_of_a_cancelled_request_stay_taken_until_its_last_step_has_passed() -> None:
     """One request fills the pool, so the next one waits for the steps in flight to retire."""
     kv_cache = KvCacheManager(num_pages=1, page_size=16)
-    scheduler = Scheduler(SchedulerLimits(2, 64, 64), kv_cache, "unified")
+    scheduler = Scheduler(SchedulerLimits(2, 64, 64), kv_cache, FixedCycles("unified"))
     old = scheduler.add(make_spec(0))
     steps = [scheduler.schedule(), scheduler.schedule()]
     scheduler.cancel(old)
@@ -335,7 +336,7 @@ def test_pages_for_rejected_drafts_are_taken_back() -> None:
 
 def test_a_large_request_at_the_head_is_not_overtaken() -> None:
     kv_cache = KvCacheManager(num_pages=10, page_size=4)
-    scheduler = Scheduler(SchedulerLimits(3, 64, 64), kv_cache, "unified")
+    scheduler = Scheduler(SchedulerLimits(3, 64, 64), kv_cache, FixedCycles("unified"))
     for spec in (make_spec(0, prompt=8), make_spec(1, prompt=25), make_spec(2, prompt=1, max_tokens=1)):
         scheduler.add(spec)
     assert [admission.spec.request_id for admission in scheduler.schedule().admissions] == [0]
@@ -356,7 +357,7 @@ def test_a_request_can_be_cancelled_in_any_phase(cancel_step: int) -> None:
 
 
 def test_ending_a_request_leaves_no_trace_in_the_counts() -> None:
-    scheduler = Scheduler(SchedulerLimits(1, 8, 8), KvCacheManager(8, 8), "unified")
+    scheduler = Scheduler(SchedulerLimits(1, 8, 8), KvCacheManager(8, 8), FixedCycles("unified"))
     running, waiting = scheduler.add(make_spec(0)), scheduler.add(make_spec(1))
     scheduler.schedule()
     assert scheduler.has_requests

@@ -1,4 +1,4 @@
-"""Cycles whose number of drafts changes from one to the next: nothing but the speed may tell."""
+"""Cycles whose drafts change in number, in what they read and in when they are verified: only the speed may tell."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from fake_device import Arrival, FakeDevice, FakeHost, right_answer
 from random_cycles import RandomCycles
 from sparsespec.plugins.phase import Phase
-from sparsespec.runtime.config import GraphsName, Policy, RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.config import GraphsName, RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.cycles import FirstCycle
+from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.request import DraftShape, Request, RequestSpec
@@ -31,6 +32,7 @@ from tiny_llm import (
 )
 
 BUDGET = 16
+BUDGETS = (BUDGET, 6, 30)  # of fixed shapes, whose budgets change while requests run
 SPECULATION = SpeculationConfig(k=6, ratio=0.1, min_budget=BUDGET, max_lookups=8)
 RULES = ways_to_draft(SPECULATION) | {"rows": replace(SPECULATION, ranking="accepted", moving_from="last")}
 PROMPTS = random_prompts((37, 80, 1, 61, 90, 30))
@@ -43,8 +45,10 @@ def plain() -> list[tuple[int, ...]]:
 
 
 def check_lossless(rule: str, config: RuntimeConfig, plain: list[tuple[int, ...]], seed: int) -> None:
-    cycles = RandomCycles(seed)
+    cycles = RandomCycles(seed, tuple(range(len(BUDGETS))))
     llm = LLM(tiny_engine(), RULES[rule], config, cycles=cycles)
+    if isinstance(llm.executor, GraphExecutor):
+        llm.executor.budgets.offer([replace(RULES[rule], min_budget=budget) for budget in BUDGETS])
     outputs = llm.generate(PROMPTS, greedy(40))
     assert first_answers(outputs) == plain
     counts = DraftCounts.of(outputs)
@@ -121,10 +125,9 @@ def test_any_schedule_is_one_that_a_device_can_run(data: st.DataObject) -> None:
     most = max(-(-spec.max_kv_len // page_size) for spec in wanted)
     kv_cache = KvCacheManager(most + data.draw(st.sampled_from((0, 0, 5, 40))), page_size)
     limits = SchedulerLimits(batch, batch * (draft_len + 1) + data.draw(st.sampled_from((0, 9))), draft_len + 1)
-    policy: Policy = data.draw(st.sampled_from(("unified", "lockstep")))
     device = FakeDevice(kv_cache, data.draw(st.sampled_from((0.0, 0.5, 1.0))), seed=data.draw(st.integers(0, 99)))
     cycles = RandomCycles(data.draw(st.integers(0, 999)))
-    host = FakeHost(Scheduler(limits, kv_cache, policy, cycles), device, lag=data.draw(st.integers(0, 3)))
+    host = FakeHost(Scheduler(limits, kv_cache, cycles), device, lag=data.draw(st.integers(0, 3)))
     host.serve([Arrival(spec, data.draw(st.integers(0, 20))) for spec in wanted], max_steps=20_000)
     for spec in wanted:
         request = host.requests[spec.request_id]
@@ -170,7 +173,7 @@ def test_a_plain_step_is_scored_only_where_drafts_follow() -> None:
     """And so is the end of a prompt."""
     kv_cache = KvCacheManager(100, 4)
     cycles = ListedCycles([0, 0, 2, 0, 0])
-    scheduler = Scheduler(SchedulerLimits(1, 64, 64), kv_cache, "unified", cycles)
+    scheduler = Scheduler(SchedulerLimits(1, 64, 64), kv_cache, cycles)
     scheduler.add(RequestSpec(0, (1,) * 6, SamplingParams(), 0, (), 30, DraftShape(3, 3)))
     steps = [scheduler.schedule() for _ in range(7)]
     assert [part(step) for step in steps] == [

@@ -8,10 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from random_cycles import RandomCycles
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.cost_model import CostModel
+from sparsespec.runtime.cycles import Cycles
 from sparsespec.runtime.device.graph_executor import GraphExecutor
+from sparsespec.runtime.device.latency_measurement import measure_latencies
+from sparsespec.runtime.device.step_graphs import StepShape
 from sparsespec.runtime.llm import LLM
+from sparsespec.runtime.step_sizes import sizes_up_to
 from throughput_study.engines import QWEN3_8B, random_engine
 from throughput_study.settings import greedy, limits
 from throughput_study.texts import random_prompts
@@ -40,10 +46,16 @@ BATCH, PROMPT = 64, 300
 Record = Callable[[str, object], None]
 
 
-def steady(model: ModelConfig, speculation: SpeculationConfig, batch: int = BATCH, result_lag: int = 1) -> Load:
+def steady(
+    model: ModelConfig,
+    speculation: SpeculationConfig,
+    batch: int = BATCH,
+    result_lag: int = 1,
+    cycles: Cycles | None = None,
+) -> Load:
     """Requests that all decode."""
     engine = random_engine(model, limits(batch, 1000, 4096), torch.device("cuda"))
-    llm = LLM(engine, speculation, RuntimeConfig(chunk_size=4096, result_lag=result_lag))
+    llm = LLM(engine, speculation, RuntimeConfig(chunk_size=4096, result_lag=result_lag), cycles=cycles)
     load = Load(llm, random_prompts(model.vocab_size, batch, PROMPT), greedy(600))
     load.warm_up()
     return load
@@ -79,11 +91,48 @@ def test_only_the_shapes_that_came_up_are_captured() -> None:
     executor = load.llm.executor
     assert isinstance(executor, GraphExecutor)
     captured = executor.graphs.captured
-    decoding = [shape for shape in captured if shape.every_row]
-    assert [shape.num_rows for shape in decoding] == [BATCH]
+    assert _decoding(executor) == [StepShape.of_every_row(BATCH)]
     assert all(each.num_bytes >= 0 for each in captured.values())
     load.measure(20)
     assert list(executor.graphs.captured) == list(captured)
+
+
+def _decoding(executor: GraphExecutor) -> list[StepShape]:
+    """Captured shapes without chunks of prompts."""
+    return [shape for shape in executor.graphs.captured if shape.every_row]
+
+
+def test_a_shape_without_chunks_is_captured_when_it_first_comes_up() -> None:
+    load = steady(replace(SMOLLM2_135M, num_layers=2), PLAIN)
+    executor = load.llm.executor
+    assert isinstance(executor, GraphExecutor)
+    for num_rows, more in ((200, 1), (200, 0), (208, 0), (209, 1)):
+        before = len(_decoding(executor))
+        executor.run_idle(num_rows, times=1)
+        assert len(_decoding(executor)) == before + more
+
+
+def test_an_adaptive_engine_has_the_graphs_of_plain_decoding_from_the_start() -> None:
+    engine = random_engine(replace(SMOLLM2_135M, num_layers=2), limits(BATCH, 1000, 4096), torch.device("cuda"))
+    llm = LLM(engine, replace(PILLAR, adaptive=True), RuntimeConfig(chunk_size=4096))
+    assert isinstance(llm.executor, GraphExecutor)
+    found = _decoding(llm.executor)
+    assert all(StepShape.of_every_row(size) in found for size in sizes_up_to(BATCH))
+
+
+def test_graphs_are_captured_while_the_gpu_is_busy() -> None:
+    """Work that takes the GPU much longer than a capture takes the host is not over when one has been made."""
+    load = steady(replace(SMOLLM2_135M, num_layers=2), PLAIN)
+    executor = load.llm.executor
+    assert isinstance(executor, GraphExecutor)
+    executor.run_idle(200, times=1)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(10**10)
+    done = torch.cuda.Event()
+    done.record()
+    executor.run_idle(220, times=1)
+    assert not done.query()
+    assert StepShape.of_every_row(220) in executor.graphs.captured
 
 
 def test_steps_are_started_while_the_gpu_is_busy() -> None:
@@ -97,3 +146,41 @@ def test_steps_are_started_while_the_gpu_is_busy() -> None:
     for _ in range(3):
         load.step()
     assert not done.query()
+
+
+def test_blocks_set_what_drafts_read_by_their_steps_budget() -> None:
+    """Of several that take turns in captured graphs, the last one for longer than a cycle."""
+    cycles = RandomCycles(1, budgets=(0, 1, 2))
+    load = steady(replace(SMOLLM2_135M, num_layers=2), PILLAR, cycles=cycles)
+    executor = load.llm.executor
+    assert isinstance(executor, GraphExecutor)
+    configs = [replace(PILLAR, min_budget=budget) for budget in (64, 32, 128)]
+    executor.budgets.offer(configs)
+    state = executor.memory.state
+    for place, config in enumerate(configs):
+        load.measure(18)
+        cycles.budgets = (place,)
+        load.measure(18)
+        cycles.budgets = (0, 1, 2)
+        budget = torch.tensor([config.budget(kv_len) for kv_len in state.kv_len.tolist()])
+        lookups = min(config.max_lookups, int(budget[0]) // 2)
+        chosen = state.num_staying + state.num_moving + state.lookup_budget
+        assert chosen.cpu().tolist() == (budget - budget // 4).tolist()
+        assert state.lookup_budget.tolist() == [lookups] * BATCH
+
+
+@pytest.mark.parametrize("batch", [1, BATCH])
+def test_latencies_are_measured_and_leave_nothing_behind(batch: int, record_property: Record) -> None:
+    load = steady(replace(SMOLLM2_135M, num_layers=30), PILLAR, batch)
+    executor = load.llm.executor
+    assert isinstance(executor, GraphExecutor)
+    state = executor.memory.state
+    before = [tensor.clone() for tensor in (state.kv_len, state.token_ids, state.pillars, executor.memory.kv_pool)]
+    costs = CostModel(((1, 0.0), (100, 1e-9)), 1, 1e15, 1e15, 1e15)
+    latencies = measure_latencies(executor, costs)
+    record_property("whole steps of one slot or two", latencies)
+    assert 0 < latencies.plain < 0.1
+    assert min(latencies.draft, latencies.verify, latencies.mixed) > 0
+    after = (state.kv_len, state.token_ids, state.pillars, executor.memory.kv_pool)
+    assert all(torch.equal(*each) for each in zip(before, after, strict=True))
+    load.measure(9)

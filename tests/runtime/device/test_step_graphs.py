@@ -1,0 +1,74 @@
+"""How many shapes come up: each is a CUDA graph, and capturing one takes as long as some ten steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from chooser_cases import SMALL, options
+from fake_device import FakeDevice, FakeHost
+from sparsespec.plugins.phase import Phase
+from sparsespec.runtime.adaptive_cycles import AdaptiveCycles
+from sparsespec.runtime.chooser import Chooser
+from sparsespec.runtime.device.step_graphs import StepShape
+from sparsespec.runtime.kv_cache import KvCacheManager
+from sparsespec.runtime.request import DraftShape, RequestSpec
+from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep, Scheduler, SchedulerLimits
+
+MOST, PROMPT = 8, 4000
+
+
+def rows(phase: Phase, num_rows: int, num_logits: int, scored: bool = False) -> ScheduledRows:
+    return ScheduledRows(0, 0, phase, num_rows, 0, num_logits, num_rows, scored, SamplingParams().needs)
+
+
+def step(*rows: ScheduledRows) -> ScheduledStep:
+    return ScheduledStep(0, (), (), rows)
+
+
+DRAFT, PLAIN = rows(Phase.DRAFT, 1, 1), rows(Phase.VERIFY, 1, 1)
+VERIFY, CHUNK = rows(Phase.VERIFY, 9, 9, scored=True), rows(Phase.PREFILL, 300, 0)
+
+
+@pytest.mark.parametrize(
+    ("scheduled", "shape"),
+    [
+        (step(PLAIN), StepShape(1, 1, 0, every_row=True)),
+        (step(DRAFT, PLAIN), StepShape(8, 8, 0, every_row=True)),
+        (step(DRAFT, VERIFY), StepShape(16, 16, 8, every_row=True)),
+        (step(CHUNK), StepShape(320, 8, 0, every_row=False)),
+        (step(CHUNK, VERIFY, DRAFT), StepShape(320, 16, 8, every_row=False)),
+    ],
+)
+def test_shapes(scheduled: ScheduledStep, shape: StepShape) -> None:
+    assert StepShape.of(scheduled, max_scored=64) == shape
+
+
+def test_a_drafter_without_scores_has_no_places_for_them() -> None:
+    assert StepShape.of(step(DRAFT, VERIFY), max_scored=0).num_scored == 0
+
+
+def test_drafts_alone_and_plain_steps_have_one_shape() -> None:
+    assert StepShape.of(step(DRAFT, DRAFT), 64) == StepShape.of(step(PLAIN, PLAIN), 64) == StepShape.of_every_row(2)
+
+
+class MixedTexts(FakeDevice):
+    """Of five kinds of requests, whose drafts agree more or less."""
+
+    def _chance(self, spec: RequestSpec) -> float:
+        return (0.5, 0.8, 0.9, 0.97, 1.0)[spec.seed % 5]
+
+
+@pytest.mark.parametrize(("batch", "num_steps", "most"), [(1, 600, 3), (8, 600, 5), (32, 600, 4), (128, 150, 6)])
+def test_few_shapes_come_up_while_requests_adapt(batch: int, num_steps: int, most: int) -> None:
+    kv_cache = KvCacheManager(20 * batch, 1024)
+    cycles = AdaptiveCycles(Chooser(SMALL, options(max_drafts=MOST)))
+    scheduler = Scheduler(SchedulerLimits(batch, 8192, 4096), kv_cache, cycles)
+    host = FakeHost(scheduler, MixedTexts(kv_cache, 1.0, seed=1), lag=1)
+    for number in range(batch):
+        spec = RequestSpec(number, (1,) * PROMPT, SamplingParams(), number, (), 9000, DraftShape(MOST, MOST))
+        host.requests[number] = host.scheduler.add(spec)
+    while any(request.num_prefilled < PROMPT for request in host.requests.values()):
+        host.step()
+    shapes = [StepShape.of(host.step(), batch) for _ in range(num_steps)]
+    assert 1 < len(dict.fromkeys(shapes)) <= most
