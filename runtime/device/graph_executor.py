@@ -131,6 +131,8 @@ class GraphExecutor:
         self._step_ops.step_rows(self._step_rows_inputs(shape))
         logits = self._eager.decoder(self._decoder_inputs(shape))
         statistics = self._step_ops.sample_rows(self._sample_rows_inputs(shape, logits))
+        if shape.drafts_only:
+            return
         self._step_ops.accept_drafts(self._accept_inputs(logits, statistics))
         self._eager.drafter.plan_slots(self._eager.memory, self._ended_blocks(shape), self._eager.attention_ops.select)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.scheduler import ScheduledStep
 from sparsespec.runtime.step_sizes import logits_of, rows_of, scored_of
 from sparsespec.runtime.trt.device_stream import current_device
@@ -25,6 +26,7 @@ class StepShape:
     num_logits: int
     num_scored: int
     every_row: bool  # whether all rows have logits, in order, as in all steps without chunks of prompts
+    drafts_only: bool = False  # no block ends and no chunk: nothing is accepted and nothing selected
 
     @staticmethod
     def of(step: ScheduledStep, max_scored: int) -> StepShape:
@@ -33,7 +35,8 @@ class StepShape:
         num_logits = sum(row.num_logits for row in step.rows)
         num_scored = scored_of(sum(row.scored for row in step.rows), max_scored)
         if num_logits == num_rows:
-            return StepShape.of_every_row(num_rows, num_scored)
+            shape = StepShape.of_every_row(num_rows, num_scored)
+            return replace(shape, drafts_only=all(row.phase == Phase.DRAFT for row in step.rows))
         return StepShape(rows_of(num_rows), logits_of(num_logits), num_scored, every_row=False)
 
     @staticmethod

@@ -35,6 +35,7 @@ VERIFY, CHUNK = rows(Phase.VERIFY, 9, 9, scored=True), rows(Phase.PREFILL, 300, 
     [
         (step(PLAIN), StepShape(1, 1, 0, every_row=True)),
         (step(DRAFT, PLAIN), StepShape(8, 8, 0, every_row=True)),
+        (step(DRAFT, DRAFT), StepShape(8, 8, 0, every_row=True, drafts_only=True)),
         (step(DRAFT, VERIFY), StepShape(16, 16, 8, every_row=True)),
         (step(CHUNK), StepShape(320, 8, 0, every_row=False)),
         (step(CHUNK, VERIFY, DRAFT), StepShape(320, 16, 8, every_row=False)),
@@ -48,8 +49,8 @@ def test_a_drafter_without_scores_has_no_places_for_them() -> None:
     assert StepShape.of(step(DRAFT, VERIFY), max_scored=0).num_scored == 0
 
 
-def test_drafts_alone_and_plain_steps_have_one_shape() -> None:
-    assert StepShape.of(step(DRAFT, DRAFT), 64) == StepShape.of(step(PLAIN, PLAIN), 64) == StepShape.of_every_row(2)
+def test_steps_of_nobody_have_a_plain_ones_shape() -> None:
+    assert StepShape.of(step(PLAIN, PLAIN), 64) == StepShape.of_every_row(2)
 
 
 class MixedTexts(FakeDevice):
@@ -59,7 +60,7 @@ class MixedTexts(FakeDevice):
         return (0.5, 0.8, 0.9, 0.97, 1.0)[spec.seed % 5]
 
 
-@pytest.mark.parametrize(("batch", "num_steps", "most"), [(1, 600, 3), (8, 600, 5), (32, 600, 4), (128, 150, 6)])
+@pytest.mark.parametrize(("batch", "num_steps", "most"), [(1, 600, 4), (8, 600, 5), (32, 600, 4), (128, 150, 6)])
 def test_few_shapes_come_up_while_requests_adapt(batch: int, num_steps: int, most: int) -> None:
     kv_cache = KvCacheManager(20 * batch, 1024)
     cycles = AdaptiveCycles(Chooser(SMALL, options(max_drafts=MOST)))
