@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from sparsespec.runtime.agreement import Agreement, AgreementByReads
 from sparsespec.runtime.chooser import Chooser
 from sparsespec.runtime.config import Policy
-from sparsespec.runtime.cycles import FirstCycle, LoadSource
+from sparsespec.runtime.cycles import LOOK_AGAIN, FirstCycle, LoadSource
 from sparsespec.runtime.request import Request
 
-# Steps between two looks at the load, between two probes, and between two probes of one request.
-_LOOK_AGAIN = 16
+# Steps between two probes, and between two probes of one request.
 _PROBE_NEXT = 8
 _PROBE_AGAIN = 64
 # Agreement expected of a model that nobody has seen drafting: 4.1 of 8 accepted.
@@ -145,7 +144,7 @@ class AdaptiveCycles:
             if after != before:
                 self._everybody.change(after, load.context)
                 self._read_since = step
-            self._look_at = step + _LOOK_AGAIN
+            self._look_at = step + LOOK_AGAIN
 
     def _learn(self, known: _Known) -> None:
         """Verifications of drafts; those of plain steps are passed over."""

@@ -106,7 +106,11 @@ class CostModel:
     def plain_seconds(self, load: Load) -> float:
         """Of a plain step."""
         reads = load.num_requests * self.plain_read(load.context)
-        return self.row_seconds(load.num_requests) + self.latencies.plain + reads
+        return self.row_seconds(load.num_requests) + self.latencies.plain + reads + self.prompt_seconds(load)
+
+    def prompt_seconds(self, load: Load) -> float:
+        """Of a step, for the products of prompts in it; a step that brings fewer tokens takes as long for them."""
+        return self.row_seconds(load.num_requests + load.prompt_rows) - self.row_seconds(load.num_requests)
 
     def speed(self, load: Load, way: Way, agreement: float) -> float:
         """Tokens per second."""
@@ -123,7 +127,7 @@ class CostModel:
             rows = (drafts + 1) * self.row_seconds(size * (2 * drafts + 1) / (drafts + 1))
         else:
             rows = drafts * self.row_seconds(size) + self.row_seconds(size * (drafts + 1))
-        return rows + self._cycle_latency(size, way) + size * reads
+        return rows + self._cycle_latency(size, way) + size * reads + (drafts + 1) * self.prompt_seconds(load)
 
     def _cycle_latency(self, num_requests: int, way: Way) -> float:
         """Of the steps of a cycle: those of few requests do not all verify."""

@@ -13,6 +13,9 @@ from typing import Protocol
 from sparsespec.runtime.config import Policy
 from sparsespec.runtime.request import Request
 
+# Steps between two looks at the load.
+LOOK_AGAIN = 16
+
 
 @dataclass(frozen=True)
 class FirstCycle:
@@ -32,6 +35,7 @@ class Load:
     num_requests: int  # that run
     context: float  # verified tokens of each, or of its prompt
     kv_share: float  # of the KV pages, those that are granted
+    prompt_rows: float = 0.0  # of prompts, beside the requests' own
 
 
 class LoadSource(Protocol):

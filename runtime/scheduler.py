@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from sparsespec.plugins.phase import Phase
-from sparsespec.runtime.cycles import NO_CYCLES, Cycles, Load
+from sparsespec.runtime.cycles import LOOK_AGAIN, NO_CYCLES, Cycles, Load
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import Request, RequestSpec
 from sparsespec.runtime.results import SlotResult
@@ -125,7 +125,9 @@ class Scheduler:
         """What a step has to do; see LoadSource."""
         requests = [running.request for running in self._running.values()]
         context = sum(max(request.kv_len, request.num_prefilled) for request in requests) / max(1, len(requests))
-        return Load(len(requests), context, 1 - self.kv_cache.num_free_pages / self.kv_cache.num_pages)
+        kv_share = 1 - self.kv_cache.num_free_pages / self.kv_cache.num_pages
+        missing = sum(len(each.request.spec.prompt_token_ids) - each.request.num_prefilled for each in self._prefilling)
+        return Load(len(requests), context, kv_share, min(self.limits.chunk_size, missing / LOOK_AGAIN))
 
     def add(self, spec: RequestSpec) -> Request:
         """Queue a request; first come, first served."""

@@ -20,6 +20,8 @@ from sparsespec.runtime.device.graph_executor import GraphExecutor
 # Beside the one asked for. From 2.5% to 20% SmolLM2's best speeds at 4k lie within a few percent of each other
 # (docs/performance.md), so that finer steps would be lost among what is not modelled.
 _OTHER_RATIOS = (0.5, 2.0)
+# With a batch that is small, costs are known for so many nevertheless: from there on they are proportional.
+_PROMPT_ROWS = 512
 
 
 def choose_cycles(
@@ -37,7 +39,7 @@ def choose_cycles(
     budgets = budgets_to_choose_from(speculation, engine.build)
     executor.budgets.offer(budgets)
     capture_plain(executor, max_batch_size)
-    most_rows = min(engine.build.max_num_tokens, max_batch_size * (speculation.draft_len + 1))
+    most_rows = min(engine.build.max_num_tokens, max(_PROMPT_ROWS, max_batch_size * (speculation.draft_len + 1)))
     options = Options(
         max_drafts=speculation.draft_len,
         policies=("unified", "lockstep") if policy == "auto" else (policy,),

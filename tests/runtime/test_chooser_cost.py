@@ -96,14 +96,14 @@ def measured(host: FakeHost, clock: CostClock, num_steps: int) -> Spent:
 def test_where_no_draft_agrees_little_is_spent_to_know_it(
     costs: CostModel, policy: Policy, batch: int, num_steps: int
 ) -> None:
-    """At a context where drafting would pay if they did; 1% is meant, and a probe under way is not settled yet."""
+    """At a context where drafting would pay if they did; 1% is meant, and probes under way are not settled yet."""
     context = 60_000 if batch < 128 else 8000
     host = running(costs, batch, policy, acceptance=0.0, context=context)
     for _ in range(400 if batch < 128 else 60):  # until that is known
         host.step()
     spent = measured(host, CostClock(costs, context), num_steps)
     assert spent.probes > 0
-    assert spent.excess < 0.015
+    assert spent.excess < 0.02
 
 
 @pytest.mark.parametrize("costs", [LARGE, SMALL_ON_H200])

@@ -334,6 +334,19 @@ def test_pages_for_rejected_drafts_are_taken_back() -> None:
         assert host.scheduler.kv_cache.num_pages_of(0) == 6 + num_output - 1 + 8
 
 
+def test_the_load_has_the_rows_of_prompts_that_are_not_in_yet() -> None:
+    """Up to a chunk in every step until the next look, 16 steps later; a prompt that is still waiting is none."""
+    scheduler = Scheduler(SchedulerLimits(2, 64, 20), KvCacheManager(100, 8), FixedCycles("unified"))
+    for number, prompt in enumerate((360, 20, 40)):
+        scheduler.add(make_spec(number, prompt=prompt))
+    rows = []
+    for _ in range(20):
+        scheduler.schedule()
+        rows.append(scheduler.load().prompt_rows)
+    assert rows[:4] == [20, 20, 20, (380 - 80) / 16]
+    assert rows[16:] == [(380 - 340) / 16, (380 - 360) / 16, 0, 0]
+
+
 def test_a_large_request_at_the_head_is_not_overtaken() -> None:
     kv_cache = KvCacheManager(num_pages=10, page_size=4)
     scheduler = Scheduler(SchedulerLimits(3, 64, 64), kv_cache, FixedCycles("unified"))

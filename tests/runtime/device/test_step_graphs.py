@@ -60,7 +60,7 @@ class MixedTexts(FakeDevice):
         return (0.5, 0.8, 0.9, 0.97, 1.0)[spec.seed % 5]
 
 
-@pytest.mark.parametrize(("batch", "num_steps", "most"), [(1, 600, 4), (8, 600, 5), (32, 600, 4), (128, 150, 6)])
+@pytest.mark.parametrize(("batch", "num_steps", "most"), [(1, 600, 4), (8, 600, 5), (32, 600, 8), (128, 150, 7)])
 def test_few_shapes_come_up_while_requests_adapt(batch: int, num_steps: int, most: int) -> None:
     kv_cache = KvCacheManager(20 * batch, 1024)
     cycles = AdaptiveCycles(Chooser(SMALL, options(max_drafts=MOST)))
