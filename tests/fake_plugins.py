@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 
 import torch
@@ -166,9 +166,9 @@ def _run_step_op(name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
         return list(inputs[11:])
     if name == "SampleRows":
         found = ops.sample_rows(SampleRowsInputs(*inputs))
-        return [*inputs[7:], found.row_max, found.row_sum, found.row_token]
+        return [*inputs[10:], *(getattr(found, each.name) for each in fields(found))]
     ops.accept_drafts(AcceptDraftsInputs(*inputs))
-    return list(inputs[16:])
+    return list(inputs[18:])
 
 
 # Not `assert`: python -O would leave it out here.

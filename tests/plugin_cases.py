@@ -214,6 +214,8 @@ _STATISTICS = (
     TensorCase("row_max", FLOAT32, ("logits",)),
     TensorCase("row_sum", FLOAT32, ("logits",)),
     _int32("row_token", "logits"),
+    TensorCase("row_cut_logit", FLOAT32, ("logits",)),
+    _int32("row_cut_token", "logits"),
 )
 
 _STEP_ROWS_WRITES = (
@@ -255,12 +257,15 @@ SAMPLE_ROWS = PluginCase(
         _int32("logit_position", "logits"),
         *_by_slot("phase", "draft_index"),
         TensorCase("temperature", FLOAT32, ("B",)),
+        TensorCase("min_p", FLOAT32, ("B",)),
+        _int64("top_k", "B"),
+        TensorCase("top_p", FLOAT32, ("B",)),
         _int64("seed", "B"),
         _DRAFT_PROBS,
         _TOKEN_IDS,
     ),
     outputs=(_DRAFT_PROBS, _TOKEN_IDS, *_STATISTICS),
-    aliases=(7, 8, None, None, None),
+    aliases=(10, 11, None, None, None, None, None),
 )
 
 _ACCEPT_WRITES = (
@@ -289,7 +294,7 @@ ACCEPT_DRAFTS = PluginCase(
         *_ACCEPT_WRITES,
     ),
     outputs=_ACCEPT_WRITES,
-    aliases=tuple(range(16, 25)),
+    aliases=tuple(range(18, 27)),
 )
 
 CASES = (

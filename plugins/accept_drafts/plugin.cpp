@@ -18,6 +18,8 @@ public:
         params.row_max = call.read<float>(row_max_);
         params.row_sum = call.read<float>(row_sum_);
         params.row_token = call.read<int32_t>(row_token_);
+        params.row_cut_logit = call.read<float>(row_cut_logit_);
+        params.row_cut_token = call.read<int32_t>(row_cut_token_);
         params.draft_probs = call.read<float>(draft_probs_);
         params.row_start = call.read<int32_t>(row_start_);
         params.phase = call.read<int32_t>(phase_);
@@ -46,7 +48,6 @@ private:
     void read_sizes(const Call& call, AcceptDraftsParams& params) const {
         params.max_batch_size = call.size(batch_);
         params.max_positions = call.size(max_positions_);
-        params.max_lengths = call.size(max_lengths_);
         params.draft_len = call.size(draft_len_);
         params.num_logits = call.size(num_logits_);
         params.vocab_size = call.size(vocab_size_);
@@ -67,6 +68,8 @@ private:
     const Input row_max_ = signature_.input("row_max", ElementType::kFloat32, {num_logits_});
     const Input row_sum_ = signature_.input("row_sum", ElementType::kFloat32, {num_logits_});
     const Input row_token_ = signature_.input("row_token", ElementType::kInt32, {num_logits_});
+    const Input row_cut_logit_ = signature_.input("row_cut_logit", ElementType::kFloat32, {num_logits_});
+    const Input row_cut_token_ = signature_.input("row_cut_token", ElementType::kInt32, {num_logits_});
     const Input draft_probs_ =
         signature_.input("draft_probs", ElementType::kProbability, {batch_, draft_len_, vocab_size_});
     const Input row_start_ = signature_.input("row_start", ElementType::kInt32, {batch_ + 1});

@@ -25,12 +25,17 @@ public:
         params.phase = call.read<int32_t>(phase_);
         params.draft_index = call.read<int32_t>(draft_index_);
         params.temperature = call.read<float>(temperature_);
+        params.min_p = call.read<float>(min_p_);
+        params.top_k = call.read<int64_t>(top_k_);
+        params.top_p = call.read<float>(top_p_);
         params.seed = call.read<int64_t>(seed_);
         params.draft_probs = call.update<float>(draft_probs_);
         params.token_ids = call.update<int64_t>(token_ids_);
         params.row_max = call.write<float>(row_max_);
         params.row_sum = call.write<float>(row_sum_);
         params.row_token = call.write<int32_t>(row_token_);
+        params.row_cut_logit = call.write<float>(row_cut_logit_);
+        params.row_cut_token = call.write<int32_t>(row_cut_token_);
         return launch_sample_rows(params, stream);
     }
 
@@ -48,6 +53,9 @@ private:
     const Input phase_ = signature_.input("phase", ElementType::kInt32, {batch_});
     const Input draft_index_ = signature_.input("draft_index", ElementType::kInt32, {batch_});
     const Input temperature_ = signature_.input("temperature", ElementType::kFloat32, {batch_});
+    const Input min_p_ = signature_.input("min_p", ElementType::kFloat32, {batch_});
+    const Input top_k_ = signature_.input("top_k", ElementType::kInt64, {batch_});
+    const Input top_p_ = signature_.input("top_p", ElementType::kFloat32, {batch_});
     const Input seed_ = signature_.input("seed", ElementType::kInt64, {batch_});
     const InOut draft_probs_ =
         signature_.in_out("draft_probs", ElementType::kProbability, {batch_, draft_len_, vocab_size_});
@@ -55,6 +63,8 @@ private:
     const Output row_max_ = signature_.output("row_max", ElementType::kFloat32, {num_logits_});
     const Output row_sum_ = signature_.output("row_sum", ElementType::kFloat32, {num_logits_});
     const Output row_token_ = signature_.output("row_token", ElementType::kInt32, {num_logits_});
+    const Output row_cut_logit_ = signature_.output("row_cut_logit", ElementType::kFloat32, {num_logits_});
+    const Output row_cut_token_ = signature_.output("row_cut_token", ElementType::kInt32, {num_logits_});
 };
 
 }  // namespace

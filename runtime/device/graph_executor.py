@@ -1,8 +1,8 @@
 """Steps of fixed shapes: everything between the host's numbers and its results is one CUDA graph.
 
 The same memory, decoder and rules as the torch executor's; what the host knows of a step is O(slots) numbers in one
-copy, and what it gets back is one copy too. Steps with requests that shape their logits in other ways than by a
-temperature run by the torch executor, over the same memory.
+copy, and what it gets back is one copy too. Steps with requests that change their logits, or want to know of them, run
+by the torch executor, over the same memory.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class GraphExecutor:
     @torch.inference_mode()
     def prepare(self, step: ScheduledStep) -> GraphBatch | StepBatch:
         """See Executor."""
-        if any(row.needs.beyond_temperature for row in step.rows):
+        if any(row.needs.beyond_cuts for row in step.rows):
             return self._eager.prepare(step)
         for admission in step.admissions:
             self._eager.memory.state.admit(admission.slot, admission.spec)
@@ -189,6 +189,9 @@ class GraphExecutor:
             phase=sent.phase,
             draft_index=sent.draft_index,
             temperature=state.temperature,
+            min_p=state.min_p,
+            top_k=state.top_k,
+            top_p=state.top_p,
             seed=state.seed,
             draft_probs=state.draft_probs,
             token_ids=state.token_ids,
@@ -201,6 +204,8 @@ class GraphExecutor:
             row_max=statistics.row_max,
             row_sum=statistics.row_sum,
             row_token=statistics.row_token,
+            row_cut_logit=statistics.row_cut_logit,
+            row_cut_token=statistics.row_cut_token,
             draft_probs=state.draft_probs,
             row_start=sent.row_start,
             phase=sent.phase,
