@@ -297,6 +297,23 @@ ACCEPT_DRAFTS = PluginCase(
     aliases=tuple(range(18, 27)),
 )
 
+_COUPLED = _fields(coupling="gumbel")
+COUPLED_SAMPLE_ROWS = replace(
+    SAMPLE_ROWS,
+    label="sample-rows-coupled",
+    fields=_COUPLED,
+    inputs=tuple(each for each in SAMPLE_ROWS.inputs if each is not _DRAFT_PROBS),
+    outputs=SAMPLE_ROWS.outputs[1:],
+    aliases=(10, None, None, None, None, None),
+)
+COUPLED_ACCEPT_DRAFTS = replace(
+    ACCEPT_DRAFTS,
+    label="accept-drafts-coupled",
+    fields=_COUPLED,
+    inputs=tuple(each for each in ACCEPT_DRAFTS.inputs if each is not _DRAFT_PROBS),
+    aliases=tuple(range(17, 26)),
+)
+
 CASES = (
     PILLAR_PLAN,
     PILLAR_ATTENTION,
@@ -314,6 +331,8 @@ CASES = (
     STEP_ROWS,
     SAMPLE_ROWS,
     ACCEPT_DRAFTS,
+    COUPLED_SAMPLE_ROWS,
+    COUPLED_ACCEPT_DRAFTS,
 )
 
 every_plugin = pytest.mark.parametrize("case", CASES, ids=[case.label for case in CASES])

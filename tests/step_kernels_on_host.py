@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsespec.plugins.accept_drafts.inputs import AcceptDraftsInputs
+from sparsespec.plugins.accept_drafts.inputs import RESULT_FIELDS, AcceptDraftsInputs
 from sparsespec.plugins.plugin_signature import step_op_inputs
 from sparsespec.plugins.sample_rows.inputs import RowStatistics, SampleRowsInputs
 from sparsespec.plugins.step_rows.inputs import StepRowsInputs
@@ -30,19 +30,21 @@ class HostStepOps:
     def sample_rows(self, inputs: SampleRowsInputs[Tensor]) -> RowStatistics[Tensor]:
         """See StepOps."""
         num_logits, vocab_size = inputs.logits.shape
-        sizes = [*inputs.token_ids.shape, inputs.draft_probs.shape[1], num_logits, vocab_size]
+        draft_len = 0 if inputs.draft_probs is None else inputs.draft_probs.shape[1]
+        sizes = [*inputs.token_ids.shape, draft_len, num_logits, vocab_size]
         floats = torch.zeros(3, num_logits)
         tokens = torch.zeros(2, num_logits, dtype=torch.int32)
         outputs = (floats[0], floats[1], tokens[0], floats[2], tokens[1])
-        sizes.append(_DTYPES[inputs.logits.dtype])
+        sizes += [_DTYPES[inputs.logits.dtype], int(inputs.draft_probs is None)]
         self.library.sample_rows(_ints(sizes), _pointers([*step_op_inputs(inputs), *outputs]))
         return RowStatistics(*outputs)
 
     def accept_drafts(self, inputs: AcceptDraftsInputs[Tensor]) -> None:
         """See StepOps."""
         num_logits, vocab_size = inputs.logits.shape
-        sizes = [*inputs.token_ids.shape, inputs.draft_probs.shape[1], num_logits, vocab_size, len(inputs.scored_slot)]
-        sizes.append(_DTYPES[inputs.logits.dtype])
+        draft_len = inputs.results.shape[1] - len(RESULT_FIELDS) - 1
+        sizes = [*inputs.token_ids.shape, draft_len, num_logits, vocab_size, len(inputs.scored_slot)]
+        sizes += [_DTYPES[inputs.logits.dtype], int(inputs.draft_probs is None)]
         self.library.accept_drafts(_ints(sizes), _pointers(step_op_inputs(inputs)))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsespec.plugins.sample_rows.inputs import RowStatistics, SampleRowsInputs
 from sparsespec.runtime.device.cuts import CutRules, Cuts, find_cuts
-from sparsespec.runtime.device.rng import Purpose, uniform
+from sparsespec.runtime.device.rng import Purpose, exponentials, uniform
 from sparsespec.runtime.device.step_ops import StepOps
 from sparsespec.runtime.device.step_reference import ReferenceStepOps
 from step_op_cases import RandomStep, accept_inputs, sample_inputs
@@ -20,7 +20,8 @@ InputsT = TypeVar("InputsT")
 
 def copied(inputs: InputsT) -> InputsT:
     """With tensors of its own."""
-    return replace(inputs, **{field.name: getattr(inputs, field.name).clone() for field in fields(inputs)})  # type: ignore[arg-type, type-var]
+    tensors = {field.name: getattr(inputs, field.name) for field in fields(inputs)}  # type: ignore[arg-type]
+    return replace(inputs, **{name: None if tensor is None else tensor.clone() for name, tensor in tensors.items()})  # type: ignore[type-var]
 
 
 def expect_same(found: object, expected: object, but: tuple[str, ...] = ()) -> None:
@@ -85,13 +86,16 @@ def _check_drafts(rows: SampledRows, step: RandomStep, same: Tensor) -> None:
     drafts = ((step.phase == 1)[step.logit_slot.clamp(min=0).long()] & same).nonzero()[:, 0]
     slots, positions = step.logit_slot[drafts].long(), step.logit_position[drafts].long()
     index = step.draft_index[slots].long()
-    ours, theirs = rows.found.draft_probs[slots, index], rows.expected.draft_probs[slots, index]
+    found_probs, expected_probs = rows.found.draft_probs, rows.expected.draft_probs
+    if found_probs is None or expected_probs is None:
+        raise AssertionError("draft_probs")
+    ours, theirs = found_probs[slots, index], expected_probs[slots, index]
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-9, equal_nan=True)
     written = torch.zeros(step.draft_probs.shape[:2], dtype=torch.bool, device=slots.device)
     written[
         step.logit_slot[step.logit_slot >= 0].long(), step.draft_index[step.logit_slot[step.logit_slot >= 0]].long()
     ] = True
-    expect(torch.equal(rows.found.draft_probs[~written], step.draft_probs[~written]), "draft_probs of nobody's drafts")
+    expect(torch.equal(found_probs[~written], step.draft_probs[~written]), "draft_probs of nobody's drafts")
     tokens, expected = rows.found.token_ids[slots, positions], rows.expected.token_ids[slots, positions]
     for row in (tokens != expected).nonzero()[:, 0].tolist():
         cumulative = theirs[row].double().cumsum(0)
@@ -101,14 +105,42 @@ def _check_drafts(rows: SampledRows, step: RandomStep, same: Tensor) -> None:
         expect(float(cumulative[high - 1] - cumulative[low]) < 1e-4, f"draft {row} is {low} or {high}")
 
 
-def check_accept_drafts(ops: StepOps, step: RandomStep) -> None:
+def check_coupled_rows(ops: StepOps, step: RandomStep) -> None:
+    """Winners of the races, for drafts and verifications, but for races that two tokens win within rounding."""
+    inputs = coupled_inputs(step)
+    expected = copied(inputs)
+    statistics, found = ReferenceStepOps().sample_rows(expected), ops.sample_rows(inputs)
+    owned = step.logit_slot >= 0
+    expect(bool((found.row_sum[owned] == 1).all()), "row_sum")
+    owner = step.logit_slot.clamp(min=0).long()
+    for row in (owned & (found.row_token != statistics.row_token)).nonzero()[:, 0].tolist():
+        tokens = torch.stack((found.row_token[row], statistics.row_token[row])).long()
+        expect(float(step.temperature[owner[row]]) > 0, f"row {row} is greedy")
+        seed, position = step.seed[owner[row], None], step.logit_position[row, None].long()
+        numbers = exponentials(seed, position, step.case.vocab_size)[0, tokens]
+        logits = step.logits[row, tokens].double() / step.temperature[owner[row]].double()
+        apart = numbers.log() - logits
+        expect(abs(float(apart[0] - apart[1])) < 1e-4, f"row {row} is {tokens.tolist()}")
+    drafts = ((step.phase == 1)[owner] & owned).nonzero()[:, 0]
+    drawn = inputs.token_ids[owner[drafts], step.logit_position[drafts].long()]
+    expect(torch.equal(drawn, found.row_token[drafts].long()), "drafts are the winners of their rows")
+
+
+def coupled_inputs(step: RandomStep) -> SampleRowsInputs[Tensor]:
+    """Of copies of what the op writes."""
+    return replace(sample_inputs(step), draft_probs=None)
+
+
+def check_accept_drafts(ops: StepOps, step: RandomStep, coupled: bool = False) -> None:
     """A draw on the border of two tokens moves nothing but the token: lengths are equal either way."""
-    statistics = ReferenceStepOps().sample_rows(sample_inputs(step))
+    statistics = ReferenceStepOps().sample_rows(coupled_inputs(step) if coupled else sample_inputs(step))
     inputs = accept_inputs(step, statistics)
+    if coupled:
+        inputs = replace(inputs, draft_probs=None)
     expected = copied(inputs)
     ReferenceStepOps().accept_drafts(expected)
     ops.accept_drafts(inputs)
-    expect_same(inputs, expected, but=("token_ids", "results"))
+    expect_same(inputs, expected, but=("draft_probs", "token_ids", "results"))
     ended = (inputs.block_rows > 0) & (inputs.phase != 1) & (inputs.phase != 3)
     expect(torch.equal(inputs.results[ended][:, :6], expected.results[ended][:, :6]), "results")
     differs = int((inputs.token_ids != expected.token_ids).sum())

@@ -158,7 +158,8 @@ __device__ inline void commit(const AcceptDraftsParams& params, const VerifiedBl
 template <typename T>
 __device__ inline void end_block(const AcceptDraftsParams& params, int slot, DrawShared<kAcceptThreads>& shared) {
     const VerifiedBlock block = find_block(params, slot);
-    const float temperature = params.temperature[slot];
+    // Winners of a race are accepted as most likely tokens are.
+    const float temperature = params.coupling == Coupling::kGumbel ? 0 : params.temperature[slot];
     const int num_accepted = count_accepted<T>(params, block, temperature);
     const int32_t token = next_token<T>(params, block, num_accepted, temperature, shared);
     __syncthreads();  // all have read what one changes

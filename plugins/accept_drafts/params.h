@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "common/coupling.h"
 #include "common/dtype.h"
 #include "common/status.h"
 
@@ -32,6 +33,7 @@ struct AcceptDraftsParams {
     int32_t vocab_size;
     int32_t max_scored;
     Dtype logit_dtype;  // kFloat32, kFloat16 or kBfloat16
+    Coupling coupling;
 
     const void* logits;            // [num_logits, vocab_size]
     const float* row_max;          // [num_logits] of SampleRows
@@ -39,7 +41,7 @@ struct AcceptDraftsParams {
     const int32_t* row_token;      // [num_logits]
     const float* row_cut_logit;    // [num_logits]
     const int32_t* row_cut_token;  // [num_logits]
-    const float* draft_probs;      // [max_batch_size, draft_len, vocab_size]
+    const float* draft_probs;      // [max_batch_size, draft_len, vocab_size]; null under kGumbel
     const int32_t* row_start;      // [max_batch_size + 1]
     const int32_t* phase;          // [max_batch_size]
     const int32_t* logit_start;    // [max_batch_size + 1]

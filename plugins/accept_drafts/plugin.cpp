@@ -9,7 +9,9 @@ class AcceptDrafts final : public Op {
 public:
     static constexpr const char* kName = "AcceptDrafts";
 
-    explicit AcceptDrafts(FieldReader& /*fields*/) {}
+    explicit AcceptDrafts(FieldReader& fields)
+        : coupling_(fields.choice<Coupling>("coupling",
+                                            {{"rejection", Coupling::kRejection}, {"gumbel", Coupling::kGumbel}})) {}
 
     Status launch(const Call& call, cudaStream_t stream) const override {
         AcceptDraftsParams params{};
@@ -53,8 +55,10 @@ private:
         params.vocab_size = call.size(vocab_size_);
         params.max_scored = call.size(max_scored_);
         params.logit_dtype = call.dtype(logits_);
+        params.coupling = coupling_;
     }
 
+    const Coupling coupling_;
     const Symbol batch_ = signature_.symbol("max_batch_size", 1);
     const Symbol max_positions_ = signature_.symbol("max_positions", 1);
     const Symbol max_lengths_ = signature_.symbol("max_lengths", 1);
@@ -71,7 +75,9 @@ private:
     const Input row_cut_logit_ = signature_.input("row_cut_logit", ElementType::kFloat32, {num_logits_});
     const Input row_cut_token_ = signature_.input("row_cut_token", ElementType::kInt32, {num_logits_});
     const Input draft_probs_ =
-        signature_.input("draft_probs", ElementType::kProbability, {batch_, draft_len_, vocab_size_});
+        coupling_ == Coupling::kGumbel
+            ? Input{}
+            : signature_.input("draft_probs", ElementType::kProbability, {batch_, draft_len_, vocab_size_});
     const Input row_start_ = signature_.input("row_start", ElementType::kInt32, {batch_ + 1});
     const Input phase_ = signature_.input("phase", ElementType::kInt32, {batch_});
     const Input logit_start_ = signature_.input("logit_start", ElementType::kInt32, {batch_ + 1});

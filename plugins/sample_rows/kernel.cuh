@@ -9,6 +9,7 @@
 #include "common/random.cuh"
 #include "sample_rows/cut.cuh"
 #include "sample_rows/params.h"
+#include "sample_rows/race.cuh"
 
 namespace sparsespec {
 
@@ -81,7 +82,7 @@ sample_rows_kernel(SampleRowsParams params) {
     const float temperature = params.temperature[slot];
     const bool is_draft = params.phase[slot] == static_cast<int32_t>(Phase::kDraft);
     const int position = params.logit_position[row];
-    int32_t token = best.token;
+    int32_t decided = best.token, token = best.token;
     Softmax softmax{best.value, exponent_scale(temperature)};
     if (temperature > 0) {
         const CutRules rules = cut_rules(params, slot);
@@ -89,15 +90,21 @@ sample_rows_kernel(SampleRowsParams params) {
             const Logits<T> all{logits, params.vocab_size, {Numbers<T>::kZeroBits}};
             softmax.cut = find_cut(all, softmax, rules, own.value, shared.cut);
         }
-        LogitWeights<T> weights_at{logits, params.vocab_size, softmax};
-        const double exact = sum_weights<kSampleThreads>(weights_at, params.vocab_size, shared.draw);
-        softmax.sum = weights_at.softmax.sum = static_cast<float>(exact);
-        token = is_draft ? draw_draft(params, weights_at, slot, position, exact, shared.draw) : token;
+        if (params.coupling == Coupling::kGumbel) {
+            const uint64_t stream = random_bits(params.seed[slot], position, static_cast<uint64_t>(Purpose::kRace));
+            __syncthreads();  // shared.warps
+            decided = token = race_winner<kSampleThreads>(logits, params.vocab_size, softmax, stream, shared.warps);
+        } else {
+            LogitWeights<T> weights_at{logits, params.vocab_size, softmax};
+            const double exact = sum_weights<kSampleThreads>(weights_at, params.vocab_size, shared.draw);
+            softmax.sum = weights_at.softmax.sum = static_cast<float>(exact);
+            token = is_draft ? draw_draft(params, weights_at, slot, position, exact, shared.draw) : token;
+        }
     }
     if (threadIdx.x == 0) {
         params.row_max[row] = softmax.largest;
         params.row_sum[row] = softmax.sum;
-        params.row_token[row] = best.token;
+        params.row_token[row] = decided;
         params.row_cut_logit[row] = softmax.cut.logit;
         params.row_cut_token[row] = softmax.cut.token;
         if (is_draft) {

@@ -9,7 +9,9 @@ class SampleRows final : public Op {
 public:
     static constexpr const char* kName = "SampleRows";
 
-    explicit SampleRows(FieldReader& /*fields*/) {}
+    explicit SampleRows(FieldReader& fields)
+        : coupling_(fields.choice<Coupling>("coupling",
+                                            {{"rejection", Coupling::kRejection}, {"gumbel", Coupling::kGumbel}})) {}
 
     Status launch(const Call& call, cudaStream_t stream) const override {
         SampleRowsParams params{};
@@ -19,6 +21,7 @@ public:
         params.num_logits = call.size(num_logits_);
         params.vocab_size = call.size(vocab_size_);
         params.logit_dtype = call.dtype(logits_);
+        params.coupling = coupling_;
         params.logits = call.read<void>(logits_);
         params.logit_slot = call.read<int32_t>(logit_slot_);
         params.logit_position = call.read<int32_t>(logit_position_);
@@ -40,6 +43,7 @@ public:
     }
 
 private:
+    const Coupling coupling_;
     const Symbol batch_ = signature_.symbol("max_batch_size", 1);
     const Symbol max_positions_ = signature_.symbol("max_positions", 1);
     const Symbol draft_len_ = signature_.symbol("draft_len");
@@ -58,7 +62,9 @@ private:
     const Input top_p_ = signature_.input("top_p", ElementType::kFloat32, {batch_});
     const Input seed_ = signature_.input("seed", ElementType::kInt64, {batch_});
     const InOut draft_probs_ =
-        signature_.in_out("draft_probs", ElementType::kProbability, {batch_, draft_len_, vocab_size_});
+        coupling_ == Coupling::kGumbel
+            ? InOut{}
+            : signature_.in_out("draft_probs", ElementType::kProbability, {batch_, draft_len_, vocab_size_});
     const InOut token_ids_ = signature_.in_out("token_ids", ElementType::kInt64, {batch_, max_positions_});
     const Output row_max_ = signature_.output("row_max", ElementType::kFloat32, {num_logits_});
     const Output row_sum_ = signature_.output("row_sum", ElementType::kFloat32, {num_logits_});

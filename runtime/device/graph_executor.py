@@ -180,6 +180,11 @@ class GraphExecutor:
             layers=memory.layers,
         )
 
+    @property
+    def _draft_probs(self) -> Tensor | None:
+        rejection = self._eager.drafter.config.coupling == "rejection"
+        return self._eager.memory.state.draft_probs if rejection else None
+
     def _sample_rows_inputs(self, shape: StepShape, logits: Tensor) -> SampleRowsInputs[Tensor]:
         state, buffers, sent = self._eager.memory.state, self._buffers, self._buffers.metadata
         return SampleRowsInputs(
@@ -193,7 +198,7 @@ class GraphExecutor:
             top_k=state.top_k,
             top_p=state.top_p,
             seed=state.seed,
-            draft_probs=state.draft_probs,
+            draft_probs=self._draft_probs,
             token_ids=state.token_ids,
         )
 
@@ -206,7 +211,7 @@ class GraphExecutor:
             row_token=statistics.row_token,
             row_cut_logit=statistics.row_cut_logit,
             row_cut_token=statistics.row_cut_token,
-            draft_probs=state.draft_probs,
+            draft_probs=self._draft_probs,
             row_start=sent.row_start,
             phase=sent.phase,
             logit_start=sent.logit_start,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsespec.runtime.device.cuts import CutRules, find_cuts
+from sparsespec.runtime.device.rng import exponentials
 from sparsespec.runtime.device.slot_state import SlotState
 from sparsespec.runtime.sampling_params import SamplingNeeds
 
@@ -96,6 +97,15 @@ def draw(distribution: Tensor, uniform: Tensor) -> Tensor:
     cumulative = distribution.double().cumsum(dim=1)
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=distribution.shape[1] - 1)
+
+
+def race(distribution: Tensor, seed: Tensor, position: Tensor) -> Tensor:
+    """Tokens [n] drawn from distribution [n, vocab], normalised or not, by the numbers of seeds and positions [n].
+
+    Whoever draws at a position uses the same numbers, so a draft and its verification mostly agree (coupling gumbel).
+    """
+    times = exponentials(seed, position, distribution.shape[1]) / distribution.double()
+    return times.argmin(dim=1)
 
 
 def count_tokens(rows: RowSampling, vocab_size: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from sparsespec.runtime.device.acceptance import Block, count_accepted, next_tok
 from sparsespec.runtime.device.cuts import CutRules, Cuts, find_cuts
 from sparsespec.runtime.device.lookup import find_lookups
 from sparsespec.runtime.device.rng import Purpose, uniform
-from sparsespec.runtime.device.sampling import draw
+from sparsespec.runtime.device.sampling import draw, race
 
 
 class ReferenceStepOps:
@@ -37,6 +37,10 @@ class ReferenceStepOps:
         cuts = find_cuts(exact, replace(rules, temperature=_divisor(rules.temperature)))
         row_max, row_token = exact.max(dim=1).values, exact.argmax(dim=1)
         weights = _weights(exact, row_max, rules.temperature, cuts)
+        if inputs.draft_probs is None:
+            owner = inputs.logit_slot.clamp(min=0)
+            drawn = race(weights, inputs.seed[owner], inputs.logit_position.long())
+            row_token, sampled = torch.where(sampled, drawn, row_token), torch.zeros_like(sampled)
         row_sum = torch.where(sampled, weights.sum(dim=1), 1)
         distribution = weights / row_sum[:, None]
         for row, slot in enumerate(inputs.logit_slot.tolist()):
@@ -113,7 +117,7 @@ def _weights(logits: Tensor, row_max: Tensor, temperature: Tensor, cuts: Cuts) -
 def _draw_draft(inputs: SampleRowsInputs[Tensor], row: int, slot: int, distribution: Tensor, best: Tensor) -> None:
     position, draft_index = inputs.logit_position[row].long(), inputs.draft_index[slot].long()
     token = best
-    if inputs.temperature[slot] > 0:
+    if inputs.draft_probs is not None and inputs.temperature[slot] > 0:
         inputs.draft_probs[slot, draft_index] = distribution
         number = uniform(inputs.seed[slot], position, Purpose.DRAFT + draft_index)
         token = draw(distribution[None], number[None])[0]
@@ -138,15 +142,16 @@ def _end_block(inputs: AcceptDraftsInputs[Tensor], slot: int) -> None:
 
 
 def _block(inputs: AcceptDraftsInputs[Tensor], slot: int, logits: slice, drafts: Tensor) -> Block:
-    """Of one slot. A greedy one's distributions are certain of one token."""
+    """Of one slot. A greedy or coupled one's distributions are certain of one token."""
     temperature, vocab_size = inputs.temperature[slot], inputs.logits.shape[1]
     exact = inputs.logits[logits].to(temperature.dtype)
     cuts = Cuts(inputs.row_cut_logit[logits], inputs.row_cut_token[logits])
     target = _weights(exact, inputs.row_max[logits], temperature, cuts) / inputs.row_sum[logits, None]
-    drafted = inputs.draft_probs[slot, : len(drafts)]
-    if temperature == 0:
+    if inputs.draft_probs is None or temperature == 0:
         target = one_hot(inputs.row_token[logits].long(), vocab_size).to(exact.dtype)
         drafted = one_hot(drafts, vocab_size).to(exact.dtype)
+    else:
+        drafted = inputs.draft_probs[slot, : len(drafts)]
     num_drafts = inputs.num_drafts[slot, None].long().clamp(max=len(drafts))
     return Block(drafts[None], num_drafts, drafted[None], target[None])
 

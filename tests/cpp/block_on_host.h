@@ -162,6 +162,9 @@ inline uint32_t __float_as_uint(float x) {
     std::memcpy(&bits, &x, sizeof(x));
     return bits;
 }
+inline float __log2f(float x) {
+    return std::log2(x);
+}
 inline float __uint_as_float(uint32_t x) {
     float number;
     std::memcpy(&number, &x, sizeof(x));

@@ -39,7 +39,7 @@ extern "C" {
 // sizes: of SampleRowsParams, in its order. tensors: the plugin's inputs, then its outputs that are no inputs.
 void sample_rows(const int32_t* sizes, void* const* tensors) {
     SampleRowsParams params{};
-    std::memcpy(&params, sizes, 6 * sizeof(int32_t));
+    std::memcpy(&params, sizes, 7 * sizeof(int32_t));
     Tensors take{tensors};
     take.to(params.logits);
     take.to(params.logit_slot);
@@ -51,7 +51,9 @@ void sample_rows(const int32_t* sizes, void* const* tensors) {
     take.to(params.top_k);
     take.to(params.top_p);
     take.to(params.seed);
-    take.to(params.draft_probs);
+    if (params.coupling == Coupling::kRejection) {
+        take.to(params.draft_probs);
+    }
     take.to(params.token_ids);
     take.to(params.row_max);
     take.to(params.row_sum);
@@ -71,7 +73,7 @@ void sample_rows(const int32_t* sizes, void* const* tensors) {
 // As sample_rows, of AcceptDrafts.
 void accept_drafts(const int32_t* sizes, void* const* tensors) {
     AcceptDraftsParams params{};
-    std::memcpy(&params, sizes, 7 * sizeof(int32_t));
+    std::memcpy(&params, sizes, 8 * sizeof(int32_t));
     Tensors take{tensors};
     take.to(params.logits);
     take.to(params.row_max);
@@ -79,7 +81,9 @@ void accept_drafts(const int32_t* sizes, void* const* tensors) {
     take.to(params.row_token);
     take.to(params.row_cut_logit);
     take.to(params.row_cut_token);
-    take.to(params.draft_probs);
+    if (params.coupling == Coupling::kRejection) {
+        take.to(params.draft_probs);
+    }
     take.to(params.row_start);
     take.to(params.phase);
     take.to(params.logit_start);

@@ -11,7 +11,7 @@ from host_library import host_library
 from sparsespec.runtime.device.step_ops import StepOps
 from step_kernels_on_host import HostStepOps
 from step_op_cases import NUM_CUTS, LogitKind, StepCase, random_step, with_all_cuts
-from step_op_checks import check_accept_drafts, check_sample_rows
+from step_op_checks import check_accept_drafts, check_coupled_rows, check_sample_rows
 
 CPU = torch.device("cpu")
 SMALL = StepCase(num_slots=14, draft_len=4, vocab_size=1000)
@@ -45,3 +45,16 @@ def test_all_cuts(ops: StepOps, temperature: float, dtype: torch.dtype, kind: Lo
 @every_dtype
 def test_accept_drafts(ops: StepOps, dtype: torch.dtype, kind: LogitKind, fresh_seed: int) -> None:
     check_accept_drafts(ops, random_step(replace(SMALL, logits=kind), fresh_seed, CPU, dtype))
+
+
+@every_kind
+@pytest.mark.parametrize(("dtype", "temperature"), [(torch.bfloat16, 5.0), (torch.float32, 0.6)], ids=str)
+def test_coupled_rows(ops: StepOps, temperature: float, dtype: torch.dtype, kind: LogitKind, fresh_seed: int) -> None:
+    step = random_step(StepCase(NUM_CUTS, 1, 1001, logits=kind), fresh_seed, CPU, dtype)
+    check_coupled_rows(ops, step)
+    check_coupled_rows(ops, with_all_cuts(step, temperature))
+
+
+@every_dtype
+def test_coupled_drafts(ops: StepOps, dtype: torch.dtype, fresh_seed: int) -> None:
+    check_accept_drafts(ops, random_step(SMALL, fresh_seed, CPU, dtype), coupled=True)

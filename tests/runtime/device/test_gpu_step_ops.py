@@ -20,7 +20,7 @@ from step_op_cases import (
     step_rows_inputs,
     with_all_cuts,
 )
-from step_op_checks import check_accept_drafts, check_sample_rows, copied, expect_same
+from step_op_checks import check_accept_drafts, check_coupled_rows, check_sample_rows, copied, expect_same
 
 pytestmark = pytest.mark.gpu
 
@@ -76,6 +76,23 @@ def test_all_cuts(vocab_size: int, dtype: torch.dtype, kind: LogitKind, fresh_se
 def test_accept_drafts(case: StepCase, dtype: torch.dtype, kind: LogitKind, fresh_seed: int) -> None:
     step = random_step(replace(case, logits=kind), fresh_seed, torch.device("cuda"), dtype)
     check_accept_drafts(PluginStepOps(plugin_library()), step)
+
+
+@every_case
+@every_dtype
+@every_kind
+def test_coupled_drafts(case: StepCase, dtype: torch.dtype, kind: LogitKind, fresh_seed: int) -> None:
+    step = random_step(replace(case, logits=kind), fresh_seed, torch.device("cuda"), dtype)
+    ops = PluginStepOps(plugin_library(), "gumbel")
+    check_coupled_rows(ops, step)
+    check_accept_drafts(ops, step, coupled=True)
+
+
+@every_dtype
+@pytest.mark.parametrize("vocab_size", [128, 1000, 50257, 151936])
+def test_coupled_rows_with_all_cuts(vocab_size: int, dtype: torch.dtype, fresh_seed: int) -> None:
+    step = random_step(StepCase(NUM_CUTS, 1, vocab_size), fresh_seed, torch.device("cuda"), dtype)
+    check_coupled_rows(PluginStepOps(plugin_library(), "gumbel"), with_all_cuts(step, 2.0))
 
 
 def test_a_rows_tokens_do_not_depend_on_who_shares_its_step(fresh_seed: int) -> None:
