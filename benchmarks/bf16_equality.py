@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from acceptance_study.texts import collect_texts
 from forced_plain import Way, forced_logits
 from sparsespec.builder.config_io import add_flags, check_range, from_flags, option, required
 from sparsespec.builder.errors import InputError
@@ -31,9 +30,8 @@ from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine, load_engine
 from sparsespec.runtime.outputs import RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
+from text_prompts import text_prompts
 
-# More than a tokenizer makes of a token of these texts.
-_CHARS_PER_TOKEN = 6
 # Copies of every text in the largest batch that eps is taken from.
 _CROWD = 8
 
@@ -130,7 +128,7 @@ def _gap(logits: Tensor, pair: Tensor) -> Tensor:
 def _run(config: EqualityConfig, speculation: SpeculationConfig, runtime: RuntimeConfig) -> int:
     check_report_path(config.json)
     engine = load_engine(config.engine_dir, runtime)
-    prompts = _prompts(engine, config)
+    prompts = text_prompts(engine, config.num_prompts, config.context)
     params = SamplingParams(max_tokens=config.num_tokens, temperature=0.0, ignore_eos=True)
     outputs = LLM(engine, speculation, runtime).generate(prompts, params)
     equality = measure(engine, outputs, runtime)
@@ -155,15 +153,6 @@ def _draft_metrics(outputs: Sequence[RequestOutput]) -> tuple[Metric, ...]:
         Metric("drafts", sum(block.num_drafts for block in blocks), "tokens"),
         Metric("drafts_accepted", sum(block.num_accepted for block in blocks), "tokens"),
     )
-
-
-def _prompts(engine: LoadedEngine, config: EqualityConfig) -> list[tuple[int, ...]]:
-    texts = collect_texts(config.context * _CHARS_PER_TOKEN, config.num_prompts)
-    encoded = [engine.codec.encode(text.content) for text in texts]
-    long_enough = [tuple(token_ids[: config.context]) for token_ids in encoded if len(token_ids) >= config.context]
-    if len(long_enough) < config.num_prompts:
-        raise InputError(f"num_prompts: found {len(long_enough)} texts of {config.context} tokens")
-    return [long_enough[index * len(long_enough) // config.num_prompts] for index in range(config.num_prompts)]
 
 
 if __name__ == "__main__":

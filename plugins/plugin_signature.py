@@ -90,8 +90,9 @@ def select_inputs(inputs: SelectInputs[TensorT]) -> list[TensorT]:
 def step_op_inputs(
     inputs: StepRowsInputs[TensorT] | SampleRowsInputs[TensorT] | AcceptDraftsInputs[TensorT],
 ) -> list[TensorT]:
-    """Of StepRows, SampleRows or AcceptDrafts, whose fields are in their plugin's order."""
-    return [getattr(inputs, field.name) for field in fields(inputs)]
+    """Of StepRows, SampleRows or AcceptDrafts, whose fields are in their plugin's order; no draft_probs if None."""
+    tensors = [getattr(inputs, field.name) for field in fields(inputs)]
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 def _score_inputs(params: PillarAttentionParams, inputs: AttentionInputs[TensorT]) -> tuple[TensorT, ...]:

@@ -13,6 +13,7 @@ from sparsespec.builder.trt.config import BackendName
 DrafterName = Literal["pillar", "window", "ngram", "oracle", "none"]
 RankingName = Literal["mean", "accepted", "average"]
 MovingName = Literal["diagonal", "last"]
+CouplingName = Literal["rejection", "gumbel"]
 NormalizerName = Literal["draft", "exact"]
 AttentionName = Literal["auto", "plugins", "reference"]
 GraphsName = Literal["auto", "on", "off"]
@@ -47,6 +48,11 @@ class SpeculationConfig:
     )
     score_normalizer: NormalizerName = option(
         "draft", "pillars go by scores over what each row's draft read, which a GPU gets cheaply, or over everything"
+    )
+    coupling: CouplingName = option(
+        "rejection",
+        "sampled drafts stand by rejection sampling, or where draft and model draw the same token with the same "
+        "Gumbel noise: then a seed gives the same answer with and without drafts",
     )
     num_sinks: int = option(4, "first tokens that the window drafter keeps")
     adaptive: bool = option(

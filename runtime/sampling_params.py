@@ -97,8 +97,7 @@ class SamplingParams:
         return SamplingNeeds(
             penalties=self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0,
             probabilities=self.temperature > 0,
-            min_p=self.temperature > 0 and self.min_p > 0,
-            cuts=self.temperature > 0 and (self.top_k > 0 or self.top_p < 1),
+            cuts=self.temperature > 0 and (self.min_p > 0 or self.top_k > 0 or self.top_p < 1),
             logprobs=self.logprobs is not None,
             early_stops=self.min_tokens > 0,
         )
@@ -110,15 +109,14 @@ class SamplingNeeds:
 
     penalties: bool
     probabilities: bool
-    min_p: bool
     cuts: bool
     logprobs: bool
     early_stops: bool  # stop tokens are masked while too early
 
     @cached_property  # asked of every row of every step
-    def beyond_temperature(self) -> bool:
-        """Whether logits alone, over a temperature, do not make the distribution, or more than tokens is asked for."""
-        return self.penalties or self.min_p or self.cuts or self.logprobs or self.early_stops
+    def beyond_cuts(self) -> bool:
+        """Whether logits are changed before temperature and cuts, or more is asked for than tokens."""
+        return self.penalties or self.logprobs or self.early_stops
 
 
 def _as_tuple(value: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 
 import torch
@@ -67,7 +67,7 @@ class FakePlugin:
             "PillarSelect": self._select,
             "AddRmsNorm": self._add_rms_norm,
             "SiluMul": self._silu_mul,
-            **{name: partial(_run_step_op, name) for name in _STEP_OPS},
+            **{name: partial(_run_step_op, name, self.fields) for name in _STEP_OPS},
         }
 
     def _plan(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -161,17 +161,23 @@ class FakePlugin:
         return PillarAttentionParams(**fields)  # type: ignore[arg-type]
 
 
-def _run_step_op(name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _run_step_op(name: str, settings: Fields, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Outputs are what is updated in place, then what is new."""
     ops = ReferenceStepOps()
     if name == "StepRows":
         ops.step_rows(StepRowsInputs(*inputs))
         return list(inputs[11:])
+    coupled = settings["coupling"] == "gumbel"
     if name == "SampleRows":
-        found = ops.sample_rows(SampleRowsInputs(*inputs))
-        return [*inputs[7:], found.row_max, found.row_sum, found.row_token]
-    ops.accept_drafts(AcceptDraftsInputs(*inputs))
-    return list(inputs[16:])
+        found = ops.sample_rows(SampleRowsInputs(*_with_draft_probs(inputs, 10, coupled)))
+        return [*inputs[10:], *(getattr(found, each.name) for each in fields(found))]
+    ops.accept_drafts(AcceptDraftsInputs(*_with_draft_probs(inputs, 6, coupled)))
+    return list(inputs[17 if coupled else 18 :])
+
+
+def _with_draft_probs(inputs: Sequence[Tensor], place: int, coupled: bool) -> list[Tensor]:
+    """None at their place where a coupled op has no such input."""
+    return [*inputs[:place], *([None] if coupled else []), *inputs[place:]]  # type: ignore[list-item]
 
 
 # Not `assert`: python -O would leave it out here.

@@ -215,6 +215,8 @@ _STATISTICS = (
     TensorCase("row_max", FLOAT32, ("logits",)),
     TensorCase("row_sum", FLOAT32, ("logits",)),
     _int32("row_token", "logits"),
+    TensorCase("row_cut_logit", FLOAT32, ("logits",)),
+    _int32("row_cut_token", "logits"),
 )
 
 _STEP_ROWS_WRITES = (
@@ -256,12 +258,15 @@ SAMPLE_ROWS = PluginCase(
         _int32("logit_position", "logits"),
         *_by_slot("phase", "draft_index"),
         TensorCase("temperature", FLOAT32, ("B",)),
+        TensorCase("min_p", FLOAT32, ("B",)),
+        _int64("top_k", "B"),
+        TensorCase("top_p", FLOAT32, ("B",)),
         _int64("seed", "B"),
         _DRAFT_PROBS,
         _TOKEN_IDS,
     ),
     outputs=(_DRAFT_PROBS, _TOKEN_IDS, *_STATISTICS),
-    aliases=(7, 8, None, None, None),
+    aliases=(10, 11, None, None, None, None, None),
 )
 
 _ACCEPT_WRITES = (
@@ -290,7 +295,24 @@ ACCEPT_DRAFTS = PluginCase(
         *_ACCEPT_WRITES,
     ),
     outputs=_ACCEPT_WRITES,
-    aliases=tuple(range(16, 25)),
+    aliases=tuple(range(18, 27)),
+)
+
+_COUPLED = _fields(coupling="gumbel")
+COUPLED_SAMPLE_ROWS = replace(
+    SAMPLE_ROWS,
+    label="sample-rows-coupled",
+    fields=_COUPLED,
+    inputs=tuple(each for each in SAMPLE_ROWS.inputs if each is not _DRAFT_PROBS),
+    outputs=SAMPLE_ROWS.outputs[1:],
+    aliases=(10, None, None, None, None, None),
+)
+COUPLED_ACCEPT_DRAFTS = replace(
+    ACCEPT_DRAFTS,
+    label="accept-drafts-coupled",
+    fields=_COUPLED,
+    inputs=tuple(each for each in ACCEPT_DRAFTS.inputs if each is not _DRAFT_PROBS),
+    aliases=tuple(range(17, 26)),
 )
 
 CASES = (
@@ -310,6 +332,8 @@ CASES = (
     STEP_ROWS,
     SAMPLE_ROWS,
     ACCEPT_DRAFTS,
+    COUPLED_SAMPLE_ROWS,
+    COUPLED_ACCEPT_DRAFTS,
 )
 
 every_plugin = pytest.mark.parametrize("case", CASES, ids=[case.label for case in CASES])

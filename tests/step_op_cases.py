@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +19,16 @@ _ALPHABET = 12
 _MAX_POSITIONS = 3000
 _MAX_PAGES = 5
 _PADDING = 3
+# Half of the slots or more go without each cut.
+_MIN_P = (0.0, 0.0, 0.0, 0.05, 1.0)
+_TOP_K = (0, 0, 0, 0, 1, 20, 600)
+_TOP_P = (1.0, 1.0, 1.0, 0.95, 0.4, 1e-6)
+NUM_CUTS = 3 * 5 * 4  # that differ
+
+
+# Spread; of few values, so that most cuts lie among equals; all equal; spread around zero, which has two signs; half
+# of them -inf.
+LogitKind = Literal["spread", "tied", "equal", "zeros", "masked"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +39,10 @@ class StepCase:
     draft_len: int
     vocab_size: int
     max_lookups: int = 16
+    logits: LogitKind = "spread"
 
     def __str__(self) -> str:
-        return f"{self.num_slots}x{self.draft_len}-{self.vocab_size}-{self.max_lookups}"
+        return f"{self.num_slots}x{self.draft_len}-{self.vocab_size}-{self.max_lookups}-{self.logits}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,9 @@ class RandomStep:
     recent_start: Tensor
     token_ids: Tensor
     temperature: Tensor
+    min_p: Tensor
+    top_k: Tensor
+    top_p: Tensor
     seed: Tensor
     draft_probs: Tensor
     logits: Tensor
@@ -77,11 +93,13 @@ def random_step(case: StepCase, seed: int, device: torch.device, dtype: torch.dt
     slot = torch.arange(size).repeat_interleave(num_logits)
     index = torch.arange(len(slot)) - logit_start[:-1][slot]
     first = (kv_len + draft_index + num_rows - num_logits + 1)[slot]
-    logits = torch.randn(len(slot) + _PADDING, case.vocab_size, generator=generator) * 4
+    logits = _logits(case, len(slot) + _PADDING, generator)
     token_ids = numbers(0, _ALPHABET, size, _MAX_POSITIONS)
     _agree_sometimes(logits, token_ids, slot, first + index)
     probabilities = torch.randn(size, k, case.vocab_size, generator=generator).mul_(4).softmax(dim=2)
     temperature = torch.where(numbers(0, 2, size).bool(), torch.rand(size, generator=generator) + 0.1, 0.0)
+    choices = (_chosen(values, size, generator) for values in (_MIN_P, (*_TOP_K, case.vocab_size + 5), _TOP_P))
+    min_p, top_k, top_p = choices
     step = RandomStep(
         case=case,
         phase=phase.int(),
@@ -93,6 +111,9 @@ def random_step(case: StepCase, seed: int, device: torch.device, dtype: torch.dt
         recent_start=(kv_len - numbers(0, 50, size)).clamp(min=0).int(),
         token_ids=token_ids,
         temperature=temperature,
+        min_p=min_p,
+        top_k=top_k.long(),
+        top_p=top_p,
         seed=numbers(0, 2**62, size),
         draft_probs=probabilities,
         logits=logits.to(dtype),
@@ -100,6 +121,22 @@ def random_step(case: StepCase, seed: int, device: torch.device, dtype: torch.dt
         logit_position=torch.cat((first + index, torch.zeros(_PADDING, dtype=torch.int64))).int(),
     )
     return _on(step, device)
+
+
+def with_all_cuts(step: RandomStep, temperature: float) -> RandomStep:
+    """Every slot sampled, each with other cuts: one slot for each of NUM_CUTS."""
+    device = step.phase.device
+    cuts = list(
+        product(dict.fromkeys(_MIN_P), dict.fromkeys((*_TOP_K, step.case.vocab_size + 5)), dict.fromkeys(_TOP_P))
+    )
+    min_p, top_k, top_p = (list(values) for values in zip(*cuts, strict=True))
+    return replace(
+        step,
+        temperature=torch.full_like(step.temperature, temperature),
+        min_p=torch.tensor(min_p, device=device),
+        top_k=torch.tensor(top_k, device=device),
+        top_p=torch.tensor(top_p, device=device),
+    )
 
 
 def step_rows_inputs(step: RandomStep) -> StepRowsInputs[Tensor]:
@@ -143,6 +180,9 @@ def sample_inputs(step: RandomStep) -> SampleRowsInputs[Tensor]:
         phase=step.phase,
         draft_index=step.draft_index,
         temperature=step.temperature,
+        min_p=step.min_p,
+        top_k=step.top_k,
+        top_p=step.top_p,
         seed=step.seed,
         draft_probs=step.draft_probs.clone(),
         token_ids=step.token_ids.clone(),
@@ -164,6 +204,8 @@ def accept_inputs(step: RandomStep, statistics: RowStatistics[Tensor]) -> Accept
         row_max=statistics.row_max,
         row_sum=statistics.row_sum,
         row_token=statistics.row_token,
+        row_cut_logit=statistics.row_cut_logit,
+        row_cut_token=statistics.row_cut_token,
         draft_probs=step.draft_probs,
         row_start=step.row_start,
         phase=step.phase,
@@ -186,6 +228,23 @@ def accept_inputs(step: RandomStep, statistics: RowStatistics[Tensor]) -> Accept
         moving_shift=torch.zeros_like(step.phase),
         results=torch.full((size, len(RESULT_FIELDS) + k + 1), -77, dtype=torch.int32, device=device),
     )
+
+
+def _logits(case: StepCase, num_rows: int, generator: torch.Generator) -> Tensor:
+    spread = torch.randn(num_rows, case.vocab_size, generator=generator) * 4
+    if case.logits == "tied":
+        return spread.round()
+    if case.logits == "equal":
+        return torch.ones_like(spread)
+    if case.logits == "zeros":
+        return spread.sign() * spread.abs().sub(3).clamp(min=0)
+    if case.logits == "masked":
+        return spread.masked_fill(torch.rand(spread.shape, generator=generator) < 0.5, -torch.inf)
+    return spread
+
+
+def _chosen(values: tuple[float, ...], size: int, generator: torch.Generator) -> Tensor:
+    return torch.tensor(values)[torch.randint(0, len(values), (size,), generator=generator)]
 
 
 def _agree_sometimes(logits: Tensor, token_ids: Tensor, slot: Tensor, position: Tensor) -> None:

@@ -12,7 +12,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from sparsespec.plugins.accept_drafts.inputs import AcceptDraftsInputs
+from sparsespec.plugins.accept_drafts.inputs import RESULT_FIELDS, AcceptDraftsInputs
 from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.sample_rows.inputs import RowStatistics, SampleRowsInputs
 from sparsespec.plugins.step_rows.inputs import StepRowsInputs
@@ -45,7 +45,7 @@ class ForcedAgreement:
 
 def overwrite_tokens(inputs: AcceptDraftsInputs[Tensor], mean: Tensor) -> None:
     """inputs.row_token becomes what `agreeing_tokens` gives, by a kernel."""
-    num_drafts = inputs.draft_probs.shape[1]
+    num_drafts = inputs.results.shape[1] - len(RESULT_FIELDS) - 1
     import_module("agreement_kernel").agree[(len(inputs.phase),)](
         inputs.row_token,
         inputs.phase,
@@ -63,7 +63,7 @@ def overwrite_tokens(inputs: AcceptDraftsInputs[Tensor], mean: Tensor) -> None:
 
 def agreeing_tokens(inputs: AcceptDraftsInputs[Tensor], mean: Tensor) -> Tensor:
     """row_token, of which verified rows before the wanted count name their drafts, and the row after it another one."""
-    num_drafts = inputs.draft_probs.shape[1]
+    num_drafts = inputs.results.shape[1] - len(RESULT_FIELDS) - 1
     index = torch.arange(num_drafts, device=mean.device)
     wanted = wanted_counts(inputs.kv_len, mean)[:, None]
     position = inputs.kv_len[:, None].long() + 1 + index

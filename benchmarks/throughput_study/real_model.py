@@ -10,6 +10,7 @@ import torch
 
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.loading import LoadedEngine
+from sparsespec.runtime.sampling_params import SamplingParams
 from throughput_study.cases import PLAIN, Measured, Rig, Traffic, cycle_steps, release
 from throughput_study.growth import grow
 from throughput_study.large_model import force
@@ -34,6 +35,17 @@ _LONGEST = 8192 - 17
 _SMALL_BATCH, _MORE_CYCLES = 128, 50
 # Of 8 drafts, outside the stretches in which the model repeats itself: at temperature 0.6, as `growth_sampled` has it.
 FRESH_AGREEMENT = 6.44
+
+_SAMPLINGS: Mapping[str, SamplingParams] = {
+    "greedy": SamplingParams(temperature=0.0),
+    "T 0.6": SamplingParams(temperature=0.6, seed=1),
+    "T 0.6, top_p 0.95, top_k 20": SamplingParams(temperature=0.6, top_p=0.95, top_k=20, seed=1),
+}
+_COUPLINGS: Mapping[str, SpeculationConfig] = {
+    "none": PLAIN,
+    "rejection": DEFAULT,
+    "gumbel": replace(DEFAULT, coupling="gumbel"),
+}
 
 
 def shapes(choice: Choice) -> Results:
@@ -125,6 +137,18 @@ def policies(choice: Choice) -> Results:
             policy = "lockstep" if label == "lockstep" else "unified"
             rig = Rig(engine, CHUNK, policy=policy)  # type: ignore[arg-type]
             yield rig.run(f"{batch} {label}", speculation, traffic, _steps(speculation, batch))
+            release()
+
+
+def sampling(choice: Choice) -> Results:
+    """The same requests greedy, at a temperature, and with cuts; drafts stand by rejection or by equal Gumbel noise."""
+    batch = choice.batch or 256
+    engine, traffic = _side(choice, batch)
+    for name, given in _SAMPLINGS.items():
+        params = replace(given, max_tokens=traffic.params.max_tokens, ignore_eos=True)
+        for label, speculation in _COUPLINGS.items():
+            rig = Rig(engine, CHUNK)
+            yield rig.run(f"{name}, {label}", speculation, Traffic(traffic.prompts, params), _steps(speculation, batch))
             release()
 
 

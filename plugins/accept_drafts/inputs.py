@@ -26,7 +26,9 @@ class AcceptDraftsInputs(Generic[TensorT]):
     row_max: TensorT  # [num_logits] fp32, and below: see RowStatistics
     row_sum: TensorT
     row_token: TensorT
-    draft_probs: TensorT  # [B, k, vocab_size] fp32
+    row_cut_logit: TensorT
+    row_cut_token: TensorT
+    draft_probs: TensorT | None  # [B, k, vocab_size] fp32; None: coupling gumbel
     row_start: TensorT  # [B + 1]
     phase: TensorT  # [B]
     logit_start: TensorT  # [B + 1]: see StepRowsInputs

@@ -43,13 +43,16 @@ struct TargetRow {
     __device__ TargetRow(const AcceptDraftsParams& params, int row, float temperature)
         : logits(static_cast<const T*>(params.logits) + static_cast<int64_t>(row) * params.vocab_size),
           vocab_size(params.vocab_size),
-          softmax{params.row_max[row], exponent_scale(temperature), params.row_sum[row]} {}
+          softmax{params.row_max[row],
+                  exponent_scale(temperature),
+                  {params.row_cut_logit[row], params.row_cut_token[row]},
+                  params.row_sum[row]} {}
 
     __device__ void operator()(int first, float (&weights)[kLogitsPerThread]) const {
         load_numbers(logits, first, vocab_size, -INFINITY, weights);
 #pragma unroll
         for (int index = 0; index < kLogitsPerThread; ++index) {
-            weights[index] = softmax.probability(weights[index]);
+            weights[index] = softmax.probability(weights[index], first + index);
         }
     }
 };
@@ -85,7 +88,8 @@ __device__ inline bool stands(const AcceptDraftsParams& params, const VerifiedBl
     const double drafted = params.draft_probs[draft * params.vocab_size + token];
     const uint64_t purpose = static_cast<uint64_t>(Purpose::kAccept);
     const double number = uniform(params.seed[block.slot], position, purpose);
-    return number * drafted < static_cast<double>(target.softmax.probability(to_float(target.logits[token])));
+    const float logit = Numbers<T>::to_float(target.logits[token]);
+    return number * drafted < static_cast<double>(target.softmax.probability(logit, static_cast<int>(token)));
 }
 
 // How many drafts stand, for all threads: a warp looks at 32 at a time.
@@ -154,7 +158,8 @@ __device__ inline void commit(const AcceptDraftsParams& params, const VerifiedBl
 template <typename T>
 __device__ inline void end_block(const AcceptDraftsParams& params, int slot, DrawShared<kAcceptThreads>& shared) {
     const VerifiedBlock block = find_block(params, slot);
-    const float temperature = params.temperature[slot];
+    // Winners of a race are accepted as most likely tokens are.
+    const float temperature = params.coupling == Coupling::kGumbel ? 0 : params.temperature[slot];
     const int num_accepted = count_accepted<T>(params, block, temperature);
     const int32_t token = next_token<T>(params, block, num_accepted, temperature, shared);
     __syncthreads();  // all have read what one changes

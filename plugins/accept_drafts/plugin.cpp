@@ -9,7 +9,9 @@ class AcceptDrafts final : public Op {
 public:
     static constexpr const char* kName = "AcceptDrafts";
 
-    explicit AcceptDrafts(FieldReader& /*fields*/) {}
+    explicit AcceptDrafts(FieldReader& fields)
+        : coupling_(fields.choice<Coupling>("coupling",
+                                            {{"rejection", Coupling::kRejection}, {"gumbel", Coupling::kGumbel}})) {}
 
     Status launch(const Call& call, cudaStream_t stream) const override {
         AcceptDraftsParams params{};
@@ -18,6 +20,8 @@ public:
         params.row_max = call.read<float>(row_max_);
         params.row_sum = call.read<float>(row_sum_);
         params.row_token = call.read<int32_t>(row_token_);
+        params.row_cut_logit = call.read<float>(row_cut_logit_);
+        params.row_cut_token = call.read<int32_t>(row_cut_token_);
         params.draft_probs = call.read<float>(draft_probs_);
         params.row_start = call.read<int32_t>(row_start_);
         params.phase = call.read<int32_t>(phase_);
@@ -46,14 +50,15 @@ private:
     void read_sizes(const Call& call, AcceptDraftsParams& params) const {
         params.max_batch_size = call.size(batch_);
         params.max_positions = call.size(max_positions_);
-        params.max_lengths = call.size(max_lengths_);
         params.draft_len = call.size(draft_len_);
         params.num_logits = call.size(num_logits_);
         params.vocab_size = call.size(vocab_size_);
         params.max_scored = call.size(max_scored_);
         params.logit_dtype = call.dtype(logits_);
+        params.coupling = coupling_;
     }
 
+    const Coupling coupling_;
     const Symbol batch_ = signature_.symbol("max_batch_size", 1);
     const Symbol max_positions_ = signature_.symbol("max_positions", 1);
     const Symbol max_lengths_ = signature_.symbol("max_lengths", 1);
@@ -67,8 +72,12 @@ private:
     const Input row_max_ = signature_.input("row_max", ElementType::kFloat32, {num_logits_});
     const Input row_sum_ = signature_.input("row_sum", ElementType::kFloat32, {num_logits_});
     const Input row_token_ = signature_.input("row_token", ElementType::kInt32, {num_logits_});
+    const Input row_cut_logit_ = signature_.input("row_cut_logit", ElementType::kFloat32, {num_logits_});
+    const Input row_cut_token_ = signature_.input("row_cut_token", ElementType::kInt32, {num_logits_});
     const Input draft_probs_ =
-        signature_.input("draft_probs", ElementType::kProbability, {batch_, draft_len_, vocab_size_});
+        coupling_ == Coupling::kGumbel
+            ? Input{}
+            : signature_.input("draft_probs", ElementType::kProbability, {batch_, draft_len_, vocab_size_});
     const Input row_start_ = signature_.input("row_start", ElementType::kInt32, {batch_ + 1});
     const Input phase_ = signature_.input("phase", ElementType::kInt32, {batch_});
     const Input logit_start_ = signature_.input("logit_start", ElementType::kInt32, {batch_ + 1});

@@ -14,15 +14,6 @@ constexpr int kLogitsPerThread = 8;
 template <int kThreads>
 constexpr int kLogitTile = kThreads * kLogitsPerThread;
 
-template <typename T>
-__device__ inline float to_float(T x) {
-    return Numbers<T>::to_float(x);
-}
-template <>
-__device__ inline float to_float(float x) {
-    return x;
-}
-
 // numbers[first] to numbers[first + kLogitsPerThread - 1]; `beyond` from `count` on. first: a multiple of
 // kLogitsPerThread. Rows of another length than a multiple of it are not aligned.
 template <typename T>
@@ -38,25 +29,37 @@ __device__ inline void load_numbers(const T* numbers, int first, int count, floa
         const T* loaded = reinterpret_cast<const T*>(raw);
 #pragma unroll
         for (int index = 0; index < kLogitsPerThread; ++index) {
-            values[index] = to_float(loaded[index]);
+            values[index] = Numbers<T>::to_float(loaded[index]);
         }
         return;
     }
 #pragma unroll
     for (int index = 0; index < kLogitsPerThread; ++index) {
-        values[index] = first + index < count ? to_float(numbers[first + index]) : beyond;
+        values[index] = first + index < count ? Numbers<T>::to_float(numbers[first + index]) : beyond;
     }
 }
+
+// Which tokens of a row are kept: those of larger logits, and of equal ones those up to `token`.
+struct Cut {
+    float logit = -INFINITY;
+    int32_t token = INT32_MAX;
+
+    __device__ bool keeps(float value, int of) const { return value > logit || (value == logit && of <= token); }
+};
 
 // What a row's probabilities are made of.
 struct Softmax {
     float largest;  // logit
     float scale;    // of logits less the largest, to exponents of 2
-    float sum;      // of all weights
+    Cut cut{};
+    float sum = 1;  // of all weights
 
-    // The largest logit's is 1.
-    __device__ float weight(float logit) const { return exp2f((logit - largest) * scale); }
-    __device__ float probability(float logit) const { return weight(logit) / sum; }
+    // The largest logit's is 1, and 0 what is cut.
+    __device__ float weight(float logit, int token) const {
+        return cut.keeps(logit, token) ? exp2f((logit - largest) * scale) : 0.0f;
+    }
+    __device__ float probability(float logit, int token) const { return weight(logit, token) / sum; }
+    __device__ Softmax with(const Cut& other) const { return {largest, scale, other, sum}; }
 };
 
 // log2(e) / temperature; a temperature so small that this overflows leaves the largest logits alone.
@@ -98,9 +101,9 @@ __device__ inline Candidate block_best(Candidate own, Candidate (&warps)[kThread
     return best;
 }
 
-// The most likely token of a row of vocab_size logits.
+// The most likely of the tokens that this thread looks at, of a row of vocab_size logits.
 template <int kThreads, typename T>
-__device__ inline Candidate find_best(const T* logits, int vocab_size, Candidate (&warps)[kThreads / 32]) {
+__device__ inline Candidate own_best(const T* logits, int vocab_size) {
     Candidate best{-INFINITY, 0};
     for (int first = threadIdx.x * kLogitsPerThread; first < vocab_size; first += kLogitTile<kThreads>) {
         float values[kLogitsPerThread];
@@ -112,7 +115,7 @@ __device__ inline Candidate find_best(const T* logits, int vocab_size, Candidate
             }
         }
     }
-    return block_best<kThreads>(best, warps);
+    return best;
 }
 
 }  // namespace sparsespec

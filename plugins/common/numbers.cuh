@@ -13,7 +13,14 @@ template <typename T>
 struct Numbers;
 
 template <>
+struct Numbers<float> {
+    static constexpr int kZeroBits = 0;  // how many last bits of a float are 0 in every such number
+    __device__ static float to_float(float x) { return x; }
+};
+
+template <>
 struct Numbers<__half> {
+    static constexpr int kZeroBits = 13;
     __device__ static float to_float(__half x) { return __half2float(x); }
     __device__ static __half from_float(float x) { return __float2half_rn(x); }
     __device__ static uint32_t pack(float low, float high) {
@@ -33,6 +40,7 @@ struct Numbers<__half> {
 
 template <>
 struct Numbers<__nv_bfloat16> {
+    static constexpr int kZeroBits = 16;
     __device__ static float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
     __device__ static __nv_bfloat16 from_float(float x) { return __float2bfloat16_rn(x); }
     __device__ static uint32_t pack(float low, float high) {

@@ -18,9 +18,13 @@ class SampleRowsInputs(Generic[TensorT]):
     phase: TensorT  # [B] int32
     draft_index: TensorT  # [B] int32
     temperature: TensorT  # [B] fp32, 0 for greedy
+    min_p: TensorT  # [B] fp32, 0 for all; of greedy rows also top_k and top_p are ignored
+    top_k: TensorT  # [B] int64, 0 for all
+    top_p: TensorT  # [B] fp32, 1 for all
     seed: TensorT  # [B] int64
 
-    draft_probs: TensorT  # [B, k, vocab_size] fp32: what a draft was drawn from; of greedy ones nothing is written
+    # [B, k, vocab_size] fp32: what a draft was drawn from; of greedy ones nothing is written. None: coupling gumbel
+    draft_probs: TensorT | None
     token_ids: TensorT  # [B, max_positions] int64
 
 
@@ -29,5 +33,10 @@ class RowStatistics(Generic[TensorT]):
     """What is known of each row of logits; nothing of nobody's."""
 
     row_max: TensorT  # [num_logits] fp32: the largest logit
-    row_sum: TensorT  # [num_logits] fp32: of exp((logit - row_max) / temperature); 1 in greedy rows
-    row_token: TensorT  # [num_logits] int32: the most likely token, the lowest of equals
+    row_sum: (
+        TensorT  # [num_logits] fp32: of exp((logit - row_max) / temperature) of what is kept; 1 if greedy or coupled
+    )
+    row_token: TensorT  # [num_logits] int32: the most likely token, the lowest of equals; the drawn one if coupled
+    # Kept are the tokens of larger logits than row_cut_logit, and those of equal ones up to row_cut_token.
+    row_cut_logit: TensorT  # [num_logits] fp32; -inf without cuts
+    row_cut_token: TensorT  # [num_logits] int32

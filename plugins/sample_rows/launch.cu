@@ -1,30 +1,14 @@
-#include <string>
-
-#include "common/cuda_status.h"
+#include "common/logit_launch.cuh"
 #include "sample_rows/kernel.cuh"
 
 namespace sparsespec {
 
 Status launch_sample_rows(const SampleRowsParams& params, cudaStream_t stream) {
-    constexpr int kMost = kMaxTiles * kLogitTile<kSampleThreads>;
-    if (params.vocab_size < 1 || params.vocab_size > kMost) {
-        return invalid_argument("expected a vocabulary of 1 to " + std::to_string(kMost) + " tokens, got " +
-                                std::to_string(params.vocab_size));
-    }
-    if (params.num_logits == 0) {
-        return {};
-    }
-    switch (params.logit_dtype) {
-        case Dtype::kFloat16:
-            sample_rows_kernel<__half><<<params.num_logits, kSampleThreads, 0, stream>>>(params);
-            break;
-        case Dtype::kBfloat16:
-            sample_rows_kernel<__nv_bfloat16><<<params.num_logits, kSampleThreads, 0, stream>>>(params);
-            break;
-        default:
-            sample_rows_kernel<float><<<params.num_logits, kSampleThreads, 0, stream>>>(params);
-    }
-    return cuda_status(cudaGetLastError(), "SampleRows");
+    return launch_over_logits<kSampleThreads>("SampleRows", params.logit_dtype, params.vocab_size, [&](auto logit) {
+        if (params.num_logits > 0) {
+            sample_rows_kernel<decltype(logit)><<<params.num_logits, kSampleThreads, 0, stream>>>(params);
+        }
+    });
 }
 
 }  // namespace sparsespec

@@ -187,14 +187,16 @@ class NgramDrafter(Drafter):
         """Write the drafts, each certain of its token."""
         state, slot = memory.state, batch.blocks.slot
         tokens = self._propose(state, slot, torch.ones_like(slot, dtype=torch.bool))
-        certain = state.draft_probs.new_zeros(len(slot), *state.draft_probs.shape[1:])
-        state.draft_probs[slot] = certain.scatter_(2, tokens[..., None], 1.0)
+        if self.config.coupling == "rejection":
+            certain = state.draft_probs.new_zeros(len(slot), *state.draft_probs.shape[1:])
+            state.draft_probs[slot] = certain.scatter_(2, tokens[..., None], 1.0)
 
     def plan_slots(self, memory: StepMemory, ended: EndedBlocks, select: Select) -> None:
         """The drafts of the slots whose blocks ended; all others keep what they have."""
         every_slot = torch.arange(len(ended.block_rows), device=memory.device)
         tokens = self._propose(memory.state, every_slot, ended.block_rows > 0)
-        memory.state.draft_probs.zero_().scatter_(2, tokens[..., None], 1.0)
+        if self.config.coupling == "rejection":
+            memory.state.draft_probs.zero_().scatter_(2, tokens[..., None], 1.0)
 
     def _propose(self, state: SlotState, slot: Tensor, ended: Tensor) -> Tensor:
         """Writes drafts where blocks ended; the [S, k] tokens that now stand where drafts do."""

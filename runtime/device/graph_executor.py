@@ -1,8 +1,8 @@
 """Steps of fixed shapes: everything between the host's numbers and its results is one CUDA graph.
 
 The same memory, decoder and rules as the torch executor's; what the host knows of a step is O(slots) numbers in one
-copy, and what it gets back is one copy too. Steps with requests that shape their logits in other ways than by a
-temperature run by the torch executor, over the same memory.
+copy, and what it gets back is one copy too. Steps with requests that change their logits, or want to know of them, run
+by the torch executor, over the same memory.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class GraphExecutor:
     def prepare(self, step: ScheduledStep) -> GraphBatch | StepBatch:
         """See Executor."""
         self._budgets.use(step.budget)
-        if any(row.needs.beyond_temperature for row in step.rows):
+        if any(row.needs.beyond_cuts for row in step.rows):
             return self._eager.prepare(step)
         for admission in step.admissions:
             self._eager.memory.state.admit(admission.slot, admission.spec)
@@ -189,6 +189,11 @@ class GraphExecutor:
             layers=memory.layers,
         )
 
+    @property
+    def _draft_probs(self) -> Tensor | None:
+        rejection = self._eager.drafter.config.coupling == "rejection"
+        return self._eager.memory.state.draft_probs if rejection else None
+
     def _sample_rows_inputs(self, shape: StepShape, logits: Tensor) -> SampleRowsInputs[Tensor]:
         state, buffers, sent = self._eager.memory.state, self._buffers, self._buffers.metadata
         return SampleRowsInputs(
@@ -198,8 +203,11 @@ class GraphExecutor:
             phase=sent.phase,
             draft_index=sent.draft_index,
             temperature=state.temperature,
+            min_p=state.min_p,
+            top_k=state.top_k,
+            top_p=state.top_p,
             seed=state.seed,
-            draft_probs=state.draft_probs,
+            draft_probs=self._draft_probs,
             token_ids=state.token_ids,
         )
 
@@ -210,7 +218,9 @@ class GraphExecutor:
             row_max=statistics.row_max,
             row_sum=statistics.row_sum,
             row_token=statistics.row_token,
-            draft_probs=state.draft_probs,
+            row_cut_logit=statistics.row_cut_logit,
+            row_cut_token=statistics.row_cut_token,
+            draft_probs=self._draft_probs,
             row_start=sent.row_start,
             phase=sent.phase,
             logit_start=sent.logit_start,

@@ -16,6 +16,7 @@ class Purpose(IntEnum):
     the same number would make draw and distribution dependent, and rejection sampling assumes they are not.
     """
 
+    RACE = -1  # drafts and verifications alike: see exponentials
     ACCEPT = 0
     TARGET = 1
     DRAFT = 2
@@ -26,10 +27,27 @@ def uniform(seed: Tensor, position: Tensor, purpose: Tensor) -> Tensor:
 
     Three rounds of the splitmix64 finaliser (Steele, Lea and Flood, OOPSLA 2014), one per key.
     """
+    return _shift_right(_random_bits(seed, position, purpose), 11).double() * 2.0**-53
+
+
+def exponentials(seed: Tensor, position: Tensor, count: int) -> Tensor:
+    """[n, count] exponential numbers, fp64, of 32 random bits each: `count` tokens' at positions [n] of seeds [n].
+
+    A race: the token with the least exponential / probability is a draw from the distribution (the Gumbel-max trick,
+    Maddison et al. 2014), and distributions that are alike have the same winner most of the time. The bits are halves
+    of the numbers of a splitmix64 generator, one for each seed and position.
+    """
+    stream = _random_bits(seed, position, torch.full_like(position, Purpose.RACE))
+    index = torch.arange((count + 1) // 2, device=seed.device)
+    pairs = _mix(stream[:, None] + (index + 1) * _GOLDEN)
+    bits = torch.stack((pairs & 0xFFFFFFFF, _shift_right(pairs, 32)), dim=2).flatten(1)[:, :count]
+    return -torch.log1p((bits.double() + 0.5) * -(2.0**-32))
+
+
+def _random_bits(seed: Tensor, position: Tensor, purpose: Tensor) -> Tensor:
     state = _mix(seed + _GOLDEN)
     state = _mix(state ^ (position * _GOLDEN))
-    state = _mix(state ^ (purpose * _GOLDEN + 1))
-    return _shift_right(state, 11).double() * 2.0**-53
+    return _mix(state ^ (purpose * _GOLDEN + 1))
 
 
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsespec.runtime.device.cuts import CutRules, find_cuts
+from sparsespec.runtime.device.rng import exponentials
 from sparsespec.runtime.device.slot_state import SlotState
 from sparsespec.runtime.sampling_params import SamplingNeeds
 
@@ -66,9 +68,7 @@ def probabilities(logits: Tensor, rows: RowSampling, needs: Sequence[SamplingNee
     2. stop tokens masked while too early
     3. greedy rows end here: one-hot, the lowest token of equal logits
     4. temperature
-    5. min_p: tokens far less likely than the most likely one go
-    6. top_k of what is left
-    7. top_p of the distribution over what is left
+    5. the cuts min_p, top_k and top_p, in this order: see find_cuts
 
     A row's result depends on its request's parameters and the tokens before its position, nothing else: a draft and the
     row that verifies it follow the same rule, and whoever shares the step changes no bit. needs: of the requests that
@@ -85,13 +85,11 @@ def probabilities(logits: Tensor, rows: RowSampling, needs: Sequence[SamplingNee
     greedy = (rows.temperature == 0)[:, None]
     below_best = allowed - allowed.amax(dim=1, keepdim=True)  # a tiny temperature may overflow towards -inf only
     scaled = below_best / rows.temperature[:, None].masked_fill(greedy, 1.0)
-    if any(need.min_p for need in needs):
-        scaled = scaled.masked_fill(scaled.exp() < rows.min_p[:, None], -torch.inf)
-    sampled = scaled.softmax(dim=1)
     if any(need.cuts for need in needs):
-        cut = (rows.top_k > 0) | (rows.top_p < 1)  # rows without cuts keep every bit
-        sampled = torch.where(cut[:, None], _cut(scaled, rows.top_k, rows.top_p), sampled)
-    return torch.where(greedy, one_hot, sampled)
+        temperature = rows.temperature.masked_fill(greedy[:, 0], 1.0)
+        cuts = find_cuts(allowed, CutRules(temperature, rows.min_p, rows.top_k, rows.top_p))
+        scaled = scaled.masked_fill(~cuts.keep(allowed), -torch.inf)
+    return torch.where(greedy, one_hot, scaled.softmax(dim=1))
 
 
 def draw(distribution: Tensor, uniform: Tensor) -> Tensor:
@@ -99,6 +97,15 @@ def draw(distribution: Tensor, uniform: Tensor) -> Tensor:
     cumulative = distribution.double().cumsum(dim=1)
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=distribution.shape[1] - 1)
+
+
+def race(distribution: Tensor, seed: Tensor, position: Tensor) -> Tensor:
+    """Tokens [n] drawn from distribution [n, vocab], normalised or not, by the numbers of seeds and positions [n].
+
+    Whoever draws at a position uses the same numbers, so a draft and its verification mostly agree (coupling gumbel).
+    """
+    times = exponentials(seed, position, distribution.shape[1]) / distribution.double()
+    return times.argmin(dim=1)
 
 
 def count_tokens(rows: RowSampling, vocab_size: int) -> tuple[Tensor, Tensor]:
@@ -137,14 +144,3 @@ def _mask_early_stops(logits: Tensor, rows: RowSampling) -> Tensor:
     early = (rows.position < rows.min_len)[:, None]
     stops = logits.gather(1, rows.stop_token_ids).masked_fill(early, -torch.inf)
     return logits.scatter(1, rows.stop_token_ids, stops)
-
-
-def _cut(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    ranked, order = logits.sort(dim=1, descending=True, stable=True)
-    rank = torch.arange(logits.shape[1], device=logits.device)
-    beyond = (rank >= top_k[:, None]) & (top_k > 0)[:, None]
-    kept = ranked.masked_fill(beyond, -torch.inf).softmax(dim=1)
-    mass_before = kept.cumsum(dim=1) - kept
-    kept = kept.masked_fill((mass_before >= top_p[:, None]) & (rank > 0), 0.0)
-    kept = kept / kept.sum(dim=1, keepdim=True)
-    return torch.zeros_like(logits).scatter_(1, order, kept)

@@ -35,7 +35,9 @@ class SlotState:
     draft_lse: Tensor  # [num_layers, B, k, num_heads]: see LayerInputs
     score_history: Tensor  # [num_layers, B, num_kv_heads, scored_positions], or empty where no ranking keeps it
     page_table: Tensor  # [B, max_pages] int32
-    draft_probs: Tensor  # [B, k, vocab_size]: the distribution each draft was drawn from; the largest by far
+    # [B, k, vocab_size]: the distribution each draft was drawn from, the largest by far; [B, k, 0] with coupling
+    # gumbel, which has no use for it
+    draft_probs: Tensor
     prompt_len: Tensor  # [B] int64
     seed: Tensor  # [B] int64
     repetition_penalty: Tensor  # [B]
@@ -107,6 +109,7 @@ class SlotLimits:
     draft_len: int
     max_lookups: int
     score_history: bool
+    draft_probs: bool
 
 
 def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, device: torch.device) -> SlotState:
@@ -139,7 +142,7 @@ def make_slot_state(model: ModelConfig, build: BuildConfig, limits: SlotLimits, 
             dtype=exact,
         ),
         page_table=zeros(size, build.max_pages),
-        draft_probs=zeros(size, limits.draft_len, model.vocab_size, dtype=exact),
+        draft_probs=zeros(size, limits.draft_len, model.vocab_size if limits.draft_probs else 0, dtype=exact),
         prompt_len=zeros(size, dtype=torch.int64),
         seed=zeros(size, dtype=torch.int64),
         repetition_penalty=zeros(size, dtype=exact),

@@ -62,6 +62,7 @@ class StepMemory:
     """Device memory that outlives a step."""
 
     state: SlotState
+    vocab_size: int
     budget: Tensor  # [max_positions] int64: tokens per KV head that drafts read, by the verified tokens
     rope_table: Tensor  # [scored_positions, head_dim]
     kv_pool: Tensor  # [num_layers, num_pages, 2, num_kv_heads, page_size, head_dim]

@@ -20,7 +20,7 @@ def choose_steps(eager: TorchExecutor, choice: GraphsName, build: BuildConfig) -
     """
     attention, needs = eager.attention_ops, eager.drafter.needs
     plugins = isinstance(attention, PluginAttention)
-    vocab_size = eager.memory.state.draft_probs.shape[2]
+    vocab_size = eager.memory.vocab_size
     served = plugins and needs.fixed_shapes and vocab_size <= MAX_VOCAB_SIZE
     if choice == "off" or (choice == "auto" and not served):
         return None
@@ -33,5 +33,10 @@ def choose_steps(eager: TorchExecutor, choice: GraphsName, build: BuildConfig) -
         )
     if eager.memory.device.type == "cuda" and not plugins:
         raise InputError("cuda_graphs: expected attention by plugins, found the reference, which waits for the host")
-    ops: StepOps = PluginStepOps(attention.library) if isinstance(attention, PluginAttention) else ReferenceStepOps()
-    return GraphExecutor(eager, ops, build)
+    return GraphExecutor(eager, _step_ops(eager), build)
+
+
+def _step_ops(eager: TorchExecutor) -> StepOps:
+    if isinstance(eager.attention_ops, PluginAttention):
+        return PluginStepOps(eager.attention_ops.library, eager.drafter.config.coupling)
+    return ReferenceStepOps()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Protocol
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from sparsespec.plugins.accept_drafts.inputs import AcceptDraftsInputs
 from sparsespec.plugins.plugin_signature import step_op_inputs
 from sparsespec.plugins.sample_rows.inputs import RowStatistics, SampleRowsInputs
 from sparsespec.plugins.step_rows.inputs import StepRowsInputs
+from sparsespec.runtime.config import CouplingName
 from sparsespec.runtime.device.plugin_ops import PluginSource
 
 
@@ -29,10 +31,11 @@ class StepOps(Protocol):
 class PluginStepOps:
     """StepOps by plugins."""
 
-    def __init__(self, library: PluginSource) -> None:
+    def __init__(self, library: PluginSource, coupling: CouplingName = "rejection") -> None:
+        """coupling: inputs have draft_probs under rejection only."""
         self._step_rows = library.create("StepRows", {})
-        self._sample_rows = library.create("SampleRows", {})
-        self._accept_drafts = library.create("AcceptDrafts", {})
+        self._sample_rows = library.create("SampleRows", {"coupling": coupling})
+        self._accept_drafts = library.create("AcceptDrafts", {"coupling": coupling})
 
     def step_rows(self, inputs: StepRowsInputs[Tensor]) -> None:
         """See StepOps."""
@@ -40,7 +43,8 @@ class PluginStepOps:
 
     def sample_rows(self, inputs: SampleRowsInputs[Tensor]) -> RowStatistics[Tensor]:
         """See StepOps."""
-        return RowStatistics(*self._sample_rows.run(step_op_inputs(inputs))[2:])
+        outputs = self._sample_rows.run(step_op_inputs(inputs))
+        return RowStatistics(*outputs[-len(fields(RowStatistics)) :])
 
     def accept_drafts(self, inputs: AcceptDraftsInputs[Tensor]) -> None:
         """See StepOps."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -11,9 +13,10 @@ from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.sample_rows.inputs import RowStatistics, SampleRowsInputs
 from sparsespec.plugins.step_rows.inputs import StepRowsInputs
 from sparsespec.runtime.device.acceptance import Block, count_accepted, next_token
+from sparsespec.runtime.device.cuts import CutRules, Cuts, find_cuts
 from sparsespec.runtime.device.lookup import find_lookups
 from sparsespec.runtime.device.rng import Purpose, uniform
-from sparsespec.runtime.device.sampling import draw
+from sparsespec.runtime.device.sampling import draw, race
 
 
 class ReferenceStepOps:
@@ -29,15 +32,21 @@ class ReferenceStepOps:
     def sample_rows(self, inputs: SampleRowsInputs[Tensor]) -> RowStatistics[Tensor]:
         """See StepOps."""
         exact = inputs.logits.to(inputs.temperature.dtype)
-        temperature = torch.where(inputs.logit_slot < 0, 0, inputs.temperature[inputs.logit_slot.clamp(min=0)])
+        rules = _cut_rules(inputs)
+        sampled = rules.temperature > 0
+        cuts = find_cuts(exact, replace(rules, temperature=_divisor(rules.temperature)))
         row_max, row_token = exact.max(dim=1).values, exact.argmax(dim=1)
-        weights = ((exact - row_max[:, None]) / _divisor(temperature)[:, None]).exp()
-        row_sum = torch.where(temperature > 0, weights.sum(dim=1), 1)
+        weights = _weights(exact, row_max, rules.temperature, cuts)
+        if inputs.draft_probs is None:
+            owner = inputs.logit_slot.clamp(min=0)
+            drawn = race(weights, inputs.seed[owner], inputs.logit_position.long())
+            row_token, sampled = torch.where(sampled, drawn, row_token), torch.zeros_like(sampled)
+        row_sum = torch.where(sampled, weights.sum(dim=1), 1)
         distribution = weights / row_sum[:, None]
         for row, slot in enumerate(inputs.logit_slot.tolist()):
             if slot >= 0 and inputs.phase[slot] == Phase.DRAFT:
                 _draw_draft(inputs, row, slot, distribution[row], row_token[row])
-        return RowStatistics(row_max, row_sum, row_token.int())
+        return RowStatistics(row_max, row_sum, row_token.int(), cuts.logit, cuts.token.int())
 
     def accept_drafts(self, inputs: AcceptDraftsInputs[Tensor]) -> None:
         """See StepOps."""
@@ -86,10 +95,29 @@ def _look_up(inputs: StepRowsInputs[Tensor]) -> None:
     inputs.num_lookups[slots] = torch.minimum(count, inputs.lookup_budget[slots])
 
 
+def _cut_rules(inputs: SampleRowsInputs[Tensor]) -> CutRules:
+    """Of each row; nobody's are greedy, and greedy ones have no cuts."""
+    owner = inputs.logit_slot.clamp(min=0)
+    temperature = torch.where(inputs.logit_slot < 0, 0, inputs.temperature[owner])
+    greedy = temperature == 0
+    return CutRules(
+        temperature=temperature,
+        min_p=torch.where(greedy, 0, inputs.min_p[owner]),
+        top_k=torch.where(greedy, 0, inputs.top_k[owner]),
+        top_p=torch.where(greedy, 1, inputs.top_p[owner]),
+    )
+
+
+def _weights(logits: Tensor, row_max: Tensor, temperature: Tensor, cuts: Cuts) -> Tensor:
+    """[n, vocab] of rows [n]: the largest logit's is 1, and 0 what is cut."""
+    weights = ((logits - row_max[:, None]) / _divisor(temperature)[..., None]).exp()
+    return weights.masked_fill(~cuts.keep(logits), 0)
+
+
 def _draw_draft(inputs: SampleRowsInputs[Tensor], row: int, slot: int, distribution: Tensor, best: Tensor) -> None:
     position, draft_index = inputs.logit_position[row].long(), inputs.draft_index[slot].long()
     token = best
-    if inputs.temperature[slot] > 0:
+    if inputs.draft_probs is not None and inputs.temperature[slot] > 0:
         inputs.draft_probs[slot, draft_index] = distribution
         number = uniform(inputs.seed[slot], position, Purpose.DRAFT + draft_index)
         token = draw(distribution[None], number[None])[0]
@@ -114,14 +142,16 @@ def _end_block(inputs: AcceptDraftsInputs[Tensor], slot: int) -> None:
 
 
 def _block(inputs: AcceptDraftsInputs[Tensor], slot: int, logits: slice, drafts: Tensor) -> Block:
-    """Of one slot. A greedy one's distributions are certain of one token."""
+    """Of one slot. A greedy or coupled one's distributions are certain of one token."""
     temperature, vocab_size = inputs.temperature[slot], inputs.logits.shape[1]
-    exact = inputs.logits[logits].to(temperature.dtype) - inputs.row_max[logits, None]
-    target = (exact / _divisor(temperature)).exp() / inputs.row_sum[logits, None]
-    drafted = inputs.draft_probs[slot, : len(drafts)]
-    if temperature == 0:
+    exact = inputs.logits[logits].to(temperature.dtype)
+    cuts = Cuts(inputs.row_cut_logit[logits], inputs.row_cut_token[logits])
+    target = _weights(exact, inputs.row_max[logits], temperature, cuts) / inputs.row_sum[logits, None]
+    if inputs.draft_probs is None or temperature == 0:
         target = one_hot(inputs.row_token[logits].long(), vocab_size).to(exact.dtype)
         drafted = one_hot(drafts, vocab_size).to(exact.dtype)
+    else:
+        drafted = inputs.draft_probs[slot, : len(drafts)]
     num_drafts = inputs.num_drafts[slot, None].long().clamp(max=len(drafts))
     return Block(drafts[None], num_drafts, drafted[None], target[None])
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from sparsespec.builder.decoder import Decoder, attention_params
 from sparsespec.builder.engine_dir import EngineConfig
@@ -19,10 +20,9 @@ from sparsespec.runtime.device.budget_tables import budget_of
 from sparsespec.runtime.device.drafter import Drafter, VerifiedBlocks, commit, make_drafter
 from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.rng import Purpose, uniform
-from sparsespec.runtime.device.sampling import RowSampling, draw, probabilities
+from sparsespec.runtime.device.sampling import RowSampling, draw, probabilities, race
 from sparsespec.runtime.device.slot_state import (
     SlotLimits,
-    SlotState,
     exact_dtype,
     kv_dtype,
     make_slot_state,
@@ -60,6 +60,7 @@ class TorchExecutor:
         ops = choose_decoder_ops(self._ops, engine.model, device)
         self._decoder: Decoder[Tensor] = Decoder(ops, engine.model, params, weights)
         self._memory = make_memory(engine, self._drafter, config, device, kv_pool)
+        self._coupled = speculation.coupling == "gumbel"
 
     @property
     def memory(self) -> StepMemory:
@@ -118,26 +119,42 @@ class TorchExecutor:
         position = state.kv_len[drafts.slot] + drafts.draft_index + 1
         rows = RowSampling.of(state, drafts.slot, position)
         distribution = probabilities(logits[drafts.logit], rows, drafts.needs)
+        if self._coupled:
+            state.token_ids[drafts.slot, position] = race(distribution, rows.seed, position.long())
+            return
         number = uniform(rows.seed, position.long(), Purpose.DRAFT + drafts.draft_index)
         state.draft_probs[drafts.slot, drafts.draft_index] = distribution
         state.token_ids[drafts.slot, position] = draw(distribution, number)
 
     def verified_block(self, blocks: BlockRows, logits: Tensor) -> Block:
-        """The drafts of each block, and what the model thinks of them."""
+        """The drafts of each block, and what the model thinks of them.
+
+        Coupled ones are certain of their tokens, and so is the model: as when greedy, of the token that it draws.
+        """
         state = self._memory.state
         num_blocks, width = blocks.logits.shape
         index = torch.arange(width, device=logits.device)
         position = blocks.first_position[:, None] + index
         rows = RowSampling.of(state, blocks.slot.repeat_interleave(width), position.flatten())
         target = probabilities(logits[blocks.logits.flatten()], rows, [row.needs for row in blocks.rows])
-        slot = blocks.slot[:, None]
-        drafts = state.token_ids[slot, position[:, :-1]]
+        if self._coupled:
+            target = one_hot(race(target, rows.seed, rows.position), target.shape[1]).to(target.dtype)
+        drafts = state.token_ids[blocks.slot[:, None], position[:, :-1]]
         return Block(
             drafts=drafts,
             num_drafts=torch.minimum(blocks.num_drafts, state.num_drafts[blocks.slot]),
-            draft_probs=_draft_probs(state, blocks.slot, drafts),
+            draft_probs=self._draft_probs(blocks.slot, drafts),
             target_probs=target.unflatten(0, (num_blocks, width)),
         )
+
+    def _draft_probs(self, slot: Tensor, drafts: Tensor) -> Tensor:
+        """[S, K, V] of drafts [S, K]; greedy ones are certain, whoever drafted them and wrote nothing."""
+        state = self._memory.state
+        certain = one_hot(drafts, self._memory.vocab_size).to(state.draft_probs.dtype)
+        if self._coupled:
+            return certain
+        greedy = (state.temperature[slot] == 0)[:, None, None]
+        return torch.where(greedy, certain, state.draft_probs[slot, : drafts.shape[1]])
 
     def _accept(self, blocks: BlockRows, block: Block) -> Tensor:
         """Accept drafts and write the token after them; returns the [S] accepted counts."""
@@ -185,13 +202,6 @@ class TorchExecutor:
         )
 
 
-def _draft_probs(state: SlotState, slot: Tensor, drafts: Tensor) -> Tensor:
-    """[S, K, V] of drafts [S, K]; greedy ones are certain of their tokens, whoever drafted them and wrote nothing."""
-    stored = state.draft_probs[slot, : drafts.shape[1]]
-    greedy = (state.temperature[slot] == 0)[:, None, None]
-    return torch.where(greedy, torch.zeros_like(stored).scatter_(2, drafts[..., None], 1.0), stored)
-
-
 def make_memory(
     engine: EngineConfig,
     drafter: Drafter,
@@ -206,7 +216,13 @@ def make_memory(
     pool = (model.num_layers, config.num_pages, 2, model.num_kv_heads, build.page_size, model.head_dim)
     planes = num_score_planes(needs.score_planes, draft_len + 1)
     scores_shape = (model.num_layers, config.max_batch_size if planes else 0, planes, model.num_kv_heads, positions)
-    slots = SlotLimits(config.max_batch_size, draft_len, needs.max_lookups, needs.score_history)
+    slots = SlotLimits(
+        config.max_batch_size,
+        draft_len,
+        needs.max_lookups,
+        needs.score_history,
+        draft_probs=drafter.config.coupling == "rejection",
+    )
     try:
         state = make_slot_state(model, build, slots, device)
         if kv_pool is None:
@@ -221,6 +237,7 @@ def make_memory(
         ) from error
     return StepMemory(
         state=state,
+        vocab_size=model.vocab_size,
         budget=budget_of(drafter.config, build.max_positions).to(device),
         rope_table=rope,
         kv_pool=kv_pool,

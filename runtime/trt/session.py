@@ -64,12 +64,11 @@ def _drafts_alone(batch: StepBatch) -> bool:
 def _make_buffers(io: EngineIo, memory: StepMemory, dtype: torch.dtype) -> StepBuffers:
     slots, draft_len = memory.state.draft_probs.shape[:2]
     most = io.profiles[-1].most
-    vocab_size = memory.state.draft_probs.shape[2]
     sizes = BufferSizes(
         rows=most.num_rows,
         logits=min(row_bucket(slots * (draft_len + 1)), most.num_logits),
         slots=slots,
-        vocab_size=vocab_size,
+        vocab_size=memory.vocab_size,
     )
     return make_buffers(sizes, dtype, memory.device)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import bf16_equality
+import text_prompts
 from acceptance_study.texts import Text
 from bf16_equality import Equality, compare, measure
 from forced_plain import Way, forced_logits
@@ -104,7 +105,7 @@ def test_eps_is_taken_from_other_batches_and_chunks(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_report(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [Text("licences", str(number), "with the other thing " * 9 + str(number) * 40) for number in range(3)]
-    monkeypatch.setattr(bf16_equality, "collect_texts", lambda *_: texts)
+    monkeypatch.setattr(text_prompts, "collect_texts", lambda *_: texts)
     build = replace(BUILD, dtype=dtype)  # type: ignore[arg-type]
     engine_dir = write_tiny_engine(tmp_path / "engine", tiny_model_config(), build, seed=5)
     sizes = ("--num_prompts", "3", "--context", "40", "--num_tokens", "24", "--k", "4", "--min_budget", "16")
@@ -119,7 +120,7 @@ def test_report(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_too_few_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(bf16_equality, "collect_texts", lambda *_: [Text("licences", "one", "short")])
+    monkeypatch.setattr(text_prompts, "collect_texts", lambda *_: [Text("licences", "one", "short")])
     engine_dir = write_tiny_engine(tmp_path / "engine", tiny_model_config(), BUILD, seed=5)
     report = tmp_path / "report.json"
     assert bf16_equality.main(("--engine_dir", str(engine_dir), "--json", str(report), "--device", "cpu")) == 2

@@ -64,8 +64,8 @@ def test_field_names() -> None:
         "AddRmsNorm": {"hidden_size": int32, "rms_norm_eps": float32},
         "SiluMul": {"intermediate_size": int32},
         "StepRows": {},
-        "SampleRows": {},
-        "AcceptDrafts": {},
+        "SampleRows": {"coupling": text},
+        "AcceptDrafts": {"coupling": text},
     }
     for name, fields in expected.items():
         assert {each.name: each.type for each in plugin_library().field_names(name)} == fields

@@ -11,9 +11,7 @@ import pytest
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.sampling_params import MAX_LOGPROBS, MAX_STOP_TOKEN_IDS, SamplingNeeds, SamplingParams
 
-NOTHING = SamplingNeeds(
-    penalties=False, probabilities=False, min_p=False, cuts=False, logprobs=False, early_stops=False
-)
+NOTHING = SamplingNeeds(penalties=False, probabilities=False, cuts=False, logprobs=False, early_stops=False)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +131,7 @@ def test_the_limits_themselves_are_allowed() -> None:
             replace(NOTHING, penalties=True),
         ),
         (SamplingParams(repetition_penalty=0.5), replace(NOTHING, penalties=True, probabilities=True)),
-        (SamplingParams(min_p=0.1), replace(NOTHING, probabilities=True, min_p=True)),
+        (SamplingParams(min_p=0.1), replace(NOTHING, probabilities=True, cuts=True)),
         (SamplingParams(temperature=0.0, max_tokens=9, min_tokens=1), replace(NOTHING, early_stops=True)),
         (SamplingParams(top_k=1, logprobs=0), replace(NOTHING, probabilities=True, cuts=True, logprobs=True)),
     ],

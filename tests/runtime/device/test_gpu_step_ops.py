@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import TypeVar
 
 import pytest
 import torch
-from torch import Tensor
 
 from plugin_cases import plugin_library
-from sparsespec.runtime.device.rng import Purpose, uniform
 from sparsespec.runtime.device.step_ops import PluginStepOps
 from sparsespec.runtime.device.step_reference import ReferenceStepOps
-from step_op_cases import StepCase, accept_inputs, random_step, sample_inputs, step_rows_inputs
+from step_op_cases import (
+    NUM_CUTS,
+    LogitKind,
+    StepCase,
+    accept_inputs,
+    random_step,
+    sample_inputs,
+    step_rows_inputs,
+    with_all_cuts,
+)
+from step_op_checks import check_accept_drafts, check_coupled_rows, check_sample_rows, copied, expect_same
 
 pytestmark = pytest.mark.gpu
 
-InputsT = TypeVar("InputsT")
 CASES = (
     StepCase(num_slots=1, draft_len=1, vocab_size=128),
     StepCase(num_slots=7, draft_len=4, vocab_size=1000),
@@ -31,17 +37,8 @@ every_case = pytest.mark.parametrize(
     "case", CASES, ids=lambda case: f"small {case}" if case.vocab_size <= SANITIZED else str(case)
 )
 
-
-def copied(inputs: InputsT) -> InputsT:
-    """With tensors of its own."""
-    return replace(inputs, **{field.name: getattr(inputs, field.name).clone() for field in fields(inputs)})  # type: ignore[arg-type, type-var]
-
-
-def assert_same(found: object, expected: object, but: tuple[str, ...] = ()) -> None:
-    for field in fields(expected):  # type: ignore[arg-type]
-        if field.name not in but:
-            ours, theirs = getattr(found, field.name), getattr(expected, field.name)
-            assert torch.equal(ours, theirs), (field.name, (ours != theirs).nonzero()[:8].tolist())
+every_dtype = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+every_kind = pytest.mark.parametrize("kind", ["spread", "tied", "equal", "zeros", "masked"])
 
 
 @every_case
@@ -53,52 +50,70 @@ def test_step_rows(case: StepCase, fresh_seed: int) -> None:
     known = torch.arange(inputs.lookups.shape[1], device="cuda") < expected.num_lookups[:, None]
     known &= (inputs.phase == 1)[:, None]
     assert torch.equal(inputs.lookups[known], expected.lookups[known])
-    assert_same(inputs, expected, but=("lookups",))
+    expect_same(inputs, expected, but=("lookups",))
 
 
 @every_case
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@every_dtype
 def test_sample_rows(case: StepCase, dtype: torch.dtype, fresh_seed: int) -> None:
-    inputs = sample_inputs(random_step(case, fresh_seed, torch.device("cuda"), dtype))
-    expected = copied(inputs)
-    statistics = ReferenceStepOps().sample_rows(expected)
-    found = PluginStepOps(plugin_library()).sample_rows(inputs)
-    owned = inputs.logit_slot >= 0
-    assert torch.equal(found.row_max[owned], statistics.row_max[owned])
-    assert torch.equal(found.row_token[owned], statistics.row_token[owned])
-    torch.testing.assert_close(found.row_sum[owned], statistics.row_sum[owned], rtol=1e-4, atol=0)
-    torch.testing.assert_close(inputs.draft_probs, expected.draft_probs, rtol=1e-3, atol=1e-9, equal_nan=True)
-    assert_drafts_drawn(inputs.token_ids, expected.token_ids, expected.draft_probs, case, fresh_seed)
+    step = random_step(case, fresh_seed, torch.device("cuda"), dtype)
+    check_sample_rows(PluginStepOps(plugin_library()), step)
 
 
-def assert_drafts_drawn(found: Tensor, expected: Tensor, probabilities: Tensor, case: StepCase, seed: int) -> None:
-    """Tokens equal, or next to each other where the draw falls on the border of both."""
-    step = random_step(case, seed, torch.device("cuda"))
-    for slot, position in (found != expected).nonzero().tolist():
-        index = step.draft_index[slot].long()
-        cumulative = probabilities[slot, index].double().cumsum(0)
-        number = uniform(step.seed[slot], torch.tensor(position, device="cuda"), Purpose.DRAFT + index)
-        low, high = sorted((int(found[slot, position]), int(expected[slot, position])))
-        target = number * cumulative[-1]
-        assert abs(float(cumulative[low] - target)) < 1e-4
-        assert float(cumulative[high - 1] - cumulative[low]) < 1e-4
+@every_kind
+@every_dtype
+@pytest.mark.parametrize("vocab_size", [128, 1000, 50257, 151936])
+def test_all_cuts(vocab_size: int, dtype: torch.dtype, kind: LogitKind, fresh_seed: int) -> None:
+    """At 5, likely tokens are many: at 151,936 of them, more than fit the list that cuts are looked for in."""
+    step = random_step(StepCase(NUM_CUTS, 1, vocab_size, logits=kind), fresh_seed, torch.device("cuda"), dtype)
+    for temperature in (0.6, 5.0):
+        check_sample_rows(PluginStepOps(plugin_library()), with_all_cuts(step, temperature))
 
 
 @every_case
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_accept_drafts(case: StepCase, dtype: torch.dtype, fresh_seed: int) -> None:
-    """A draw on the border of two tokens moves nothing but the token: lengths are equal either way."""
-    step = random_step(case, fresh_seed, torch.device("cuda"), dtype)
-    statistics = ReferenceStepOps().sample_rows(sample_inputs(step))
-    inputs = accept_inputs(step, statistics)
-    expected = copied(inputs)
-    ReferenceStepOps().accept_drafts(expected)
-    PluginStepOps(plugin_library()).accept_drafts(inputs)
-    assert_same(inputs, expected, but=("token_ids", "results"))
-    ended = (inputs.block_rows > 0) & (inputs.phase != 1) & (inputs.phase != 3)
-    assert torch.equal(inputs.results[ended][:, :6], expected.results[ended][:, :6])
-    differs = (inputs.token_ids != expected.token_ids).sum()
-    assert differs <= 1 + 0.02 * ended.sum(), differs
+@every_dtype
+@every_kind
+def test_accept_drafts(case: StepCase, dtype: torch.dtype, kind: LogitKind, fresh_seed: int) -> None:
+    step = random_step(replace(case, logits=kind), fresh_seed, torch.device("cuda"), dtype)
+    check_accept_drafts(PluginStepOps(plugin_library()), step)
+
+
+@every_case
+@every_dtype
+@every_kind
+def test_coupled_drafts(case: StepCase, dtype: torch.dtype, kind: LogitKind, fresh_seed: int) -> None:
+    step = random_step(replace(case, logits=kind), fresh_seed, torch.device("cuda"), dtype)
+    ops = PluginStepOps(plugin_library(), "gumbel")
+    check_coupled_rows(ops, step)
+    check_accept_drafts(ops, step, coupled=True)
+
+
+@every_dtype
+@pytest.mark.parametrize("vocab_size", [128, 1000, 50257, 151936])
+def test_coupled_rows_with_all_cuts(vocab_size: int, dtype: torch.dtype, fresh_seed: int) -> None:
+    step = random_step(StepCase(NUM_CUTS, 1, vocab_size), fresh_seed, torch.device("cuda"), dtype)
+    check_coupled_rows(PluginStepOps(plugin_library(), "gumbel"), with_all_cuts(step, 2.0))
+
+
+def test_a_rows_tokens_do_not_depend_on_who_shares_its_step(fresh_seed: int) -> None:
+    """Statistics and drafts, bit for bit, of a step's rows and of its last half alone."""
+    step = with_all_cuts(random_step(StepCase(NUM_CUTS, 1, 50257), fresh_seed, torch.device("cuda")), 1.5)
+    inputs = sample_inputs(step)
+    half = len(step.logit_slot) // 2
+    fewer = replace(
+        copied(inputs),
+        logits=inputs.logits[half:].clone(),
+        logit_slot=inputs.logit_slot[half:].clone(),
+        logit_position=inputs.logit_position[half:].clone(),
+    )
+    ops = PluginStepOps(plugin_library())
+    found, alone = ops.sample_rows(inputs), ops.sample_rows(fewer)
+    owned = fewer.logit_slot >= 0
+    for field in fields(alone):
+        assert torch.equal(getattr(found, field.name)[half:][owned], getattr(alone, field.name)[owned]), field.name
+    drafts = fewer.logit_slot[owned & (step.phase[fewer.logit_slot.clamp(min=0).long()] == 1)].long()
+    assert torch.equal(inputs.draft_probs[drafts], fewer.draft_probs[drafts])
+    assert torch.equal(inputs.token_ids[drafts], fewer.token_ids[drafts])
 
 
 def test_drafts_are_accepted_and_rejected(fresh_seed: int) -> None:

@@ -12,6 +12,7 @@ from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device import step_choice, torch_executor
 from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.device.plugin_ops import PluginAttention
+from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
@@ -34,6 +35,8 @@ FIXED = {name: rule for name, rule in RULES.items() if name not in ("last", "acc
 PROMPTS = random_prompts((37, 80, 1, 61, 90, 30))
 SAMPLED = SamplingParams(max_tokens=40, temperature=0.8, seed=3, ignore_eos=True)
 
+CUT = replace(SAMPLED, temperature=1.5, top_k=20, top_p=0.95)  # the random model is sure of its tokens
+
 
 def generate(rule: str, config: RuntimeConfig, params: SamplingParams) -> list[RequestOutput]:
     llm = LLM(tiny_engine(), RULES[rule], config)
@@ -42,7 +45,7 @@ def generate(rule: str, config: RuntimeConfig, params: SamplingParams) -> list[R
     return outputs
 
 
-@pytest.mark.parametrize("params", [greedy(40), SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("params", [greedy(40), SAMPLED, CUT], ids=["greedy", "sampled", "cut"])
 @pytest.mark.parametrize(("rule", "policy"), [*((rule, "unified") for rule in FIXED), ("default", "lockstep")])
 def test_tokens_are_those_of_steps_of_varying_shapes(rule: str, policy: str, params: SamplingParams) -> None:
     config = RuntimeConfig(chunk_size=32, policy=policy, cuda_graphs="off")  # type: ignore[arg-type]
@@ -54,6 +57,29 @@ def test_tokens_are_those_of_steps_of_varying_shapes(rule: str, policy: str, par
         assert DraftCounts.of(found).longest_context > BUDGET
         assert DraftCounts.of(found).accepted > 0
         assert DraftCounts.of(found).rejected > 0
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        {"top_k": 1},
+        {"top_k": 1000},
+        {"top_k": 7},
+        {"top_p": 0.9},
+        {"top_p": 1e-6},
+        {"min_p": 0.05},
+        {"min_p": 1.0},
+        {"min_p": 0.01, "top_k": 30, "top_p": 0.8},
+    ],
+    ids=str,
+)
+def test_cuts_run_in_fixed_shapes(cuts: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    params = replace(CUT, **{"top_k": 0, "top_p": 1.0, **cuts})  # type: ignore[arg-type]
+    expected = generate("default", RuntimeConfig(chunk_size=32, cuda_graphs="off"), params)
+    monkeypatch.setattr(TorchExecutor, "prepare", None)  # what steps of varying shapes begin with
+    assert first_answers(generate("default", RuntimeConfig(chunk_size=32, cuda_graphs="on"), params)) == first_answers(
+        expected
+    )
 
 
 @pytest.mark.parametrize("lag", [0, 1, 5])
@@ -83,7 +109,7 @@ def answers(config: RuntimeConfig) -> list[tuple[int, ...]]:
 
 
 def test_both_kinds_of_steps_take_turns_over_one_memory() -> None:
-    """Cuts, penalties and log-probabilities take steps of varying shapes; these verify drafts of the others too."""
+    """Penalties and log-probabilities take steps of varying shapes; these verify drafts of the others too."""
     assert answers(RuntimeConfig(cuda_graphs="on")) == answers(RuntimeConfig(cuda_graphs="off"))
 
 

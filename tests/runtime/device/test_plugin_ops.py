@@ -74,8 +74,8 @@ def test_fields(normalizer: str, cache: KvCacheDType, library: FakeLibrary) -> N
     assert library.created == [
         ("PillarSelect", {}),
         ("StepRows", {}),
-        ("SampleRows", {}),
-        ("AcceptDrafts", {}),
+        ("SampleRows", {"coupling": "rejection"}),
+        ("AcceptDrafts", {"coupling": "rejection"}),
         ("PillarPlan", {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}),
         ("AddRmsNorm", {"hidden_size": model.hidden_size, "rms_norm_eps": 3e-5}),
         (

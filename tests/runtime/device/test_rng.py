@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from chi_square import FALSE_ALARM_RATE, p_value
-from sparsespec.runtime.device.rng import Purpose, uniform
+from sparsespec.runtime.device.rng import Purpose, exponentials, uniform
 
 COUNT = 40_000
 BINS = 8
@@ -73,7 +75,7 @@ def test_a_number_is_the_same_alone_in_a_batch_and_again() -> None:
 def test_purposes_leave_room_for_every_draft() -> None:
     """Drafts count up from DRAFT, so it must be the last."""
     assert max(Purpose) == Purpose.DRAFT
-    assert len(dict.fromkeys(int(purpose) for purpose in Purpose)) == 3
+    assert len(dict.fromkeys(int(purpose) for purpose in Purpose)) == 4
 
 
 def test_numbers_never_change() -> None:
@@ -92,3 +94,31 @@ def test_numbers_never_change() -> None:
         state = mix(state ^ ((purpose * golden + 1) & mask))
         found = uniform(torch.tensor(seed), torch.tensor(position), torch.tensor(purpose))
         assert float(found) == (state >> 11) / 2**53
+
+
+def test_exponentials_are_halves_of_splitmix64_numbers() -> None:
+    """Computed by hand with unbounded integers: a seed must give the same answer in every version."""
+    golden, mask = 0x9E3779B97F4A7C15, 2**64 - 1
+
+    def mix(x: int) -> int:
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+        return x ^ (x >> 31)
+
+    for seed, position in ((0, 0), (2**62, 131071)):
+        stream = mix((seed + golden) & mask)
+        stream = mix(stream ^ (position * golden & mask))
+        stream = mix(stream ^ ((-golden + 1) & mask))
+        pairs = [mix((stream + (index + 1) * golden) & mask) for index in range(4)]
+        bits = [half for pair in pairs for half in (pair % 2**32, pair >> 32)][:7]
+        found = exponentials(torch.tensor([seed]), torch.tensor([position]), 7)
+        expected = torch.tensor([[-math.log1p(-(each + 0.5) / 2**32) for each in bits]], dtype=torch.float64)
+        torch.testing.assert_close(found, expected, rtol=1e-15, atol=0)
+
+
+def test_exponentials_are_exponential_along_tokens_and_positions() -> None:
+    """Chi-square over 64 bins at a false-alarm rate of 1e-6."""
+    for seed, position, count in (([3], [9], COUNT), ([3] * COUNT, list(range(COUNT)), 1)):
+        drawn = exponentials(torch.tensor(seed), torch.tensor(position), count).flatten()
+        counts = ((-drawn).exp() * 64).long().bincount(minlength=64)
+        assert p_value(counts, torch.ones(64)) > FALSE_ALARM_RATE

@@ -13,7 +13,7 @@ from torch import Tensor
 from chi_square import FALSE_ALARM_RATE, p_value
 from plain_sampling import plain_distribution
 from sparsespec.builder.build_config import BuildConfig, DType
-from sparsespec.runtime.device.sampling import RowSampling, TokenHistory, count_tokens, draw, probabilities
+from sparsespec.runtime.device.sampling import RowSampling, TokenHistory, count_tokens, draw, probabilities, race
 from sparsespec.runtime.device.slot_state import SlotLimits, make_slot_state
 from sparsespec.runtime.request import NO_DRAFTS, RequestSpec
 from sparsespec.runtime.sampling_params import SamplingParams
@@ -38,7 +38,10 @@ def row_sampling(rows: list[Row], dtype: DType = "float64") -> RowSampling:
         dtype=dtype, max_batch_size=len(rows), max_seq_len=32, max_num_tokens=32, max_draft_len=3, max_budget=32
     )
     state = make_slot_state(
-        tiny_model_config(), build, SlotLimits(len(rows), 3, max_lookups=0, score_history=False), torch.device("cpu")
+        tiny_model_config(),
+        build,
+        SlotLimits(len(rows), 3, max_lookups=0, score_history=False, draft_probs=True),
+        torch.device("cpu"),
     )
     state.token_ids.fill_(LEFT_OVER)
     for slot, row in enumerate(rows):
@@ -218,3 +221,24 @@ def test_tokens_of_zero_probability_are_never_drawn(weights: list[float], unifor
     for dtype in (torch.float32, torch.float64):
         distribution = torch.tensor(weights, dtype=dtype).expand(len(numbers), -1)
         assert (distribution.gather(1, draw(distribution, numbers)[:, None]) > 0).all()
+
+
+def test_races_have_the_frequencies_of_the_distribution() -> None:
+    """Chi-square at a false-alarm rate of 1e-6; tokens without probability never win."""
+    weights = torch.tensor([0.02, 0.5, 0.0, 0.3, 0.18], dtype=torch.float64)
+    position = torch.arange(50_000)
+    drawn = race(weights.expand(len(position), -1), torch.full_like(position, 7), position)
+    assert p_value(drawn.bincount(minlength=5), weights) > FALSE_ALARM_RATE
+
+
+def test_similar_distributions_have_the_same_winner_as_often_as_the_theory_says() -> None:
+    """Sum over tokens i of 1 / sum over j of max(p_j / p_i, q_j / q_i); five standard deviations of 40,000 races."""
+    p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    q = torch.tensor([0.4, 0.2, 0.4], dtype=torch.float64)
+    position = torch.arange(40_000)
+    seed = torch.full_like(position, 1)
+    winners = [race(each.expand(len(position), -1), seed, position) for each in (p, q)]
+    ratios = torch.maximum(p[None] / p[:, None], q[None] / q[:, None])
+    expected = float((1 / ratios.sum(dim=1)).sum())
+    agreed = float((winners[0] == winners[1]).double().mean())
+    assert abs(agreed - expected) < 5 * (expected * (1 - expected) / len(position)) ** 0.5
