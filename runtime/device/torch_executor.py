@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from sparsespec.builder.decoder import Decoder, attention_params
 from sparsespec.builder.engine_dir import EngineConfig
@@ -138,7 +137,7 @@ class TorchExecutor:
         rows = RowSampling.of(state, blocks.slot.repeat_interleave(width), position.flatten())
         target = probabilities(logits[blocks.logits.flatten()], rows, [row.needs for row in blocks.rows])
         if self._coupled:
-            target = one_hot(race(target, rows.seed, rows.position), target.shape[1]).to(target.dtype)
+            target = _certain(race(target, rows.seed, rows.position), target)
         drafts = state.token_ids[blocks.slot[:, None], position[:, :-1]]
         return Block(
             drafts=drafts,
@@ -150,11 +149,11 @@ class TorchExecutor:
     def _draft_probs(self, slot: Tensor, drafts: Tensor) -> Tensor:
         """[S, K, V] of drafts [S, K]; greedy ones are certain, whoever drafted them and wrote nothing."""
         state = self._memory.state
-        certain = one_hot(drafts, self._memory.vocab_size).to(state.draft_probs.dtype)
         if self._coupled:
-            return certain
+            return _certain(drafts, state.draft_probs.new_empty(*drafts.shape, self._memory.vocab_size))
+        stored = state.draft_probs[slot, : drafts.shape[1]]
         greedy = (state.temperature[slot] == 0)[:, None, None]
-        return torch.where(greedy, certain, state.draft_probs[slot, : drafts.shape[1]])
+        return torch.where(greedy, _certain(drafts, stored), stored)
 
     def _accept(self, blocks: BlockRows, block: Block) -> Tensor:
         """Accept drafts and write the token after them; returns the [S] accepted counts."""
@@ -200,6 +199,11 @@ class TorchExecutor:
             recent_start=recent_start,
             num_chosen=torch.minimum(chosen, recent_start),
         )
+
+
+def _certain(tokens: Tensor, like: Tensor) -> Tensor:
+    """One-hot distributions [..., V] of tokens [...], of the shape and type of `like`."""
+    return torch.zeros_like(like).scatter_(-1, tokens[..., None], 1.0)
 
 
 def make_memory(

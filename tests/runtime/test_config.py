@@ -71,6 +71,7 @@ def test_errors_name_value_and_limit(make: Callable[[], object], message: str) -
         (lambda: SpeculationConfig(ranking="median"), "'median'"),  # type: ignore[arg-type]
         (lambda: SpeculationConfig(moving_from="first"), "'first'"),  # type: ignore[arg-type]
         (lambda: SpeculationConfig(score_normalizer="none"), "'none'"),  # type: ignore[arg-type]
+        (lambda: SpeculationConfig(coupling="copula"), "'copula'"),  # type: ignore[arg-type]
         (lambda: RuntimeConfig(policy="unifed"), "'unifed'"),  # type: ignore[arg-type]
         (lambda: RuntimeConfig(attention="plugin"), "'plugin'"),  # type: ignore[arg-type]
     ],
@@ -151,9 +152,11 @@ def test_flags_reach_every_choice() -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser, SpeculationConfig)
     add_flags(parser, RuntimeConfig)
-    drafts = "--drafter window --k 5 --ranking average --moving_from last --score_normalizer exact"
+    drafts = "--drafter window --k 5 --ranking average --moving_from last --score_normalizer exact --coupling gumbel"
     runs = "--policy lockstep --max_batch_size 3 --attention plugins"
     space = parser.parse_args(f"{drafts} {runs}".split())
-    expected = SpeculationConfig(drafter="window", k=5, ranking="average", moving_from="last", score_normalizer="exact")
+    expected = SpeculationConfig(
+        drafter="window", k=5, ranking="average", moving_from="last", score_normalizer="exact", coupling="gumbel"
+    )
     assert from_flags(SpeculationConfig, space) == expected
     assert from_flags(RuntimeConfig, space) == RuntimeConfig(policy="lockstep", max_batch_size=3, attention="plugins")

@@ -7,7 +7,6 @@ from functools import lru_cache
 
 import pytest
 
-from sparsespec.builder.errors import InputError
 from sparsespec.runtime.config import GraphsName, RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import RequestOutput
@@ -57,8 +56,3 @@ def test_requests_that_do_not_speculate_draw_the_same() -> None:
 def test_no_distributions_are_kept() -> None:
     llm = LLM(tiny_engine(), RULES["default"])
     assert llm.executor.memory.state.draft_probs.numel() == 0  # type: ignore[attr-defined]
-
-
-def test_a_coupling_that_there_is_not() -> None:
-    with pytest.raises(InputError, match="coupling"):
-        SpeculationConfig(coupling="copula")  # type: ignore[arg-type]
