@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -53,6 +54,12 @@ class CapturedGraph:
     num_bytes: int  # of device memory that capturing it took
 
 
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all engines of a device, whichever is current."""
+    return torch.cuda.Stream(device)
+
+
 class StepGraphs:
     """Runs steps by shape. A shape's first step runs as it is, for the last time if the shape is sure to come again.
 
@@ -65,8 +72,7 @@ class StepGraphs:
         self._device = device
         self._captured: dict[StepShape, CapturedGraph] = {}
         self._came_up: list[StepShape] = []  # once, and may be captured when they do again
-        # Of the engine's own device, whichever is current.
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = _capture_stream(device) if device.type == "cuda" else None
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     @property
