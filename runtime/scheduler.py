@@ -1,4 +1,4 @@
-"""Who does what in the next step. No torch: a step is a frozen value that the executor turns into tensors.
+"""Who does what in the next step. No torch.
 
 Unified policy (SparseSpec, arXiv 2512.01278, section 4.2): each request repeats k drafts and one verification, and the
 cycles are staggered so that every step verifies an even share of the batch. A request waits at most k steps, once, for
@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 
 from sparsespec.plugins.phase import Phase
@@ -21,7 +21,8 @@ from sparsespec.runtime.cycles import NO_CYCLES, Cycles, FixedCycles, Load
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import Request, RequestSpec
 from sparsespec.runtime.results import SlotResult
-from sparsespec.runtime.sampling_params import SamplingNeeds
+from sparsespec.runtime.running import RunningRequest
+from sparsespec.runtime.scheduled_step import Admission, PageGrant, ScheduledRows, ScheduledStep
 
 
 @dataclass(frozen=True)
@@ -31,48 +32,6 @@ class SchedulerLimits:
     max_batch_size: int
     max_num_tokens: int  # rows
     chunk_size: int  # prefill rows
-
-
-@dataclass(frozen=True)
-class Admission:
-    """A request takes a slot; its prompt and parameters go to the device."""
-
-    slot: int
-    spec: RequestSpec
-
-
-@dataclass(frozen=True, slots=True)
-class PageGrant:
-    """Pages added to a slot's page table, from index first on."""
-
-    slot: int
-    first: int
-    pages: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledRows:
-    """One slot's part in a step."""
-
-    slot: int
-    generation: int
-    phase: Phase
-    num_rows: int
-    draft_index: int
-    num_logits: int  # last rows whose logits are needed
-    block_rows: int  # rows of the block that ends here: a verification's, or the last of a prompt; 0 elsewhere
-    scored: bool  # whether the block's rows choose pillars: drafts follow
-    needs: SamplingNeeds
-
-
-@dataclass(frozen=True)
-class ScheduledStep:
-    """Everything the executor needs to know of one step; rows are in slot order."""
-
-    index: int
-    admissions: tuple[Admission, ...]
-    page_grants: tuple[PageGrant, ...]
-    rows: tuple[ScheduledRows, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +55,8 @@ class Scheduler:
         self.next_step = 0
         self._cycles = FixedCycles(policy) if cycles is None else cycles
         self._waiting: deque[Request] = deque()
-        self._running: dict[int, _Running] = {}  # by slot, in their order
-        self._prefilling: list[_Running] = []  # those of them whose prompts are not in yet, in order of admission
+        self._running: dict[int, RunningRequest] = {}  # by slot, in their order
+        self._prefilling: list[RunningRequest] = []  # those of them whose prompts are not in yet, in order of admission
         self._free_slots = list(range(limits.max_batch_size))
         self._generations = [0] * limits.max_batch_size
 
@@ -176,7 +135,7 @@ class Scheduler:
             request = self._waiting.popleft()
             slot = self._free_slots.pop(0)
             self.kv_cache.allocate(request.request_id, request.spec.max_kv_len)
-            self._running[slot] = _Running(request, slot, self._generations[slot])
+            self._running[slot] = RunningRequest(request, slot, self._generations[slot])
             self._prefilling.append(self._running[slot])
             admissions.append(Admission(slot, request.spec))
         if admissions:
@@ -200,7 +159,7 @@ class Scheduler:
                 request.pass_step()
         return rows
 
-    def _verify(self, running: _Running) -> ScheduledRows:
+    def _verify(self, running: RunningRequest) -> ScheduledRows:
         request = running.request
         num_drafts = self._cycles.next_drafts(request, self.next_step)
         rows = running.verify_rows[num_drafts > 0]
@@ -223,7 +182,7 @@ class Scheduler:
         self._prefilling = [each for each in self._prefilling if each.request.next_phase == Phase.PREFILL]
         return rows
 
-    def _prefill(self, running: _Running, num_rows: int) -> ScheduledRows:
+    def _prefill(self, running: RunningRequest, num_rows: int) -> ScheduledRows:
         request = running.request
         request.schedule_prefill(num_rows)
         if request.num_prefilled < len(request.spec.prompt_token_ids):
@@ -247,7 +206,7 @@ class Scheduler:
                 grants.append(PageGrant(row.slot, first, pages))
         return grants
 
-    def _settle(self, running: _Running) -> None:
+    def _settle(self, running: RunningRequest) -> None:
         if running.request.finish_reason is not None:
             self._release(running)
         else:
@@ -257,60 +216,10 @@ class Scheduler:
         for running in [running for running in self._running.values() if running.request is request]:
             self._release(running)
 
-    def _release(self, running: _Running) -> None:
+    def _release(self, running: RunningRequest) -> None:
         self._running.pop(running.slot)
         self._prefilling = [each for each in self._prefilling if each is not running]
         self._generations[running.slot] += 1
         insort(self._free_slots, running.slot)
         self._cycles.end(running.request)
         self.kv_cache.free(running.request.request_id, last_step=self.next_step - 1)
-
-
-class _Running:
-    """A request in its slot, and the rows that it takes in cycle after cycle."""
-
-    def __init__(self, request: Request, slot: int, generation: int) -> None:
-        self.request = request
-        self.slot = slot
-        self.generation = generation
-        self.may_draft = request.spec.draft_len > 0
-        steps = range(request.spec.num_draft_steps)
-        self.draft_rows = [self._rows(Phase.DRAFT, 1, index, 1, 0, scored=False) for index in steps]
-        self._verify_rows: dict[int, tuple[ScheduledRows, ScheduledRows]] = {}
-        self.verify_rows = self._verify_rows_of(request.num_drafts)  # not scored, and scored
-
-    def change_drafts(self, num_drafts: int) -> None:
-        """The cycle that begins, and those after it, have so many drafts."""
-        self.request.change_drafts(num_drafts)
-        self.verify_rows = self._verify_rows_of(num_drafts)
-
-    def chunk_rows(self, num_rows: int) -> ScheduledRows:
-        """Of a prompt that goes on."""
-        return self._rows(Phase.PREFILL, num_rows, draft_index=0, num_logits=0, block_rows=0, scored=False)
-
-    def last_chunk_rows(self, num_rows: int, scored: bool) -> ScheduledRows:
-        """Of a prompt that ends here."""
-        block = self.request.spec.prompt_block
-        return self._rows(Phase.PREFILL, num_rows, draft_index=0, num_logits=1, block_rows=block, scored=scored)
-
-    def _verify_rows_of(self, num_drafts: int) -> tuple[ScheduledRows, ScheduledRows]:
-        if num_drafts not in self._verify_rows:
-            block = num_drafts + 1
-            unscored = self._rows(Phase.VERIFY, block, draft_index=0, num_logits=block, block_rows=block, scored=False)
-            self._verify_rows[num_drafts] = (unscored, replace(unscored, scored=True))
-        return self._verify_rows[num_drafts]
-
-    def _rows(
-        self, phase: Phase, num_rows: int, draft_index: int, num_logits: int, block_rows: int, scored: bool
-    ) -> ScheduledRows:
-        return ScheduledRows(
-            slot=self.slot,
-            generation=self.generation,
-            phase=phase,
-            num_rows=num_rows,
-            draft_index=draft_index,
-            num_logits=num_logits,
-            block_rows=block_rows,
-            scored=scored,
-            needs=self.request.spec.needs,
-        )

@@ -18,7 +18,8 @@ from typing import Protocol
 
 from sparsespec.builder.errors import InputError
 from sparsespec.plugins.phase import Phase
-from sparsespec.runtime.scheduler import ScheduledStep, Scheduler
+from sparsespec.runtime.scheduled_step import ScheduledStep
+from sparsespec.runtime.scheduler import Scheduler
 
 _NO_SPAN = nullcontext()
 

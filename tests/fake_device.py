@@ -16,7 +16,8 @@ from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import FinishReason, Request, RequestSpec
 from sparsespec.runtime.results import SlotResult, TokenLogprobs
-from sparsespec.runtime.scheduler import Admission, PageGrant, ScheduledRows, ScheduledStep, Scheduler
+from sparsespec.runtime.scheduled_step import Admission, PageGrant, ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduler import Scheduler
 
 NUM_TOKENS = 40  # vocabulary of the answers
 

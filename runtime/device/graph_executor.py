@@ -26,7 +26,7 @@ from sparsespec.runtime.device.step_buffers import BufferLimits, HostMetadata, m
 from sparsespec.runtime.device.step_graphs import StepGraphs, StepShape
 from sparsespec.runtime.device.step_ops import StepOps
 from sparsespec.runtime.device.torch_executor import TorchExecutor
-from sparsespec.runtime.scheduler import ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledStep
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 
 from sparsespec.builder.trt.engine_io import row_bucket
 from sparsespec.plugins.phase import Phase
-from sparsespec.runtime.scheduler import ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledStep
 from sparsespec.runtime.trt.device_stream import current_device
 
 # Further shapes run without: chunks of prompts come in very many, and each graph takes memory for good.
