@@ -137,6 +137,10 @@ class AdaptiveCycles:
         most = min(wanted + 1, request.spec.draft_len)
         return self._ends.place(step, wanted, least=max(1, wanted - 1), most=most)
 
+    def rejoin(self, request: Request, others: Iterable[Request], step: int) -> int:
+        """See Cycles: none, its next cycle is as long as makes the steps even."""
+        return 0
+
     def end(self, request: Request) -> None:
         """See Cycles."""
         self._known.pop(request.request_id, None)

@@ -16,11 +16,17 @@ class RunningRequest:
         self.request = request
         self.slot = slot
         self.generation = generation
+        self.present = True  # its pages are on the device, and it takes part in steps
+        self.out_of_step = False  # it was left out of some, and has to find its place in the stagger again
         self.may_draft = request.spec.draft_len > 0
         steps = range(request.spec.num_draft_steps)
         self.draft_rows = [self._rows(Phase.DRAFT, 1, index, 1, 0, scored=False) for index in steps]
         self._verify_rows: dict[int, tuple[ScheduledRows, ScheduledRows]] = {}
         self.verify_rows = self._verify_rows_of(request.num_drafts)  # not scored, and scored
+
+    def leave(self) -> None:
+        """It takes part in no further steps until it is present again."""
+        self.present, self.out_of_step = False, True
 
     def change_drafts(self, num_drafts: int) -> None:
         """The cycle that begins, and those after it, have so many drafts."""

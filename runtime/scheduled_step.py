@@ -27,6 +27,15 @@ class PageGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class PageMove:
+    """A slot's pages to host memory or back: pages[i] of the device and host_pages[i] hold the same tokens after it."""
+
+    slot: int
+    pages: tuple[int, ...]
+    host_pages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduledRows:
     """One slot's part in a step."""
 
@@ -43,9 +52,15 @@ class ScheduledRows:
 
 @dataclass(frozen=True)
 class ScheduledStep:
-    """Everything the executor needs to know of one step; rows are in slot order."""
+    """Everything the executor needs to know of one step; rows are in slot order.
+
+    Offloads and restores follow the steps before; whatever writes or reads a page that they touch follows them. A
+    restored slot's page table is made anew.
+    """
 
     index: int
     admissions: tuple[Admission, ...]
     page_grants: tuple[PageGrant, ...]
     rows: tuple[ScheduledRows, ...]
+    offloads: tuple[PageMove, ...] = ()
+    restores: tuple[PageMove, ...] = ()

@@ -19,6 +19,7 @@ from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import Policy
 from sparsespec.runtime.cycles import NO_CYCLES, Cycles, FixedCycles, Load
 from sparsespec.runtime.kv_cache import KvCacheManager
+from sparsespec.runtime.offload import Offloading
 from sparsespec.runtime.request import Request, RequestSpec
 from sparsespec.runtime.results import SlotResult
 from sparsespec.runtime.running import RunningRequest
@@ -54,11 +55,13 @@ class Scheduler:
         self.policy = policy
         self.next_step = 0
         self._cycles = FixedCycles(policy) if cycles is None else cycles
+        self._offloading = Offloading(kv_cache)
         self._waiting: deque[Request] = deque()
         self._running: dict[int, RunningRequest] = {}  # by slot, in their order
         self._prefilling: list[RunningRequest] = []  # those of them whose prompts are not in yet, in order of admission
         self._free_slots = list(range(limits.max_batch_size))
         self._generations = [0] * limits.max_batch_size
+        self._page_grants: list[PageGrant] = []  # of the step being scheduled
 
     @property
     def has_requests(self) -> bool:
@@ -97,7 +100,9 @@ class Scheduler:
     def schedule(self) -> ScheduledStep:
         """Decide the next step."""
         may_begin = self._cycles.begin_step(self.next_step, self)
+        moves = self._offloading.move(self._running.values(), self.next_step)
         admissions = self._admit()
+        self._rejoin()
         rows = self._decode_rows(may_begin)
         if self._prefilling:
             rows += self._prefill_rows(rows)
@@ -105,9 +110,12 @@ class Scheduler:
         step = ScheduledStep(
             index=self.next_step,
             admissions=tuple(admissions),
-            page_grants=tuple(self._grant_pages(rows)),
+            page_grants=tuple(self._page_grants),
             rows=tuple(rows),
+            offloads=moves.offloads,
+            restores=moves.restores,
         )
+        self._page_grants = []
         self.next_step += 1
         return step
 
@@ -131,25 +139,47 @@ class Scheduler:
 
     def _admit(self) -> list[Admission]:
         admissions = []
-        while self._waiting and self._free_slots and self.kv_cache.can_allocate(self._waiting[0].spec.max_kv_len):
+        while self._waiting and self._free_slots and self._may_admit(self._waiting[0]):
             request = self._waiting.popleft()
             slot = self._free_slots.pop(0)
             self.kv_cache.allocate(request.request_id, request.spec.max_kv_len)
             self._running[slot] = RunningRequest(request, slot, self._generations[slot])
             self._prefilling.append(self._running[slot])
+            self._offloading.admit(self._running[slot])
             admissions.append(Admission(slot, request.spec))
         if admissions:
             self._running = dict(sorted(self._running.items()))
         return admissions
 
+    def _may_admit(self, request: Request) -> bool:
+        fits = self.kv_cache.can_allocate(request.spec.max_kv_len)
+        return fits and self._offloading.may_admit(request)
+
+    def _rejoin(self) -> None:
+        """Whoever is here again waits for its place in the stagger."""
+        for running in self._running.values():
+            if running.present and running.out_of_step:
+                running.out_of_step = False
+                running.request.delay_start(0)
+                if running.request.in_cycle:
+                    delay = self._cycles.rejoin(running.request, self._present(), self.next_step)
+                    running.request.delay_start(delay)
+
+    def _present(self) -> list[Request]:
+        return [each.request for each in self._running.values() if each.present]
+
     def _decode_rows(self, may_begin: bool) -> list[ScheduledRows]:
         rows = []
         for running in self._running.values():
+            if not running.present:
+                continue
             request = running.request
             phase = request.next_phase
             if phase is Phase.DRAFT:
                 rows.append(running.draft_rows[request.draft_index])
                 request.schedule_draft()
+            elif phase is Phase.VERIFY and not self._grant_pages(running, request.num_drafts + 1):
+                running.out_of_step = True
             elif phase is Phase.VERIFY and (request.num_drafts or (may_begin and running.may_draft)):
                 rows.append(self._verify(running))
             elif phase is Phase.VERIFY:
@@ -173,9 +203,9 @@ class Scheduler:
             return []  # a step of drafts alone runs on the draft engine
         room = min(self.limits.chunk_size, self.limits.max_num_tokens - sum(row.num_rows for row in decode_rows))
         rows = []
-        for running in self._prefilling:
+        for running in [each for each in self._prefilling if each.present]:
             chunk = running.request.next_chunk(room)
-            if chunk == 0:
+            if chunk == 0 or not self._grant_pages(running, chunk):
                 break
             rows.append(self._prefill(running, chunk))
             room -= chunk
@@ -187,24 +217,21 @@ class Scheduler:
         request.schedule_prefill(num_rows)
         if request.num_prefilled < len(request.spec.prompt_token_ids):
             return running.chunk_rows(num_rows)
-        others = [each.request for each in self._running.values()]
-        first = self._cycles.first(request, others, self.next_step) if running.may_draft else NO_CYCLES
+        first = self._cycles.first(request, self._present(), self.next_step) if running.may_draft else NO_CYCLES
         running.change_drafts(first.num_drafts)
         request.delay_start(first.delay)
         return running.last_chunk_rows(num_rows, scored=first.num_drafts > 0)
 
-    def _grant_pages(self, rows: list[ScheduledRows]) -> list[PageGrant]:
-        """Pages for the rows that move the bound of what may be written; a draft stays within its block's."""
-        grants = []
-        for row in rows:
-            if row.phase is Phase.DRAFT:
-                continue
-            request = self._running[row.slot].request
-            first = self.kv_cache.num_pages_of(request.request_id)
-            pages = self.kv_cache.append(request.request_id, request.write_bound)
-            if pages:
-                grants.append(PageGrant(row.slot, first, pages))
-        return grants
+    def _grant_pages(self, running: RunningRequest, num_rows: int) -> bool:
+        """Pages for a chunk or a verification, if there are any; a draft stays within its block's."""
+        request_id, bound = running.request.request_id, running.request.bound_after(num_rows)
+        if not self.kv_cache.can_append(request_id, bound):
+            return False
+        first = self.kv_cache.num_pages_of(request_id)
+        pages = self.kv_cache.append(request_id, bound)
+        if pages:
+            self._page_grants.append(PageGrant(running.slot, first, pages))
+        return True
 
     def _settle(self, running: RunningRequest) -> None:
         if running.request.finish_reason is not None:
@@ -219,6 +246,7 @@ class Scheduler:
     def _release(self, running: RunningRequest) -> None:
         self._running.pop(running.slot)
         self._prefilling = [each for each in self._prefilling if each is not running]
+        self._offloading.release(running)
         self._generations[running.slot] += 1
         insort(self._free_slots, running.slot)
         self._cycles.end(running.request)

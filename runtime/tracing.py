@@ -88,6 +88,9 @@ class StepCounts:
     verify_rows: int
     slots: int  # requests that take part
     pages_used: int
+    host_pages_used: int
+    pages_out: int  # that the step copies to host memory
+    pages_in: int
     kv_tokens: int  # verified tokens of running requests, as far as results have been read
 
     def events(self) -> list[dict[str, object]]:
@@ -96,7 +99,8 @@ class StepCounts:
         charts = {
             "rows": rows,
             "requests": {"slots": self.slots},
-            "KV pages used": {"pages": self.pages_used},
+            "KV pages used": {"pages": self.pages_used, "host pages": self.host_pages_used},
+            "KV pages moved": {"out": self.pages_out, "in": self.pages_in},
             "KV tokens": {"tokens": self.kv_tokens},
         }
         at = {"ph": "C", "pid": os.getpid(), "ts": self.at_us}
@@ -158,6 +162,9 @@ class HostTrace:
             verify_rows=rows[Phase.VERIFY],
             slots=len(step.rows),
             pages_used=kv_cache.num_pages - kv_cache.num_free_pages,
+            host_pages_used=kv_cache.num_used_host_pages,
+            pages_out=sum(len(move.pages) for move in step.offloads),
+            pages_in=sum(len(move.pages) for move in step.restores),
             kv_tokens=scheduler.num_kv_tokens,
         )
 

@@ -81,8 +81,7 @@ class GraphExecutor:
         """See Executor."""
         if any(row.needs.beyond_temperature for row in step.rows):
             return self._eager.prepare(step)
-        for admission in step.admissions:
-            self._eager.memory.state.admit(admission.slot, admission.spec)
+        self._eager.begin(step)
         if not step.rows:
             return GraphBatch(step, None)
         self._send(step)

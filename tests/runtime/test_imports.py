@@ -17,6 +17,7 @@ HOST_MODULES = (
     "cost_model",
     "cycles",
     "kv_cache",
+    "offload",
     "outputs",
     "request",
     "results",
