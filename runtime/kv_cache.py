@@ -100,11 +100,11 @@ class KvCacheManager:
         """Whether a request has its worst case reserved in host memory: it may be offloaded."""
         return self._holdings[request_id].guest
 
-    def can_settle(self, request_id: int) -> bool:
+    def can_keep(self, request_id: int) -> bool:
         """Whether a guest's worst case can be reserved on the device now."""
         return self._holdings[request_id].reserved <= self.num_unreserved_pages
 
-    def settle(self, request_id: int) -> None:
+    def keep(self, request_id: int) -> None:
         """Make a guest, which holds no host pages, one that is never offloaded again."""
         holding = self._holdings[request_id]
         assert holding.guest, request_id
@@ -210,7 +210,7 @@ class KvCacheManager:
             _check_holding(request_id, holding)
 
     def _fits_the_device(self, pages: int) -> bool:
-        """Not beside guests: whoever came first is settled first."""
+        """Not beside guests: whoever came first is kept first."""
         return pages <= self.num_unreserved_pages and not any(each.guest for each in self._holdings.values())
 
     def _reserve(self, pages: int, host_pages: int) -> None:

@@ -57,7 +57,7 @@ class Offloading:
         if not self.is_on:
             return PageMoves()
         self._welcome()
-        self._settle_guests()
+        self._keep_guests()
         here = [each.request for each in running if each.present] + [each.running.request for each in self._returning]
         self._num_spare = self._kv_cache.num_free_pages - sum(self._num_missing(request) for request in here)
         self._choose_leaving(len(here) - len(self._returning), step)
@@ -90,13 +90,13 @@ class Offloading:
                 each.running.present = True
         self._returning = [each for each in self._returning if not each.running.present]
 
-    def _settle_guests(self) -> None:
+    def _keep_guests(self) -> None:
         """The guests that came first get what has come free of the device's reservations."""
         while self._guests and self._guests[0].present:
             first = self._guests[0].request.request_id
-            if not self._kv_cache.can_settle(first):
+            if not self._kv_cache.can_keep(first):
                 return
-            self._kv_cache.settle(first)
+            self._kv_cache.keep(first)
             self._guests.pop(0)
 
     def _choose_leaving(self, num_present: int, step: int) -> None:

@@ -116,11 +116,11 @@ class KvCacheMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.guests_here())
     @rule(data=st.data())
-    def settle(self, data: st.DataObject) -> None:
+    def keep(self, data: st.DataObject) -> None:
         request, held = self.pick(data, self.guests_here())
-        assert self.manager.can_settle(request) == (held.limit <= self.unreserved())
+        assert self.manager.can_keep(request) == (held.limit <= self.unreserved())
         if held.limit <= self.unreserved():
-            self.manager.settle(request)
+            self.manager.keep(request)
             held.guest = False
 
     @precondition(lambda self: self.requests)
