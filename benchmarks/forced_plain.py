@@ -16,7 +16,7 @@ from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.request import NO_DRAFTS, RequestSpec
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.scheduler import Admission, PageGrant, ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduled_step import Admission, PageGrant, ScheduledRows, ScheduledStep
 
 _GREEDY = SamplingParams(temperature=0.0)
 

@@ -9,7 +9,7 @@ from random import Random
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.request import RequestSpec
 from sparsespec.runtime.results import SlotResult
-from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,10 @@ class AdaptiveCycles:
         self._learn(known)
         return self._begin(known, step)
 
+    def rejoin(self, request: Request, others: Iterable[Request], step: int) -> int:
+        """See Cycles: none, its next cycle is as long as makes the steps even."""
+        return 0
+
     def end(self, request: Request) -> None:
         """See Cycles."""
         self._known.pop(request.request_id, None)

@@ -21,6 +21,7 @@ Policy = Literal["unified", "lockstep"]
 PolicyName = Literal["auto", "unified", "lockstep"]
 MAX_RESULT_LAG = 64
 _MOST_KV_TOKENS = 2**40
+_MOST_BYTES = 2**60
 MAX_NGRAM = 16
 
 
@@ -128,6 +129,9 @@ class RuntimeConfig:
     )
     max_batch_size: int | None = option(None, "requests that run at once; the engine's maximum when not given")
     max_tokens_in_paged_kv_cache: int | None = option(None, "KV cache size; room for a full batch when not given")
+    kv_cache_host_memory_bytes: int = option(
+        0, "host memory for KV pages of whole requests that have to wait where pages run short; 0: none has to"
+    )
     chunk_size: int = option(512, "most prompt tokens prefilled in one step")
     policy: PolicyName = option(
         "auto",
@@ -143,6 +147,7 @@ class RuntimeConfig:
         tokens = self.max_tokens_in_paged_kv_cache
         if tokens is not None:
             check_range("max_tokens_in_paged_kv_cache", tokens, least=1, most=_MOST_KV_TOKENS)
+        check_range("kv_cache_host_memory_bytes", self.kv_cache_host_memory_bytes, least=0, most=_MOST_BYTES)
         _require(0 <= self.result_lag <= MAX_RESULT_LAG, "result_lag", self.result_lag, f"in 0..{MAX_RESULT_LAG}")
         check_range("chunk_size", self.chunk_size, least=1)
 
@@ -153,6 +158,13 @@ class RuntimeConfig:
         _require(size is None or size <= build.max_batch_size, "max_batch_size", size, limit)
         rows = speculation.draft_len + 1
         _require(self.chunk_size >= rows, "chunk_size", self.chunk_size, f"at least k + 1 = {rows}")
+
+    def num_host_pages(self, page_bytes: int) -> int:
+        """KV pages of so many bytes that host memory is given for. Raises InputError for less than one page."""
+        size = self.kv_cache_host_memory_bytes
+        limit = f"0, or at least the {page_bytes} bytes of one page"
+        _require(size == 0 or size >= page_bytes, "kv_cache_host_memory_bytes", size, limit)
+        return size // page_bytes
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:

@@ -68,6 +68,9 @@ class Cycles(Protocol):
     def next_drafts(self, request: Request, step: int) -> int:
         """Drafts of the cycle that begins after the request's verification in `step`."""
 
+    def rejoin(self, request: Request, others: Iterable[Request], step: int) -> int:
+        """Steps, from `step` on, that a request waits which was left out of some, where it was in its cycle."""
+
     def end(self, request: Request) -> None:
         """The request has left."""
 
@@ -94,9 +97,12 @@ class FixedCycles:
 
     def first(self, request: Request, others: Iterable[Request], step: int) -> FirstCycle:
         """See Cycles: delayed so that verifications spread evenly (unified) or coincide (lockstep)."""
-        load = _verifications_from(request.next_verify_step(step + 1), request, others, step)
-        delay = load.index(min(load) if self._policy == "unified" else max(load))
-        return FirstCycle(delay, request.spec.draft_len)
+        return FirstCycle(self.rejoin(request, others, step + 1), request.spec.draft_len)
+
+    def rejoin(self, request: Request, others: Iterable[Request], step: int) -> int:
+        """See Cycles: as its first cycle was delayed."""
+        load = _verifications_from(request.next_verify_step(step), request, others, step)
+        return load.index(min(load) if self._policy == "unified" else max(load))
 
     def next_drafts(self, request: Request, step: int) -> int:
         """See Cycles: as many as in the cycle before."""
@@ -107,7 +113,7 @@ class FixedCycles:
 
 
 def _verifications_from(first: int, joining: Request, others: Iterable[Request], step: int) -> list[int]:
-    """Running requests that verify in each of the steps among which joining may choose its first verification.
+    """Running requests that verify in each of the steps, `step` and later ones, among which joining may choose.
 
     A request without draft steps verifies in all of them, which favours none.
     """
@@ -115,6 +121,6 @@ def _verifications_from(first: int, joining: Request, others: Iterable[Request],
     for request in others:
         if request.in_cycle and request is not joining:
             period = request.spec.num_draft_steps + 1
-            for delay in range((request.next_verify_step(step + 1) - first) % period, len(load), period):
+            for delay in range((request.next_verify_step(step) - first) % period, len(load), period):
                 load[delay] += 1
     return load

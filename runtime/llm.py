@@ -61,7 +61,7 @@ class LLM:
         self.speculation = speculation
         self.config = config
         executor = self._executor_config()
-        self.kv_cache = KvCacheManager(executor.num_pages, self.engine.config.build.page_size)
+        self.kv_cache = KvCacheManager(executor.num_pages, self.engine.config.build.page_size, executor.num_host_pages)
         self._executor: Executor[Any, Any] = self._make_executor(executor)
         self._scheduler = self._make_scheduler(executor.max_batch_size, cycles)
         kv_cache_tokens = executor.num_pages * self.kv_cache.page_size
@@ -206,16 +206,22 @@ class LLM:
         return self._requests[request_id]
 
     def _executor_config(self) -> ExecutorConfig:
-        build = self.engine.config.build
-        size = self.config.max_batch_size or build.max_batch_size
+        config, model, build = self.config, self.engine.config.model, self.engine.config.build
+        page_bytes = build.page_size * model.kv_bytes_per_token(build.kv_element_size)
+        size = config.max_batch_size or build.max_batch_size
         full_batch = size * build.max_pages
-        tokens = self.config.max_tokens_in_paged_kv_cache
+        most = full_batch
         if self.engine.engines is not None:
-            full_batch = min(full_batch, max_pool_pages(self.engine.config.model, build))
-        pages = full_batch if tokens is None else min(-(-tokens // build.page_size), full_batch)
-        library = self.config.plugin_library
-        path = None if library is None else Path(library)
-        return ExecutorConfig(size, pages, self.config.attention, self.config.cuda_graphs, path)
+            most = min(full_batch, max_pool_pages(model, build))
+        tokens = config.max_tokens_in_paged_kv_cache
+        return ExecutorConfig(
+            max_batch_size=size,
+            num_pages=most if tokens is None else min(-(-tokens // build.page_size), most),
+            attention=config.attention,
+            cuda_graphs=config.cuda_graphs,
+            num_host_pages=min(config.num_host_pages(page_bytes), full_batch),
+            plugin_library=None if config.plugin_library is None else Path(config.plugin_library),
+        )
 
     def _make_executor(self, config: ExecutorConfig) -> Executor[Any, Any]:
         engine = self.engine

@@ -12,7 +12,8 @@ from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.chrome_trace import write_trace
 from sparsespec.runtime.gpu_timeline import GpuRecord
 from sparsespec.runtime.gpu_trace import gpu_events
-from sparsespec.runtime.scheduler import Progress, ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledStep
+from sparsespec.runtime.scheduler import Progress
 from sparsespec.runtime.step_counts import StepCounter
 from sparsespec.runtime.tracing import HostTrace
 

@@ -153,7 +153,15 @@ class Request:
     @property
     def write_bound(self) -> int:
         """No step in flight writes K and V at or past this position."""
-        return self.kv_len_upper + self._most_rows
+        return self.bound_after(0)
+
+    @property
+    def decode_bound(self) -> int:
+        """As write_bound, once its prompt is in and a verification is scheduled."""
+        num_rows = self._block.advance
+        if self.next_phase is Phase.PREFILL:
+            num_rows = max(num_rows, len(self.spec.prompt_token_ids) - self.num_prefilled)
+        return self.bound_after(num_rows)
 
     @property
     def in_cycle(self) -> bool:
@@ -178,6 +186,10 @@ class Request:
     def verifications_since(self, count: int) -> list[Verification]:
         """Those after the first `count`."""
         return [Verification(*numbers) for numbers in self._verified[count:]]
+
+    def bound_after(self, num_rows: int) -> int:
+        """As write_bound, once a chunk or a verification of so many rows is scheduled."""
+        return min(self.kv_len + self._advance_in_flight + num_rows, self._end_len) + self._most_rows
 
     def next_verify_step(self, next_step: int) -> int:
         """Step of the next verification if the request takes part in every step from next_step on."""

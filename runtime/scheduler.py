@@ -1,4 +1,4 @@
-"""Who does what in the next step. No torch: a step is a frozen value that the executor turns into tensors.
+"""Who does what in the next step. No torch.
 
 Unified policy (SparseSpec, arXiv 2512.01278, section 4.2): each request repeats k drafts and one verification, and the
 cycles are staggered so that every step verifies an even share of the batch. A request waits at most k steps, once, for
@@ -12,15 +12,17 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.cycles import LOOK_AGAIN, NO_CYCLES, Cycles, Load
 from sparsespec.runtime.kv_cache import KvCacheManager
+from sparsespec.runtime.offload import Offloading
 from sparsespec.runtime.request import Request, RequestSpec
 from sparsespec.runtime.results import SlotResult
-from sparsespec.runtime.sampling_params import SamplingNeeds
+from sparsespec.runtime.running import RunningRequest
+from sparsespec.runtime.scheduled_step import Admission, PageGrant, ScheduledRows, ScheduledStep
 
 
 @dataclass(frozen=True)
@@ -30,49 +32,6 @@ class SchedulerLimits:
     max_batch_size: int
     max_num_tokens: int  # rows
     chunk_size: int  # prefill rows
-
-
-@dataclass(frozen=True)
-class Admission:
-    """A request takes a slot; its prompt and parameters go to the device."""
-
-    slot: int
-    spec: RequestSpec
-
-
-@dataclass(frozen=True, slots=True)
-class PageGrant:
-    """Pages added to a slot's page table, from index first on."""
-
-    slot: int
-    first: int
-    pages: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledRows:
-    """One slot's part in a step."""
-
-    slot: int
-    generation: int
-    phase: Phase
-    num_rows: int
-    draft_index: int
-    num_logits: int  # last rows whose logits are needed
-    block_rows: int  # rows of the block that ends here: a verification's, or the last of a prompt; 0 elsewhere
-    scored: bool  # whether the block's rows choose pillars: drafts follow
-    needs: SamplingNeeds
-
-
-@dataclass(frozen=True)
-class ScheduledStep:
-    """Everything the executor needs to know of one step; rows are in slot order."""
-
-    index: int
-    admissions: tuple[Admission, ...]
-    page_grants: tuple[PageGrant, ...]
-    rows: tuple[ScheduledRows, ...]
-    budget: int = 0  # what drafts read after blocks that end here: a place among the executor's budgets
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +50,13 @@ class Scheduler:
         self.kv_cache = kv_cache
         self.next_step = 0
         self._cycles = cycles
+        self._offloading = Offloading(kv_cache)
         self._waiting: deque[Request] = deque()
-        self._running: dict[int, _Running] = {}  # by slot, in their order
-        self._prefilling: list[_Running] = []  # those of them whose prompts are not in yet, in order of admission
+        self._running: dict[int, RunningRequest] = {}  # by slot, in their order
+        self._prefilling: list[RunningRequest] = []  # those of them whose prompts are not in yet, in order of admission
         self._free_slots = list(range(limits.max_batch_size))
         self._generations = [0] * limits.max_batch_size
+        self._page_grants: list[PageGrant] = []  # of the step being scheduled
 
     @property
     def has_requests(self) -> bool:
@@ -150,7 +111,9 @@ class Scheduler:
     def schedule(self) -> ScheduledStep:
         """Decide the next step."""
         may_begin = self._cycles.begin_step(self.next_step, self)
+        moves = self._offloading.move(self._running.values(), self.next_step)
         admissions = self._admit()
+        self._rejoin()
         rows = self._decode_rows(may_begin)
         if self._prefilling:
             rows += self._prefill_rows(rows)
@@ -158,10 +121,13 @@ class Scheduler:
         step = ScheduledStep(
             index=self.next_step,
             admissions=tuple(admissions),
-            page_grants=tuple(self._grant_pages(rows)),
+            page_grants=tuple(self._page_grants),
             rows=tuple(rows),
             budget=self._cycles.budget,
+            offloads=moves.offloads,
+            restores=moves.restores,
         )
+        self._page_grants = []
         self.next_step += 1
         return step
 
@@ -185,25 +151,47 @@ class Scheduler:
 
     def _admit(self) -> list[Admission]:
         admissions = []
-        while self._waiting and self._free_slots and self.kv_cache.can_allocate(self._waiting[0].spec.max_kv_len):
+        while self._waiting and self._free_slots and self._may_admit(self._waiting[0]):
             request = self._waiting.popleft()
             slot = self._free_slots.pop(0)
             self.kv_cache.allocate(request.request_id, request.spec.max_kv_len)
-            self._running[slot] = _Running(request, slot, self._generations[slot])
+            self._running[slot] = RunningRequest(request, slot, self._generations[slot])
             self._prefilling.append(self._running[slot])
+            self._offloading.admit(self._running[slot])
             admissions.append(Admission(slot, request.spec))
         if admissions:
             self._running = dict(sorted(self._running.items()))
         return admissions
 
+    def _may_admit(self, request: Request) -> bool:
+        fits = self.kv_cache.can_allocate(request.spec.max_kv_len)
+        return fits and self._offloading.may_admit(request)
+
+    def _rejoin(self) -> None:
+        """Whoever is here again waits for its place in the stagger."""
+        for running in self._running.values():
+            if running.present and running.out_of_step:
+                running.out_of_step = False
+                running.request.delay_start(0)
+                if running.request.in_cycle:
+                    delay = self._cycles.rejoin(running.request, self._present(), self.next_step)
+                    running.request.delay_start(delay)
+
+    def _present(self) -> list[Request]:
+        return [each.request for each in self._running.values() if each.present]
+
     def _decode_rows(self, may_begin: bool) -> list[ScheduledRows]:
         rows = []
         for running in self._running.values():
+            if not running.present:
+                continue
             request = running.request
             phase = request.next_phase
             if phase is Phase.DRAFT:
                 rows.append(running.draft_rows[request.draft_index])
                 request.schedule_draft()
+            elif phase is Phase.VERIFY and not self._grant_pages(running, request.num_drafts + 1):
+                running.out_of_step = True
             elif phase is Phase.VERIFY and (request.num_drafts or (may_begin and running.may_draft)):
                 rows.append(self._verify(running))
             elif phase is Phase.VERIFY:
@@ -213,7 +201,7 @@ class Scheduler:
                 request.pass_step()
         return rows
 
-    def _verify(self, running: _Running) -> ScheduledRows:
+    def _verify(self, running: RunningRequest) -> ScheduledRows:
         request = running.request
         num_drafts = self._cycles.next_drafts(request, self.next_step)
         rows = running.verify_rows[num_drafts > 0]
@@ -227,40 +215,37 @@ class Scheduler:
             return []  # a step of drafts alone runs on the draft engine
         room = min(self.limits.chunk_size, self.limits.max_num_tokens - sum(row.num_rows for row in decode_rows))
         rows = []
-        for running in self._prefilling:
+        for running in [each for each in self._prefilling if each.present]:
             chunk = running.request.next_chunk(room)
-            if chunk == 0:
+            if chunk == 0 or not self._grant_pages(running, chunk):
                 break
             rows.append(self._prefill(running, chunk))
             room -= chunk
         self._prefilling = [each for each in self._prefilling if each.request.next_phase == Phase.PREFILL]
         return rows
 
-    def _prefill(self, running: _Running, num_rows: int) -> ScheduledRows:
+    def _prefill(self, running: RunningRequest, num_rows: int) -> ScheduledRows:
         request = running.request
         request.schedule_prefill(num_rows)
         if request.num_prefilled < len(request.spec.prompt_token_ids):
             return running.chunk_rows(num_rows)
-        others = [each.request for each in self._running.values()]
-        first = self._cycles.first(request, others, self.next_step) if running.may_draft else NO_CYCLES
+        first = self._cycles.first(request, self._present(), self.next_step) if running.may_draft else NO_CYCLES
         running.change_drafts(first.num_drafts)
         request.delay_start(first.delay)
         return running.last_chunk_rows(num_rows, scored=first.num_drafts > 0)
 
-    def _grant_pages(self, rows: list[ScheduledRows]) -> list[PageGrant]:
-        """Pages for the rows that move the bound of what may be written; a draft stays within its block's."""
-        grants = []
-        for row in rows:
-            if row.phase is Phase.DRAFT:
-                continue
-            request = self._running[row.slot].request
-            first = self.kv_cache.num_pages_of(request.request_id)
-            pages = self.kv_cache.append(request.request_id, request.write_bound)
-            if pages:
-                grants.append(PageGrant(row.slot, first, pages))
-        return grants
+    def _grant_pages(self, running: RunningRequest, num_rows: int) -> bool:
+        """Pages for a chunk or a verification, if there are any; a draft stays within its block's."""
+        request_id, bound = running.request.request_id, running.request.bound_after(num_rows)
+        if not self.kv_cache.can_append(request_id, bound):
+            return False
+        first = self.kv_cache.num_pages_of(request_id)
+        pages = self.kv_cache.append(request_id, bound)
+        if pages:
+            self._page_grants.append(PageGrant(running.slot, first, pages))
+        return True
 
-    def _settle(self, running: _Running) -> None:
+    def _settle(self, running: RunningRequest) -> None:
         if running.request.finish_reason is not None:
             self._release(running)
         else:
@@ -270,60 +255,11 @@ class Scheduler:
         for running in [running for running in self._running.values() if running.request is request]:
             self._release(running)
 
-    def _release(self, running: _Running) -> None:
+    def _release(self, running: RunningRequest) -> None:
         self._running.pop(running.slot)
         self._prefilling = [each for each in self._prefilling if each is not running]
+        self._offloading.release(running)
         self._generations[running.slot] += 1
         insort(self._free_slots, running.slot)
         self._cycles.end(running.request)
         self.kv_cache.free(running.request.request_id, last_step=self.next_step - 1)
-
-
-class _Running:
-    """A request in its slot, and the rows that it takes in cycle after cycle."""
-
-    def __init__(self, request: Request, slot: int, generation: int) -> None:
-        self.request = request
-        self.slot = slot
-        self.generation = generation
-        self.may_draft = request.spec.draft_len > 0
-        steps = range(request.spec.num_draft_steps)
-        self.draft_rows = [self._rows(Phase.DRAFT, 1, index, 1, 0, scored=False) for index in steps]
-        self._verify_rows: dict[int, tuple[ScheduledRows, ScheduledRows]] = {}
-        self.verify_rows = self._verify_rows_of(request.num_drafts)  # not scored, and scored
-
-    def change_drafts(self, num_drafts: int) -> None:
-        """The cycle that begins, and those after it, have so many drafts."""
-        self.request.change_drafts(num_drafts)
-        self.verify_rows = self._verify_rows_of(num_drafts)
-
-    def chunk_rows(self, num_rows: int) -> ScheduledRows:
-        """Of a prompt that goes on."""
-        return self._rows(Phase.PREFILL, num_rows, draft_index=0, num_logits=0, block_rows=0, scored=False)
-
-    def last_chunk_rows(self, num_rows: int, scored: bool) -> ScheduledRows:
-        """Of a prompt that ends here."""
-        block = self.request.spec.prompt_block
-        return self._rows(Phase.PREFILL, num_rows, draft_index=0, num_logits=1, block_rows=block, scored=scored)
-
-    def _verify_rows_of(self, num_drafts: int) -> tuple[ScheduledRows, ScheduledRows]:
-        if num_drafts not in self._verify_rows:
-            block = num_drafts + 1
-            unscored = self._rows(Phase.VERIFY, block, draft_index=0, num_logits=block, block_rows=block, scored=False)
-            self._verify_rows[num_drafts] = (unscored, replace(unscored, scored=True))
-        return self._verify_rows[num_drafts]
-
-    def _rows(
-        self, phase: Phase, num_rows: int, draft_index: int, num_logits: int, block_rows: int, scored: bool
-    ) -> ScheduledRows:
-        return ScheduledRows(
-            slot=self.slot,
-            generation=self.generation,
-            phase=phase,
-            num_rows=num_rows,
-            draft_index=draft_index,
-            num_logits=num_logits,
-            block_rows=block_rows,
-            scored=scored,
-            needs=self.request.spec.needs,
-        )

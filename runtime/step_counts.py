@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.request import Request
-from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep, Scheduler
+from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduler import Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,9 @@ class StepCounts:
     waiting: int
     pages_used: int
     pages_free: int
+    host_pages_used: int
+    pages_out: int  # that the step copies to host memory
+    pages_in: int
     kv_tokens: int  # verified tokens of running requests, as far as results have been read
     kv_bytes_read: int  # at most, over all layers: see KvTraffic
     kv_bytes_written: int  # exact: each row's own token
@@ -78,6 +82,9 @@ class StepCounter:
             waiting=scheduler.num_waiting,
             pages_used=kv_cache.num_pages - kv_cache.num_free_pages,
             pages_free=kv_cache.num_free_pages,
+            host_pages_used=kv_cache.num_used_host_pages,
+            pages_out=sum(len(move.pages) for move in step.offloads),
+            pages_in=sum(len(move.pages) for move in step.restores),
             kv_tokens=scheduler.num_kv_tokens,
             kv_bytes_read=tokens_read * self._kv_bytes_per_token,
             kv_bytes_written=sum(rows) * self._kv_bytes_per_token,

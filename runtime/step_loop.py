@@ -9,7 +9,8 @@ from collections import deque
 from typing import Generic, Protocol, TypeVar
 
 from sparsespec.runtime.device.executor import Executor, PendingResults
-from sparsespec.runtime.scheduler import Progress, ScheduledStep, Scheduler
+from sparsespec.runtime.scheduled_step import ScheduledStep
+from sparsespec.runtime.scheduler import Progress, Scheduler
 from sparsespec.runtime.step_counts import StepCounter
 from sparsespec.runtime.tracing import Recorder
 

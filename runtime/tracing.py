@@ -16,7 +16,8 @@ from typing import Protocol
 
 from sparsespec.builder.errors import InputError
 from sparsespec.runtime.chrome_trace import Event, complete_event, counter_event, process_name, thread_name, write_trace
-from sparsespec.runtime.scheduler import Progress, ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledStep
+from sparsespec.runtime.scheduler import Progress
 from sparsespec.runtime.step_counts import StepCounter, StepCounts
 
 MAX_STEPS = 20_000  # that a trace keeps, the first ones: some 40 MB
@@ -104,6 +105,8 @@ class Counted:
             "rows": {"prefill": step.prefill_rows, "draft": step.draft_rows, "verify": step.verify_rows},
             "requests": {"in the step": step.slots, "running": step.running, "waiting": step.waiting},
             "KV pages": {"used": step.pages_used, "free": step.pages_free},
+            "host pages": {"used": step.host_pages_used},
+            "KV pages moved": {"out": step.pages_out, "in": step.pages_in},
             "KV tokens": {"tokens": step.kv_tokens},
             "KV bytes of the step": {"read, at most": step.kv_bytes_read, "written": step.kv_bytes_written},
         }

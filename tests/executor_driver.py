@@ -17,7 +17,7 @@ from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.request import NO_DRAFTS, RequestSpec
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.scheduler import Admission, PageGrant, ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduled_step import Admission, PageGrant, ScheduledRows, ScheduledStep
 
 MAX_NEW_TOKENS = 24
 

@@ -2,7 +2,8 @@
 
 Tokens are a fixed function of (seed, place in the output), so the right output of a request is known beforehand; how
 many drafts are accepted is random, and how many there are where no step drafts them. What the host only bounds -
-lengths, the pages written - is kept here exactly.
+lengths, the pages written - is kept here exactly. A page holds a mark of its last write, so that a page that was lost,
+mixed up or not copied is seen when it is read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import FinishReason, Request, RequestSpec
 from sparsespec.runtime.results import SlotResult, TokenLogprobs
-from sparsespec.runtime.scheduler import Admission, PageGrant, ScheduledRows, ScheduledStep, Scheduler
+from sparsespec.runtime.scheduled_step import Admission, PageGrant, PageMove, ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduler import Scheduler
 
 NUM_TOKENS = 40  # vocabulary of the answers
 
@@ -40,10 +42,21 @@ def right_answer(spec: RequestSpec) -> tuple[list[int], FinishReason]:
     return tokens, "length"
 
 
+@dataclass(frozen=True)
+class _Mark:
+    """The last write of a page."""
+
+    request_id: int
+    index: int  # of the page in its request
+    step: int
+
+
 @dataclass
 class _Slot:
     spec: RequestSpec
     pages: list[int] = field(default_factory=list)
+    marks: dict[int, _Mark] = field(default_factory=dict)  # of its last writes, by place in the request
+    host_pages: tuple[int, ...] | None = None  # while it is away
     generation: int | None = None  # unknown until the first rows
     kv_len: int = 0
     drafted: int = 0
@@ -91,6 +104,11 @@ class FakeDevice:
         self._last_generation: dict[int, int] = {}  # by slot
         self._owner: dict[int, tuple[int, int]] = {}  # request and place in it, of every page granted so far
         self._written: dict[int, list[_Write]] = {}  # by step in flight
+        self._moves: dict[int, ScheduledStep] = {}  # by step in flight
+        self._marks: dict[int, _Mark] = {}  # by page
+        self._host_marks: dict[int, _Mark | None] = {}  # by host page; None for a page that was granted, not written
+        self.offloaded: list[int] = []  # request ids, in order
+        self.restored: list[int] = []
 
     @property
     def kv_lens(self) -> list[int]:
@@ -105,6 +123,11 @@ class FakeDevice:
         self.steps.append(step)
         for admission in step.admissions:
             self._admit(admission)
+        for move in step.offloads:
+            self._offload(move)
+        for move in step.restores:
+            self._restore(move)
+        self._moves[step.index] = step
         for grant in step.page_grants:
             self._grant(grant)
         self._written[step.index] = []
@@ -114,6 +137,7 @@ class FakeDevice:
     def retire(self, step: int) -> None:
         """The host has read the results of a step."""
         self._written.pop(step)
+        self._moves.pop(step)
 
     def check_held(self, running: list[int]) -> None:
         """No running request has lost a page that a step in flight writes."""
@@ -130,22 +154,62 @@ class FakeDevice:
         self.admitted.append(admission.spec.request_id)
         self.traces[admission.spec.request_id] = []
 
+    def _offload(self, move: PageMove) -> None:
+        slot = self._slots[move.slot]
+        _check(slot.host_pages is None, f"slot {move.slot} is away already")
+        held, writes = self._kv_cache.num_host_pages_of(slot.spec.request_id), self._pages_written()
+        _check(len(move.pages) == len(move.host_pages) == held, f"{len(move.pages)} of {held} pages leave")
+        _check(list(move.pages) == slot.pages[:held], "other pages leave than the request's")
+        reading = [page for step in self._moves.values() for each in step.restores for page in each.host_pages]
+        for page, host_page in zip(move.pages, move.host_pages, strict=True):
+            _check(page not in writes, f"page {page} leaves while a step in flight writes it")
+            _check(host_page not in reading, f"host page {host_page} is overwritten while a copy in flight reads it")
+            self._host_marks[host_page] = self._marks.get(page)
+        slot.host_pages, slot.pages = move.host_pages, []
+        self.offloaded.append(slot.spec.request_id)
+
+    def _restore(self, move: PageMove) -> None:
+        slot = self._slots[move.slot]
+        _check(slot.host_pages == move.host_pages, f"slot {move.slot} left for {slot.host_pages}")
+        slot.host_pages = None
+        self._grant(PageGrant(move.slot, 0, move.pages))
+        for page, host_page in zip(move.pages, move.host_pages, strict=True):
+            self._mark(page, self._host_marks.pop(host_page))
+        self.restored.append(slot.spec.request_id)
+
     def _grant(self, grant: PageGrant) -> None:
         slot = self._slots[grant.slot]
         _check(grant.first <= len(slot.pages), f"a gap before page {grant.first} of slot {grant.slot}")
-        busy = [write.page for writes in self._written.values() for write in writes]
+        busy, leaving = self._pages_written(), self._pages_leaving()
         for index, page in enumerate(grant.pages, start=grant.first):
             _check(page not in busy, f"page {page} is granted while a step in flight writes it")
+            _check(page not in leaving, f"page {page} is granted while a copy in flight reads it")
             self._owner[page] = (slot.spec.request_id, index)
+            self._mark(page, None)
         slot.pages[grant.first :] = grant.pages
+
+    def _mark(self, page: int, mark: _Mark | None) -> None:
+        self._marks.pop(page, None)
+        if mark is not None:
+            self._marks[page] = mark
+
+    def _pages_written(self) -> list[int]:
+        """By steps in flight."""
+        return [write.page for writes in self._written.values() for write in writes]
+
+    def _pages_leaving(self) -> list[int]:
+        """By copies of steps in flight."""
+        return [page for step in self._moves.values() for move in step.offloads for page in move.pages]
 
     def _execute(self, step: int, rows: ScheduledRows) -> SlotResult | None:
         slot = self._slots[rows.slot]
+        _check(slot.host_pages is None, f"rows of slot {rows.slot}, whose pages are away")
         self._check_generation(rows, slot)
         checks = {Phase.PREFILL: _check_prefill, Phase.DRAFT: _check_draft, Phase.VERIFY: _check_verify}
         checks[rows.phase](rows, slot)
         first = slot.kv_len + rows.draft_index
         self._write(step, slot, range(first, first + rows.num_rows))
+        self._read(slot, first + rows.num_rows)
         result = self._advance(rows, slot)
         if rows.block_rows:
             slot.scored = rows.scored
@@ -167,6 +231,13 @@ class FakeDevice:
             owner = self._owner[page]
             _check(owner == (slot.spec.request_id, index), f"page {page} belongs to {owner} by now")
             self._written[step].append(_Write(slot.spec.request_id, index, page))
+            slot.marks[index] = _Mark(slot.spec.request_id, index, step)
+            self._mark(page, slot.marks[index])
+
+    def _read(self, slot: _Slot, num_tokens: int) -> None:
+        for index in range(self._kv_cache.pages_for(num_tokens)):
+            found, expected = self._marks.get(slot.pages[index]), slot.marks[index]
+            _check(found == expected, f"page {slot.pages[index]} holds {found}, not {expected}")
 
     def _advance(self, rows: ScheduledRows, slot: _Slot) -> SlotResult | None:
         if rows.phase == Phase.DRAFT:
@@ -245,6 +316,7 @@ class FakeHost:
     def step(self) -> ScheduledStep:
         """Schedule and run one step, and read what is due."""
         step = self.scheduler.schedule()
+        self.scheduler.kv_cache.check_integrity()
         self._in_flight.append((step, self.device.run(step)))
         self._update()
         return step

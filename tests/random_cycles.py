@@ -35,5 +35,9 @@ class RandomCycles:
         self.drawn.append(self._random.choice((0, 0, *range(request.spec.draft_len + 1))))
         return self.drawn[-1]
 
+    def rejoin(self, request: Request, others: Iterable[Request], step: int) -> int:
+        """See Cycles."""
+        return self._random.randint(0, request.spec.draft_len)
+
     def end(self, request: Request) -> None:
         """See Cycles."""

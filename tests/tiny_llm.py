@@ -79,6 +79,8 @@ def assert_all_pages_free(llm: LLM) -> None:
     llm.kv_cache.check_integrity()
     assert llm.kv_cache.num_free_pages == llm.kv_cache.num_pages
     assert llm.kv_cache.num_unreserved_pages == llm.kv_cache.num_pages
+    assert llm.kv_cache.num_unreserved_host_pages == llm.kv_cache.num_host_pages
+    assert llm.kv_cache.num_used_host_pages == 0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.request import DraftShape, RequestSpec
 from sparsespec.runtime.sampling_params import SamplingNeeds, SamplingParams
-from sparsespec.runtime.scheduler import Admission, PageGrant, ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduled_step import Admission, PageGrant, ScheduledRows, ScheduledStep
 
 _CHUNK, _SLOTS_AT_ONCE = 256, 16
 _K = 8

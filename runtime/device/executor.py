@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Generic, Protocol, TypeVar
 
 from sparsespec.runtime.results import SlotResult
-from sparsespec.runtime.scheduler import ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledStep
 
 BatchT = TypeVar("BatchT")
 LogitsT = TypeVar("LogitsT")

@@ -16,4 +16,5 @@ class ExecutorConfig:
     num_pages: int
     attention: AttentionName = "auto"
     cuda_graphs: GraphsName = "auto"
+    num_host_pages: int = 0  # KV pages in host memory
     plugin_library: Path | None = None  # the one beside the package when None

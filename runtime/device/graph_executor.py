@@ -27,7 +27,7 @@ from sparsespec.runtime.device.step_buffers import BufferLimits, HostMetadata, m
 from sparsespec.runtime.device.step_graphs import StepGraphs, StepShape
 from sparsespec.runtime.device.step_ops import StepOps
 from sparsespec.runtime.device.torch_executor import TorchExecutor
-from sparsespec.runtime.scheduler import ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledStep
 from sparsespec.runtime.step_sizes import logits_of, rows_of
 
 
@@ -90,8 +90,7 @@ class GraphExecutor:
         self._budgets.use(step.budget)
         if any(row.needs.beyond_cuts for row in step.rows):
             return self._eager.prepare(step)
-        for admission in step.admissions:
-            self._eager.memory.state.admit(admission.slot, admission.spec)
+        self._eager.begin(step)
         if not step.rows:
             return GraphBatch(step, None)
         self._send(step)

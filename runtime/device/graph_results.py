@@ -8,7 +8,7 @@ from torch import Tensor
 from sparsespec.plugins.accept_drafts.inputs import RESULT_FIELDS
 from sparsespec.runtime.device.torch_results import BlockCounts
 from sparsespec.runtime.results import SlotResult
-from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
 
 
 class GraphResults:

@@ -15,7 +15,7 @@ from sparsespec.runtime.device.slot_state import SlotState
 from sparsespec.runtime.device.step_batch import StepBatch, StepMemory
 from sparsespec.runtime.device.timing import STEPS, seconds_of
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
 
 # Long enough that the work of a slot is divided as usual, and nothing to read beside a batch's.
 _CONTEXT = 4096

@@ -14,7 +14,7 @@ from sparsespec.builder.engine_dir import TORCH_DTYPES
 from sparsespec.builder.model_config import ModelConfig
 from sparsespec.runtime.request import RequestSpec
 from sparsespec.runtime.sampling_params import MAX_STOP_TOKEN_IDS
-from sparsespec.runtime.scheduler import PageGrant
+from sparsespec.runtime.scheduled_step import PageGrant
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs, StepInputs
 from sparsespec.runtime.device.slot_state import SlotState, pinned
 from sparsespec.runtime.sampling_params import SamplingNeeds
-from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsespec.plugins.accept_drafts.inputs import RESULT_FIELDS
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.device.step_batch import StepMemory
-from sparsespec.runtime.scheduler import PageGrant, ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduled_step import PageGrant, ScheduledRows, ScheduledStep
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from sparsespec.plugins.phase import Phase
-from sparsespec.runtime.scheduler import ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledStep
 from sparsespec.runtime.step_sizes import logits_of, rows_of, scored_of
 from sparsespec.runtime.trt.device_stream import current_device
 

@@ -18,6 +18,7 @@ from sparsespec.runtime.device.attention_ops import AttentionOps
 from sparsespec.runtime.device.budget_tables import budget_of
 from sparsespec.runtime.device.drafter import Drafter, VerifiedBlocks, commit, make_drafter
 from sparsespec.runtime.device.executor_config import ExecutorConfig
+from sparsespec.runtime.device.page_copies import PageCopies
 from sparsespec.runtime.device.rng import Purpose, uniform
 from sparsespec.runtime.device.sampling import RowSampling, draw, probabilities, race
 from sparsespec.runtime.device.slot_state import (
@@ -30,7 +31,7 @@ from sparsespec.runtime.device.slot_state import (
 from sparsespec.runtime.device.step_batch import BlockRows, StepBatch, StepMemory, make_batch
 from sparsespec.runtime.device.torch_ops import rope_table
 from sparsespec.runtime.device.torch_results import BlockCounts, BlockOutcome, TorchResults, block_logprobs, packed
-from sparsespec.runtime.scheduler import ScheduledStep
+from sparsespec.runtime.scheduled_step import PageGrant, ScheduledStep
 
 
 class TorchExecutor:
@@ -60,6 +61,7 @@ class TorchExecutor:
         self._decoder: Decoder[Tensor] = Decoder(ops, engine.model, params, weights)
         self._memory = make_memory(engine, self._drafter, config, device, kv_pool)
         self._coupled = speculation.coupling == "gumbel"
+        self._copies = PageCopies(self._memory.kv_pool, config.num_host_pages) if config.num_host_pages else None
 
     @property
     def memory(self) -> StepMemory:
@@ -81,11 +83,19 @@ class TorchExecutor:
         """Who does the project's own ops."""
         return self._ops
 
+    def begin(self, step: ScheduledStep) -> None:
+        """The first part of `prepare`: prompts that are admitted, and pages that move to host memory or back."""
+        for admission in step.admissions:
+            self._memory.state.admit(admission.slot, admission.spec)
+        if self._copies:
+            self._copies.enqueue(step)
+        for move in step.restores:
+            self._memory.state.grant(PageGrant(move.slot, 0, move.pages))
+
     @torch.inference_mode()
     def prepare(self, step: ScheduledStep) -> StepBatch:
         """See Executor."""
-        for admission in step.admissions:
-            self._memory.state.admit(admission.slot, admission.spec)
+        self.begin(step)
         for grant in step.page_grants:
             self._memory.state.grant(grant)
         batch = make_batch(self._memory, step, scored=self._drafter.needs.score_planes != "none")

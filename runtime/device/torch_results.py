@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsespec.runtime.device.step_batch import BlockRows
 from sparsespec.runtime.results import SlotResult, TokenLogprobs
 from sparsespec.runtime.sampling_params import MAX_LOGPROBS
-from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
 
 NumberT = TypeVar("NumberT")
 

@@ -99,6 +99,7 @@ RUN_FLAGS = (
     "--attention",
     "--max_batch_size",
     "--max_tokens_in_paged_kv_cache",
+    "--kv_cache_host_memory_bytes",
     "--chunk_size",
     "--policy",
     "--result_lag",

@@ -20,7 +20,8 @@ from sparsespec.runtime.cycles import Load
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import NO_DRAFTS, DraftShape, RequestSpec
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.scheduler import ScheduledStep, Scheduler, SchedulerLimits
+from sparsespec.runtime.scheduled_step import ScheduledStep
+from sparsespec.runtime.scheduler import Scheduler, SchedulerLimits
 
 MOST = 8
 # Reading is all that costs, so that speculation pays at any length if drafts agree.

@@ -16,7 +16,8 @@ from sparsespec.runtime.cost_model import CostModel
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import DraftShape, RequestSpec
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep, Scheduler, SchedulerLimits
+from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduler import Scheduler, SchedulerLimits
 
 MOST = 8
 

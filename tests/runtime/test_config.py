@@ -54,6 +54,14 @@ BUILD = BuildConfig(max_batch_size=4, max_seq_len=1000, max_draft_len=6, max_bud
             lambda: RuntimeConfig(max_tokens_in_paged_kv_cache=0),
             "max_tokens_in_paged_kv_cache must be at least 1, found 0",
         ),
+        (
+            lambda: RuntimeConfig(kv_cache_host_memory_bytes=-1),
+            "kv_cache_host_memory_bytes must be at least 0, found -1",
+        ),
+        (
+            lambda: RuntimeConfig(kv_cache_host_memory_bytes=99).num_host_pages(page_bytes=100),
+            "kv_cache_host_memory_bytes must be 0, or at least the 100 bytes of one page, found 99",
+        ),
         (lambda: RuntimeConfig(result_lag=-1), "result_lag must be in 0..64, found -1"),
         (lambda: RuntimeConfig(chunk_size=0), "chunk_size must be at least 1, found 0"),
     ],
@@ -146,6 +154,11 @@ def test_drafts_from_the_text_need_no_budget_and_no_draft_steps() -> None:
 def test_the_models_own_drafts_take_a_step_each(drafter: DrafterName) -> None:
     config = SpeculationConfig(drafter=drafter, k=5)
     assert (config.draft_len, config.num_draft_steps) == (5, 5)
+
+
+@pytest.mark.parametrize(("size", "pages"), [(0, 0), (100, 1), (250, 2)])
+def test_host_memory_holds_whole_pages(size: int, pages: int) -> None:
+    assert RuntimeConfig(kv_cache_host_memory_bytes=size).num_host_pages(page_bytes=100) == pages
 
 
 def test_flags_reach_every_choice() -> None:

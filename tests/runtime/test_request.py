@@ -42,6 +42,18 @@ def result(
     return SlotResult(phase, tokens, 3, max(0, len(tokens) - 1), kv_len, recent_start, num_chosen, logprobs)
 
 
+def test_bounds_say_how_far_rows_may_write() -> None:
+    """A block of 4 rows from wherever the last one may end, and no further than the end and a block."""
+    request = make_request(prompt=6, max_tokens=10)
+    assert (request.write_bound, request.bound_after(2), request.decode_bound) == (4, 6, 10)
+    request.schedule_prefill(6)
+    assert (request.write_bound, request.decode_bound) == (10, 14)
+    request.receive(result(Phase.PREFILL, (50,), kv_len=6))
+    run_cycle(request, (51, 52, 53, 54))
+    request.schedule_verify()
+    assert (request.write_bound, request.decode_bound) == (18, 19)
+
+
 def run_cycle(request: Request, tokens: tuple[int, ...]) -> tuple[int, ...]:
     """Draft and verify once, reading every result at once."""
     for _ in range(request.spec.num_draft_steps):

@@ -16,7 +16,8 @@ from sparsespec.runtime.cycles import FixedCycles
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import NO_DRAFTS, DraftShape, Request, RequestSpec, Verification
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.scheduler import ScheduledStep, Scheduler, SchedulerLimits
+from sparsespec.runtime.scheduled_step import ScheduledStep
+from sparsespec.runtime.scheduler import Scheduler, SchedulerLimits
 
 THREE_STEPS = DraftShape(draft_len=3, num_draft_steps=3)
 

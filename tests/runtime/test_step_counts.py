@@ -8,12 +8,14 @@ import pytest
 
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.cycles import FixedCycles
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.request import DraftShape, RequestSpec
 from sparsespec.runtime.results import SlotResult
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.scheduler import ScheduledStep, Scheduler, SchedulerLimits
+from sparsespec.runtime.scheduled_step import ScheduledStep
+from sparsespec.runtime.scheduler import Scheduler, SchedulerLimits
 from sparsespec.runtime.step_counts import StepCounter, StepCounts
 from sparsespec.runtime.tracing import HostTrace
 from tiny_llm import greedy, random_prompts, tiny_engine
@@ -34,7 +36,7 @@ class Desk:
     """A scheduler, and a counter of its steps."""
 
     def __init__(self, *specs: RequestSpec, speculation: SpeculationConfig = SPECULATION) -> None:
-        self.scheduler = Scheduler(SchedulerLimits(2, 64, 40), KvCacheManager(40, 8), "lockstep")
+        self.scheduler = Scheduler(SchedulerLimits(2, 64, 40), KvCacheManager(40, 8), FixedCycles("lockstep"))
         self.counter = StepCounter(self.scheduler, speculation, BYTES)
         for spec in specs:
             self.scheduler.add(spec)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sparsespec.builder.errors import InputError
-from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.tracing import HostTrace, NoRecorder, NvtxRanges, Span
 from tiny_llm import greedy, random_prompts, tiny_engine
@@ -95,6 +95,19 @@ def test_a_finished_trace_keeps_nothing_more() -> None:
     trace.finish()
     LLM(tiny_engine(), SPECULATION, recorder=trace).generate(PROMPTS, greedy(3))
     assert (trace.spans, trace.counts, trace.gains) == ([], [], [])
+
+
+def test_counts_say_what_moves_to_host_memory(tmp_path: Path) -> None:
+    """Three requests of up to 6 pages in a pool of 8."""
+    trace = HostTrace()
+    config = RuntimeConfig(max_tokens_in_paged_kv_cache=64, kv_cache_host_memory_bytes=2**24)
+    LLM(tiny_engine(), SPECULATION, config, trace).generate(random_prompts((8, 8, 8)), greedy(35))
+    events = [event for event in events_of(trace, tmp_path / "trace.json") if event["ph"] == "C"]
+    moved = [event["args"] for event in events if event["name"] == "KV pages moved"]
+    kept = [event["args"]["used"] for event in events if event["name"] == "host pages"]
+    assert sum(each["out"] for each in moved) == sum(each["in"] for each in moved) > 0
+    assert kept[[each["out"] > 0 for each in moved].index(True)] > 0
+    assert kept[-1] == 0
 
 
 def test_threads_have_names(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.request import DraftShape, Request, RequestSpec
 from sparsespec.runtime.results import SlotResult
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.scheduler import ScheduledStep, Scheduler, SchedulerLimits
+from sparsespec.runtime.scheduled_step import ScheduledStep
+from sparsespec.runtime.scheduler import Scheduler, SchedulerLimits
 from tiny_llm import (
     DraftCounts,
     assert_all_pages_free,

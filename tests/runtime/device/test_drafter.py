@@ -21,7 +21,7 @@ from sparsespec.runtime.device.slot_state import SlotState
 from sparsespec.runtime.device.step_batch import StepMemory, make_batch
 from sparsespec.runtime.device.torch_executor import make_memory
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.scheduler import ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
 from tiny_models import tiny_model_config
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
