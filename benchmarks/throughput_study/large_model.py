@@ -34,8 +34,8 @@ AGREEMENTS = (3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
 _MARGIN = 700
 # Prompt tokens that join a step: as many as memory allows.
 _CHUNK = 4096
-# Tokens of all requests together.
-_TOTAL = 96 * 8192
+# Tokens of all requests together, of sweep_context.
+_TOTAL = 48 * 8192
 _CONTEXTS = (8192, 16384, 32768, 65536)
 
 

@@ -76,7 +76,7 @@ def _grow(choice: Choice, temperature: float) -> Results:
     engine = choice.engine(batch, _LONGEST)
     params = replace(greedy(_LONGEST - prompt), temperature=temperature, seed=1)
     traffic = Traffic(real_prompts(engine.codec, batch, prompt), params)
-    for label, speculation in (("plain", PLAIN), ("speculative", DEFAULT), ("adaptive", ADAPTIVE)):
+    for label, speculation in (("plain", PLAIN), ("adaptive", ADAPTIVE), ("speculative", DEFAULT)):
         yield grow(engine, label, speculation, traffic, CHUNK)
         release()
 
