@@ -150,12 +150,13 @@ def test_steps_are_started_while_the_gpu_is_busy() -> None:
 
 def test_blocks_set_what_drafts_read_by_their_steps_budget() -> None:
     """Of several that take turns in captured graphs, the last one for longer than a cycle."""
-    cycles = RandomCycles(1, budgets=(0, 1, 2))
+    cycles = RandomCycles(1)
     load = steady(replace(SMOLLM2_135M, num_layers=2), PILLAR, cycles=cycles)
     executor = load.llm.executor
     assert isinstance(executor, GraphExecutor)
     configs = [replace(PILLAR, min_budget=budget) for budget in (64, 32, 128)]
     executor.budgets.offer(configs)
+    cycles.budgets = (0, 1, 2)
     state = executor.memory.state
     for place, config in enumerate(configs):
         load.measure(18)
