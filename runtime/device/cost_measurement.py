@@ -12,8 +12,9 @@ from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.runtime.cost_model import CostModel
 from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.device.latency_measurement import measure_latencies
+from sparsespec.runtime.device.step_graphs import StepShape
 from sparsespec.runtime.device.timing import STEPS, seconds_of
-from sparsespec.runtime.step_sizes import rows_of, sizes_up_to
+from sparsespec.runtime.step_sizes import rows_of
 
 _MOST_READ = 2**31  # bytes
 _FEWEST_ROWS = 8
@@ -60,18 +61,13 @@ def row_counts(most_rows: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys([1, *doubling, rows_of(max(2, most_rows))]))
 
 
-def capture_plain(executor: GraphExecutor, max_batch_size: int) -> None:
-    """The graphs of plain decoding and of drafts, the largest first: all graphs share its memory."""
-    for size in reversed(sizes_up_to(max_batch_size)):
-        executor.run_idle(size, times=1)
-
-
 def measure_rows(executor: GraphExecutor, counts: Sequence[int]) -> tuple[tuple[int, float], ...]:
     """(rows, seconds) of steps without attention, the median of several. Leaves every slot as it was."""
     measured = []
     for count in counts:
-        executor.run_idle(count, times=1)  # captures the graph
-        run = partial(executor.run_idle, count, STEPS)
+        shape = StepShape.of_every_row(count)
+        executor.run_idle(shape, times=1)  # captures the graph
+        run = partial(executor.run_idle, shape, STEPS)
         measured.append((count, seconds_of(run, executor.memory.device) / STEPS))
     return tuple(measured)
 

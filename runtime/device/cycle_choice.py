@@ -13,7 +13,8 @@ from sparsespec.runtime.chooser import Chooser, Options
 from sparsespec.runtime.config import PolicyName, SpeculationConfig
 from sparsespec.runtime.cost_model import DraftReads
 from sparsespec.runtime.cycles import Cycles, FixedCycles
-from sparsespec.runtime.device.cost_measurement import capture_plain, measure_costs
+from sparsespec.runtime.device.cost_measurement import measure_costs
+from sparsespec.runtime.device.early_graphs import capture_early
 from sparsespec.runtime.device.executor import Executor
 from sparsespec.runtime.device.graph_executor import GraphExecutor
 
@@ -38,7 +39,7 @@ def choose_cycles(
     max_batch_size = len(executor.memory.state.kv_len)
     budgets = budgets_to_choose_from(speculation, engine.build)
     executor.budgets.offer(budgets)
-    capture_plain(executor, max_batch_size)
+    capture_early(executor, speculation.draft_len)
     most_rows = min(engine.build.max_num_tokens, max(_PROMPT_ROWS, max_batch_size * (speculation.draft_len + 1)))
     options = Options(
         max_drafts=speculation.draft_len,

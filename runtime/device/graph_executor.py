@@ -75,6 +75,16 @@ class GraphExecutor:
         return self._step_ops
 
     @property
+    def max_rows(self) -> int:
+        """Of a step."""
+        return len(self._buffers.row_token)
+
+    @property
+    def max_scored(self) -> int:
+        """Places for scores; 0 if the drafter wants none."""
+        return self._max_scored
+
+    @property
     def budgets(self) -> BudgetTables:
         """What drafts may read; steps say which."""
         return self._budgets
@@ -114,10 +124,9 @@ class GraphExecutor:
         return GraphResults(batch.step, self._buffers.results)
 
     @torch.inference_mode()
-    def run_idle(self, num_rows: int, times: int) -> None:
-        """Enqueue `times` steps of num_rows rows that are nobody's: a plain step's shape, and no slot changes."""
+    def run_idle(self, shape: StepShape, times: int) -> None:
+        """Enqueue `times` steps of a shape in which all rows are nobody's: no slot changes."""
         self._send(ScheduledStep(0, (), (), ()))  # no block ends: its budget sets nothing
-        shape = StepShape.of_every_row(num_rows)
         for _ in range(times):
             self._graphs.run(shape)
 

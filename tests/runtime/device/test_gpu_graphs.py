@@ -13,6 +13,7 @@ from sparsespec.builder.model_config import ModelConfig
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.cost_model import CostModel
 from sparsespec.runtime.cycles import Cycles
+from sparsespec.runtime.device.early_graphs import early_shapes
 from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.device.latency_measurement import measure_latencies
 from sparsespec.runtime.device.step_graphs import StepShape
@@ -108,16 +109,17 @@ def test_a_shape_without_chunks_is_captured_when_it_first_comes_up() -> None:
     assert isinstance(executor, GraphExecutor)
     for num_rows, more in ((200, 1), (200, 0), (208, 0), (209, 1)):
         before = len(_decoding(executor))
-        executor.run_idle(num_rows, times=1)
+        executor.run_idle(StepShape.of_every_row(num_rows), times=1)
         assert len(_decoding(executor)) == before + more
 
 
-def test_an_adaptive_engine_has_the_graphs_of_plain_decoding_from_the_start() -> None:
+def test_an_adaptive_engine_has_the_graphs_of_its_steps_from_the_start() -> None:
     engine = random_engine(replace(SMOLLM2_135M, num_layers=2), limits(BATCH, 1000, 4096), torch.device("cuda"))
     llm = LLM(engine, replace(PILLAR, adaptive=True), RuntimeConfig(chunk_size=4096))
     assert isinstance(llm.executor, GraphExecutor)
     found = _decoding(llm.executor)
     assert all(StepShape.of_every_row(size) in found for size in sizes_up_to(BATCH))
+    assert all(shape in found for shape in early_shapes(BATCH, PILLAR.draft_len, llm.executor.max_scored))
 
 
 def test_graphs_are_captured_while_the_gpu_is_busy() -> None:
@@ -125,12 +127,12 @@ def test_graphs_are_captured_while_the_gpu_is_busy() -> None:
     load = steady(replace(SMOLLM2_135M, num_layers=2), PLAIN)
     executor = load.llm.executor
     assert isinstance(executor, GraphExecutor)
-    executor.run_idle(200, times=1)
+    executor.run_idle(StepShape.of_every_row(200), times=1)
     torch.cuda.synchronize()
     torch.cuda._sleep(10**10)
     done = torch.cuda.Event()
     done.record()
-    executor.run_idle(220, times=1)
+    executor.run_idle(StepShape.of_every_row(220), times=1)
     assert not done.query()
     assert StepShape.of_every_row(220) in executor.graphs.captured
 
