@@ -16,9 +16,8 @@ Status check(const AddRmsNormParams& params) {
     }
     const int32_t most_parts = size <= kMaxSplitHiddenSize ? kMostParts : 1;
     if (params.num_parts < 1 || params.num_parts > most_parts) {
-        return unsupported("expected a delta of 1 to " + std::to_string(most_parts) +
-                           " parts for a hidden_size of " + std::to_string(size) + ", got " +
-                           std::to_string(params.num_parts));
+        return unsupported("expected a delta of 1 to " + std::to_string(most_parts) + " parts for a hidden_size of " +
+                           std::to_string(size) + ", got " + std::to_string(params.num_parts));
     }
     if (params.dtype != Dtype::kFloat16 && params.dtype != Dtype::kBfloat16) {
         return unsupported("expected hidden in float16 or bfloat16");
