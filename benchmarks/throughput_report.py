@@ -58,7 +58,8 @@ def report(runs: Mapping[str, StoredRun]) -> str:
     for experiment, (title, tables) in TABLES.items():
         if experiment in runs:
             run = runs[experiment]
-            parts += [f"## {title}", f"`{run.command}` on one {run.device}.", tables(run)]
+            where = f"on one {run.device}" + (f", commit {run.commit}" if run.commit else "")
+            parts += [f"## {title}", f"`{run.command}` {where}.", tables(run)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -37,6 +37,7 @@ class StoredRun:
     command: str
     device: str
     results: tuple[Result, ...]
+    commit: str = ""  # of the sources that ran; older runs do not say
 
     @property
     def measured(self) -> list[Measured]:
@@ -63,7 +64,8 @@ def read_run(path: Path) -> StoredRun:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise InputError(f"{path}: expected a result of throughput.py, schema {SCHEMA}")
     results = tuple(_result(each) for each in document["results"])
-    return StoredRun(document["experiment"], document["command"], document["machine"]["device"], results)
+    commit = document.get("commit", "")
+    return StoredRun(document["experiment"], document["command"], document["machine"]["device"], results, commit)
 
 
 def _result(stored: Mapping[str, Any]) -> Result:

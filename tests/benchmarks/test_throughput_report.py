@@ -70,6 +70,7 @@ def write(directory: Path, experiment: str) -> Path:
         "command": "python x",
         "machine": machine,
         "results": results,
+        "commit": "0123abc",
     }
     path.write_text(json.dumps({**document, "results": results}))
     return path
@@ -78,7 +79,7 @@ def write(directory: Path, experiment: str) -> Path:
 @pytest.mark.parametrize("experiment", RESULTS)
 def test_what_is_stored_is_read_as_it_was(experiment: str, tmp_path: Path) -> None:
     run = read_run(write(tmp_path, experiment))
-    assert run == StoredRun(experiment, "python x", "NVIDIA Something", RESULTS[experiment])
+    assert run == StoredRun(experiment, "python x", "NVIDIA Something", RESULTS[experiment], "0123abc")
 
 
 def test_tables(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_tables(tmp_path: Path) -> None:
     assert ["8000 agreement 6.44", "8000", "22.22", "960.0", "43200", "4.00x"] in rows
     assert ["plain", "20.00", "22.22", "90%"] in rows
     assert "0.050 (0.5%)" in text
-    assert "on one NVIDIA Something" in text
+    assert "on one NVIDIA Something, commit 0123abc." in text
 
 
 def test_files_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
