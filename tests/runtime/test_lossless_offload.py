@@ -15,10 +15,11 @@ from random_cycles import RandomCycles
 from sparsespec.builder.errors import InputError
 from sparsespec.runtime.config import GraphsName, Policy, RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.page_copies import PageCopies
+from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduled_step import ScheduledStep
-from sparsespec.runtime.scheduler import Scheduler
+from sparsespec.runtime.step_counts import StepCounter
 from sparsespec.runtime.tracing import HostTrace
 from tiny_llm import assert_all_pages_free, first_answers, greedy, random_prompts, tiny_engine, ways_to_draft
 
@@ -43,12 +44,14 @@ class MoveCounter(HostTrace):
 
     def __init__(self) -> None:
         super().__init__()
+        self.kv_cache: KvCacheManager | None = None  # to check
         self.offloads = 0
         self.restores = 0
 
-    def count(self, step: ScheduledStep, scheduler: Scheduler) -> None:
+    def count(self, step: ScheduledStep, counter: StepCounter) -> None:
         """See Recorder."""
-        scheduler.kv_cache.check_integrity()
+        assert self.kv_cache is not None
+        self.kv_cache.check_integrity()
         self.offloads += len(step.offloads)
         self.restores += len(step.restores)
 
@@ -61,6 +64,7 @@ def from_a_large_pool(rule: str, params: SamplingParams) -> list[tuple[int, ...]
 def from_a_small_pool(rule: str, params: SamplingParams, config: RuntimeConfig = SMALL) -> list[tuple[int, ...]]:
     moves = MoveCounter()
     llm = LLM(tiny_engine(), RULES[rule], config, moves)
+    moves.kv_cache = llm.kv_cache
     outputs = llm.generate(PROMPTS, params)
     assert_all_pages_free(llm)
     assert moves.offloads == moves.restores > 1
@@ -87,6 +91,7 @@ def test_late_results_and_both_policies(graphs: GraphsName, policy: Policy, lag:
 
 def test_cycles_of_any_length() -> None:
     llm = LLM(tiny_engine(), SPECULATION, SMALL, moves := MoveCounter(), RandomCycles(3))
+    moves.kv_cache = llm.kv_cache
     assert first_answers(llm.generate(PROMPTS, greedy(NEW_TOKENS))) == from_a_large_pool("none", greedy(NEW_TOKENS))
     assert moves.offloads == moves.restores > 1
     assert_all_pages_free(llm)

@@ -19,7 +19,7 @@ from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.scheduled_step import PageGrant, PageMove, ScheduledRows, ScheduledStep
-from sparsespec.runtime.scheduler import Scheduler
+from sparsespec.runtime.step_counts import StepCounter
 from sparsespec.runtime.tracing import HostTrace
 from tiny_llm import BUILD, DraftCounts, assert_all_pages_free, first_answers, greedy, random_prompts, tiny_engine
 from tiny_models import tiny_model_config
@@ -52,7 +52,7 @@ class MoveCounter(HostTrace):
         super().__init__()
         self.restores = 0
 
-    def count(self, step: ScheduledStep, scheduler: Scheduler) -> None:
+    def count(self, step: ScheduledStep, counter: StepCounter) -> None:
         """See Recorder."""
         self.restores += len(step.restores)
 
