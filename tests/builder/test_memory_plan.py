@@ -126,7 +126,8 @@ def test_the_plan_is_what_is_allocated(
 
 
 def test_every_field_of_step_memory_is_planned() -> None:
-    assert {field.name for field in fields(StepMemory)} == {"state", "layers", *MEMORY_ITEMS}
+    """But for vocab_size, which is a number."""
+    assert {field.name for field in fields(StepMemory)} == {"state", "layers", "vocab_size", *MEMORY_ITEMS}
 
 
 def test_the_plan_of_a_real_model_is_what_would_be_allocated() -> None:
