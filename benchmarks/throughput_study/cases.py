@@ -81,8 +81,8 @@ class Rig:
         timeline = summarise(record(load.step, _PROFILED_STEPS))
         captured = graph_executor(llm).graphs.captured.values()
         num_bytes = sum(each.num_bytes for each in captured)
-        predicted = predicted_step_ms(llm, window) if self.predicts else None
         load.end()
+        predicted = predicted_step_ms(llm, window) if self.predicts else None
         return Measured(label, speculation, window, timeline, len(captured), num_bytes, more, predicted)
 
 

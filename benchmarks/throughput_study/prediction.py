@@ -11,7 +11,7 @@ from throughput_study.windows import Window
 
 
 def predicted_step_ms(llm: LLM, window: Window) -> float:
-    """Of the window's requests at its context, in unified cycles.
+    """Of the window's requests at its context, in unified cycles; these have ended, since their slots are borrowed.
 
     From the time of steps of so many rows without attention, and the bytes that plain steps, verifications and drafts
     read, at the measured bandwidth of a read and the shares of it that their kernels reach alone.

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.config import Policy, SpeculationConfig
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.sampling_params import SamplingParams
 from throughput_study.cases import PLAIN, Measured, Rig, Traffic, cycle_steps, release
@@ -46,6 +46,8 @@ _COUPLINGS: Mapping[str, SpeculationConfig] = {
     "rejection": DEFAULT,
     "gumbel": replace(DEFAULT, coupling="gumbel"),
 }
+
+_POLICIES: tuple[Policy, ...] = ("unified", "lockstep")
 
 
 def shapes(choice: Choice) -> Results:
@@ -133,10 +135,11 @@ def policies(choice: Choice) -> Results:
     """Verifications spread evenly over steps, or all in one step after steps of drafts alone."""
     for batch in (32, 256) if choice.batch is None else (choice.batch,):
         engine, traffic = _side(choice, batch)
-        for label, speculation in (("none", PLAIN), ("unified", DEFAULT), ("lockstep", DEFAULT)):
-            policy = "lockstep" if label == "lockstep" else "unified"
-            rig = Rig(engine, CHUNK, policy=policy)  # type: ignore[arg-type]
-            yield rig.run(f"{batch} {label}", speculation, traffic, _steps(speculation, batch))
+        yield Rig(engine, CHUNK).run(f"{batch} none", PLAIN, traffic, _steps(PLAIN, batch))
+        release()
+        for policy in _POLICIES:
+            rig = Rig(engine, CHUNK, policy=policy)
+            yield rig.run(f"{batch} {policy}", DEFAULT, traffic, _steps(DEFAULT, batch))
             release()
 
 
