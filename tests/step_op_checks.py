@@ -66,21 +66,21 @@ def check_sample_rows(ops: StepOps, step: RandomStep) -> None:
 def _kept_differently(rows: SampledRows) -> Tensor:
     """[num_logits] which rows keep more or less than the reference, by one token or a share of 1e-5: top_p's border."""
     inputs, found, expected = rows.found, rows.found_statistics, rows.statistics
-    logits, owner = inputs.logits.float(), inputs.logit_slot.clamp(min=0)
-    ours = Cuts(found.row_cut_logit, found.row_cut_token).keep(logits)
-    theirs = Cuts(expected.row_cut_logit, expected.row_cut_token).keep(logits)
-    weighs = (logits > -torch.inf) & (inputs.logit_slot >= 0)[:, None]  # others have no mass, kept or not
-    differs = (ours != theirs) & weighs
+    owned = (inputs.logit_slot >= 0).nonzero()[:, 0]  # nothing is written for others
+    logits, owner = inputs.logits[owned].float(), inputs.logit_slot[owned]
+    ours = Cuts(found.row_cut_logit[owned], found.row_cut_token[owned]).keep(logits)
+    theirs = Cuts(expected.row_cut_logit[owned], expected.row_cut_token[owned]).keep(logits)
+    differs = (ours != theirs) & (logits > -torch.inf)  # others have no mass, kept or not
     count = differs.sum(dim=1)
     temperature = inputs.temperature[owner].clamp(min=1e-30)
     before_top_p = CutRules(temperature, inputs.min_p[owner], inputs.top_k[owner], torch.ones_like(temperature))
-    weights = ((logits - expected.row_max[:, None]) / temperature[:, None]).double().exp()
+    weights = ((logits - expected.row_max[owned, None]) / temperature[:, None]).double().exp()
     everything = (weights * find_cuts(logits, before_top_p).keep(logits)).sum(dim=1)
     share = (weights * differs).sum(dim=1)[count > 1] / everything[count > 1]
     expect(bool((share < 1e-5).all()), f"cuts differ by {count.tolist()} tokens")
     off_border = (weights * (ours & theirs)).sum(dim=1) / everything - inputs.top_p[owner]
     expect(bool((off_border[count > 0].abs() < 1e-5).all()), f"cuts differ at {off_border[count > 0].tolist()}")
-    return count > 0
+    return torch.zeros_like(inputs.logit_slot, dtype=torch.bool).index_put((owned,), count > 0)
 
 
 def _check_drafts(rows: SampledRows, step: RandomStep, same: Tensor) -> None:
