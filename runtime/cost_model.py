@@ -39,6 +39,10 @@ class Way:
     num_drafts: int
     reads: DraftReads
 
+    def summary(self) -> str:
+        """Its name in a table."""
+        return f"{self.policy}, k {self.num_drafts}, ratio {self.reads.ratio:g}" if self.num_drafts else "plain"
+
 
 def expected_accepted(agreement: float, num_drafts: int) -> float:
     """Drafts accepted of num_drafts, each of which agrees with probability `agreement`, up to the first that fails."""

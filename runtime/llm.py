@@ -10,9 +10,11 @@ from typing import Any
 from sparsespec.builder.engine_dir import read_engine_config
 from sparsespec.builder.errors import RequestError
 from sparsespec.builder.trt.engine_io import max_pool_pages
+from sparsespec.runtime.adaptive_cycles import AdaptiveCycles
 from sparsespec.runtime.admission import AdmissionRules
 from sparsespec.runtime.answer_text import AnswerText
 from sparsespec.runtime.answers import Answer, SubmittedRequest
+from sparsespec.runtime.chooser import Choice
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.cycles import Cycles
 from sparsespec.runtime.device.cycle_choice import choose_cycles
@@ -63,7 +65,8 @@ class LLM:
         executor = self._executor_config()
         self.kv_cache = KvCacheManager(executor.num_pages, self.engine.config.build.page_size, executor.num_host_pages)
         self._executor: Executor[Any, Any] = self._make_executor(executor)
-        self._scheduler = self._make_scheduler(executor.max_batch_size, cycles)
+        self._cycles = self._choose_cycles() if cycles is None else cycles
+        self._scheduler = self._make_scheduler(executor.max_batch_size)
         kv_cache_tokens = executor.num_pages * self.kv_cache.page_size
         drafts = DraftShape(speculation.draft_len, speculation.num_draft_steps)
         self._rules = AdmissionRules(self.engine.config, self.engine.codec, drafts, kv_cache_tokens)
@@ -167,6 +170,11 @@ class LLM:
         return self._executor
 
     @property
+    def choice(self) -> Choice | None:
+        """What speculation.adaptive decodes with now, and the speeds that it expects; None where nothing is chosen."""
+        return self._cycles.chooser.choice if isinstance(self._cycles, AdaptiveCycles) else None
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """What a token keeps in the KV cache, over all layers."""
         engine = self.engine.config
@@ -230,7 +238,9 @@ class LLM:
             return choose_steps(eager, config.cuda_graphs, engine.config.build) or eager
         return TensorRTExecutor(engine.config, engine.weights, self.speculation, config, engine.engines)
 
-    def _make_scheduler(self, max_batch_size: int, cycles: Cycles | None) -> Scheduler:
+    def _choose_cycles(self) -> Cycles:
+        return choose_cycles(self._executor, self.engine.config, self.speculation, self.config.policy)
+
+    def _make_scheduler(self, max_batch_size: int) -> Scheduler:
         sizes = SchedulerLimits(max_batch_size, self.engine.config.build.max_num_tokens, self.config.chunk_size)
-        chosen = choose_cycles(self._executor, self.engine.config, self.speculation, self.config.policy)
-        return Scheduler(sizes, self.kv_cache, chosen if cycles is None else cycles)
+        return Scheduler(sizes, self.kv_cache, self._cycles)

@@ -77,6 +77,7 @@ def run(flags: RunFlags) -> int:
     if not request_ids:
         return 2
     batch = _decode(llm, flags.run, request_ids)
+    choice = llm.choice
     if isinstance(recorder, ProfileTrace):
         recorder.finish()
     result = RunResult(
@@ -86,6 +87,7 @@ def run(flags: RunFlags) -> int:
         load_seconds=load_seconds,
         speed=batch.speed,
         plain=_compare_plain(llm, batch.outputs, params) if flags.run.compare_plain else None,
+        chosen=None if choice is None else choice.way,
     )
     width = None if sys.stdout is not None and sys.stdout.isatty() else FILE_WIDTH
     console = Console(width=width, highlight=False)

@@ -117,7 +117,8 @@ def check_coupled_rows(ops: StepOps, step: RandomStep) -> None:
     owned = step.logit_slot >= 0
     expect(bool((found.row_sum[owned] == 1).all()), "row_sum")
     owner = step.logit_slot.clamp(min=0).long()
-    for row in (owned & (found.row_token != statistics.row_token)).nonzero()[:, 0].tolist():
+    rows = owned.nonzero()[:, 0]
+    for row in rows[found.row_token[rows] != statistics.row_token[rows]].tolist():
         tokens = torch.stack((found.row_token[row], statistics.row_token[row])).long()
         expect(float(step.temperature[owner[row]]) > 0, f"row {row} is greedy")
         seed, position = step.seed[owner[row], None], step.logit_position[row, None].long()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from sparsespec.runtime.collector import freeze_heap
-from sparsespec.runtime.config import Policy, RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.config import PolicyName, RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.gpu_timeline import Timeline
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
@@ -63,7 +63,7 @@ class Rig:
     chunk_size: int
     prepare: Callable[[LLM], object] | None = None  # before the first step
     measure_more: Callable[[Load], tuple[Window, ...]] | None = None
-    policy: Policy = "unified"
+    policy: PolicyName = "auto"
     predicts: bool = False  # what a step should take, besides
 
     def run(self, label: str, speculation: SpeculationConfig, traffic: Traffic, num_steps: int) -> Measured:

@@ -26,6 +26,7 @@ class Reading:
     context: float  # mean, prompt included
     num_tokens: int  # new ones so far
     seconds: float  # since all requests decode
+    chosen: str = ""  # by an adaptive LLM, at this moment
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,16 @@ class GrowthRun:
 
     def rate_at(self, context: float) -> float:
         """Tokens a second between the two readings that `context` lies between."""
-        pairs = zip(self.readings, self.readings[1:], strict=False)
-        first, last = next(pair for pair in pairs if pair[0].context <= context <= pair[1].context)
+        first, last = self._around(context)
         return (last.num_tokens - first.num_tokens) / (last.seconds - first.seconds)
+
+    def chosen_at(self, context: float) -> str:
+        """By an adaptive LLM at the first reading beyond `context`."""
+        return self._around(context)[1].chosen
+
+    def _around(self, context: float) -> tuple[Reading, Reading]:
+        pairs = zip(self.readings, self.readings[1:], strict=False)
+        return next(pair for pair in pairs if pair[0].context <= context <= pair[1].context)
 
 
 def grow(
@@ -116,4 +124,5 @@ def _mean(numbers: Sequence[int]) -> float:
 
 
 def _reading(load: Load, base: int, started: float) -> Reading:
-    return Reading(load.context, sum(load.lengths.values()) - base, time.perf_counter() - started)
+    num_tokens = sum(load.lengths.values()) - base
+    return Reading(load.context, num_tokens, time.perf_counter() - started, load.chosen)

@@ -80,6 +80,8 @@ def growth_tables(run: StoredRun) -> str:
             accepted = [f"{other.accepted:.2f}", f"{other.accepted_fresh:.2f} ({other.fresh_share:.0%})"]
             rows.append([_growth_name(other), *(f"{rate:.0f}" for rate in _rates(other)), *accepted])
             rows.append(["over plain", *(f"{ratio:.2f}x" for ratio in ratios), "", ""])
+            if other.chosen_at(_CONTEXTS[0]):
+                rows.append(["as chosen", *(other.chosen_at(context) for context in _CONTEXTS), "", "", ""])
     return table(columns, rows)
 
 
@@ -144,7 +146,7 @@ def _speeds(measured: Sequence[Measured], plain_of: Mapping[str, Measured], vllm
     for each in measured:
         window = each.window
         row = [
-            each.label,
+            f"{each.label} ({window.chosen})" if window.chosen else each.label,
             f"{window.context:.0f}",
             f"{window.step_ms:.2f}",
             f"{window.num_tokens / window.num_steps:.1f}",

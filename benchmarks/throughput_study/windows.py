@@ -31,6 +31,7 @@ class Window:
     context: float  # tokens of a request, prompt included, on average over requests and window
     num_captured: int = 0  # graphs: each takes the host some 20 ms
     collector_seconds: float = 0.0  # of Python's, in which the host does nothing else
+    chosen: str = ""  # by an adaptive LLM, for the window's last steps
 
     @property
     def tokens_per_second(self) -> float:
@@ -126,6 +127,12 @@ class Load:
                 return
 
     @property
+    def chosen(self) -> str:
+        """How an adaptive LLM decodes now; "" for others."""
+        choice = self.llm.choice
+        return "" if choice is None else choice.way.summary()
+
+    @property
     def num_graphs(self) -> int:
         """Captured so far."""
         executor = self.llm.executor
@@ -155,6 +162,7 @@ class Load:
             context=(before + self.context) / 2,
             num_captured=self.num_graphs - num_graphs,
             collector_seconds=collector.seconds,
+            chosen=self.chosen,
         )
 
     def end(self) -> None:

@@ -10,6 +10,7 @@ from sparsespec.builder.report import Machine, Metric, Report, RequestReport, Ti
 from sparsespec.runtime.cli.decode_batch import Speed
 from sparsespec.runtime.cli.summary import Summary, speculation_metrics, summarize, summary_metrics
 from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.cost_model import Way
 from sparsespec.runtime.outputs import RequestOutput
 
 
@@ -37,6 +38,7 @@ class RunResult:
     load_seconds: float
     speed: Speed
     plain: PlainComparison | None
+    chosen: Way | None = None  # by adaptive, for the last steps
 
     @property
     def speed_ratio(self) -> float | None:

@@ -16,6 +16,7 @@ from sparsespec.runtime.cli.repetition import NGRAM
 from sparsespec.runtime.cli.run_result import PlainComparison, RunResult
 from sparsespec.runtime.cli.summary import Acceptance, DraftReads, KvReads, Summary
 from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.cost_model import Way
 
 FOOTNOTE = (
     f"repetitive: at least half of the verification's new tokens end a sequence of {NGRAM} tokens that came earlier in "
@@ -36,7 +37,8 @@ class Row:
 
 def summary_table(result: RunResult, speculation: SpeculationConfig) -> RenderableType:
     """A table of everything measured, the histogram of accepted drafts and a footnote."""
-    rows = [*_token_rows(result), *_draft_rows(result.summary, speculation), *_comparison_rows(result)]
+    drafts = _draft_rows(result.summary, speculation)
+    rows = [*_token_rows(result), *_choice_rows(result.chosen), *drafts, *_comparison_rows(result)]
     table = rows_table("summary", rows)
     if not result.summary.has_drafts:
         return table
@@ -65,6 +67,10 @@ def _token_rows(result: RunResult) -> list[Row]:
         Row("prefill", f"{speed.prefill_seconds:.2f} s", "time to the first token"),
         Row("decode", f"{speed.decode_seconds:.2f} s", f"{rate:.1f} tokens/s" if rate else ""),
     ]
+
+
+def _choice_rows(chosen: Way | None) -> list[Row]:
+    return [] if chosen is None else [Row("chosen", chosen.summary(), "by adaptive, for the last steps")]
 
 
 def _draft_rows(summary: Summary, speculation: SpeculationConfig) -> list[Row]:

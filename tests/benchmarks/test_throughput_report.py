@@ -31,10 +31,14 @@ def measured(label: str, seconds: float, batch: int = 96) -> Measured:
 
 
 def grown(label: str, scale: float, temperature: float) -> GrowthRun:
-    readings = tuple(Reading(2000.0 + 500 * step, 1000 * step, scale * step) for step in range(14))
+    """An adaptive one chooses k from the context."""
+    chosen = [f"k {step}" if label == "adaptive" else "" for step in range(14)]
+    readings = tuple(Reading(2000.0 + 500 * step, 1000 * step, scale * step, chosen[step]) for step in range(14))
     return GrowthRun(label, FAST, temperature, readings, 100, 1.0, 6.5, 5.5, 0.25)
 
 
+_ADAPTIVE = measured("64 adaptive", 2.0, 64)
+CHOSEN = dataclasses.replace(_ADAPTIVE, window=dataclasses.replace(_ADAPTIVE.window, chosen="plain"))
 ARRIVALS = Arrivals(100, 12.0, 34.0, 6.5, 2.5)
 RESULTS: dict[str, tuple[Result, ...]] = {
     "forced": (dataclasses.replace(measured("plain", 2.0), predicted_step_ms=20.0), measured("agreement", 1.0)),
@@ -46,10 +50,10 @@ RESULTS: dict[str, tuple[Result, ...]] = {
     "growth": tuple(
         grown(label, scale, temperature)
         for temperature in (0.0, 0.6)
-        for label, scale in (("plain", 1.0), ("speculative", 0.4))
+        for label, scale in (("plain", 1.0), ("adaptive", 0.2), ("speculative", 0.4))
     ),
     "sweep_k": (measured("none", 4.0), measured("k 4", 2.0), measured("k 8", 1.0)),
-    "sweep_batch": (measured("1 none", 1.0, 1), measured("1 pillar", 0.8, 1), measured("64 none", 1.0, 64)),
+    "sweep_batch": (measured("1 none", 1.0, 1), measured("1 pillar", 0.8, 1), measured("64 none", 1.0, 64), CHOSEN),
     "fresh": tuple(
         measured(f"{context} {name}", seconds)
         for context, plain in ((2500, 4.0), (8000, 8.0))
@@ -89,6 +93,8 @@ def test_tables(tmp_path: Path) -> None:
     assert ["agreement", "8000", "11.11", "960.0", "86400", "2.00x", "29.16x"] in rows
     assert ["512 x 4160 speculative", "8000", "11.11", "960.0", "86400", "3.00x", "2.49x"] in rows
     assert ["over plain", *["2.50x"] * 7, "", ""] in rows
+    assert [row[1:7] for row in rows if row[0] == "as chosen"] == [["k 2", "k 4", "k 6", "k 8", "k 10", "k 12"]] * 2
+    assert ["64 adaptive (plain)", "8000", "22.22", "640.0", "28800", "0.50x"] in rows
     assert ["k 8", "8000", "11.11", "960.0", "86400", "4.00x"] in rows
     assert ["1 pillar", "8000", "8.89", "10.0", "1125", "1.25x"] in rows
     assert ["1024", "plain, steady", "12.0", "34.0", "6.5", "2.50", ""] in rows

@@ -12,6 +12,7 @@ from sparsespec.runtime.cli.run_result import RunResult
 from sparsespec.runtime.cli.summary import Acceptance, KvReads, summarize, summary_metrics
 from sparsespec.runtime.cli.summary_table import summary_table
 from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.cost_model import DraftReads, Way
 from sparsespec.runtime.outputs import CompletionOutput, RequestOutput
 from sparsespec.runtime.request import Verification
 
@@ -114,9 +115,9 @@ def test_what_an_oracle_reads_to_choose_is_not_told_as_its_choice() -> None:
     assert [metric.name for metric in summary_metrics(summary) if metric.name.startswith("kv_")] == []
 
 
-def printed(output: RequestOutput, speculation: SpeculationConfig) -> list[str]:
+def printed(output: RequestOutput, speculation: SpeculationConfig, chosen: Way | None = None) -> list[str]:
     summary = summarize([output], speculation, 10)
-    result = RunResult((1,), (output,), summary, 0.5, Speed(0.25, 0.5, 5), plain=None)
+    result = RunResult((1,), (output,), summary, 0.5, Speed(0.25, 0.5, 5), plain=None, chosen=chosen)
     console = Console(width=120, record=True, file=StringIO())
     console.print(summary_table(result, speculation))
     return [" ".join(line.split()) for line in console.export_text().splitlines()]
@@ -129,6 +130,15 @@ def test_table_of_drafts_found_in_the_text() -> None:
     assert "verifications by accepted drafts" in lines
     assert [line for line in lines if line.startswith(("draft budget ", "draft reads "))] == []
     assert [line for line in lines if line.startswith("KV cache read ")] != []
+
+
+def test_table_of_an_adaptive_run() -> None:
+    way = Way("lockstep", 7, DraftReads(0.025, 64))
+    lines = printed(FOUND_IN_THE_TEXT, NGRAM, way)
+    assert "chosen lockstep, k 7, ratio 0.025 by adaptive, for the last steps" in lines
+    lines = printed(FOUND_IN_THE_TEXT, NGRAM, replace(way, num_drafts=0))
+    assert "chosen plain by adaptive, for the last steps" in lines
+    assert [line for line in printed(FOUND_IN_THE_TEXT, NGRAM) if line.startswith("chosen ")] == []
 
 
 def test_table_of_drafts_by_the_model() -> None:

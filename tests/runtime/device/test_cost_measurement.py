@@ -115,8 +115,17 @@ def test_adaptive_speculation_gives_plain_decodings_tokens(policy: PolicyName) -
     """By costs as they are here; whatever they say."""
     plain = first_answers(LLM(tiny_engine(), SpeculationConfig(drafter="none")).generate(PROMPTS, greedy(60)))
     llm = LLM(tiny_engine(), replace(SPECULATION, adaptive=True), replace(GRAPHS, policy=policy))
+    assert llm.choice is not None
+    before = llm.choice
+    assert before.way.num_drafts == 0  # nothing is known of a load yet
     assert first_answers(llm.generate(PROMPTS, greedy(60))) == plain
+    assert llm.choice.load.num_requests > 0
+    assert policy in ("auto", llm.choice.way.policy)
     assert_all_pages_free(llm)
+
+
+def test_nothing_is_chosen_without_a_chooser() -> None:
+    assert LLM(tiny_engine(), SPECULATION, GRAPHS).choice is None
 
 
 def test_adaptive_needs_costs_that_can_be_measured() -> None:
