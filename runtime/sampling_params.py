@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -117,6 +118,28 @@ class SamplingNeeds:
     def beyond_cuts(self) -> bool:
         """Whether logits are changed before temperature and cuts, or more is asked for than tokens."""
         return self.penalties or self.logprobs or self.early_stops
+
+
+@dataclass(frozen=True)
+class LogitNeeds:
+    """What is done with a step's logits beside sampling: what any of its requests needs."""
+
+    penalties: bool = False
+    early_stops: bool = False
+    logprobs: bool = False
+
+    @staticmethod
+    def of(needs: Iterable[SamplingNeeds]) -> LogitNeeds:
+        """Of requests that share a step."""
+        asked = [each for each in needs if each.beyond_cuts]
+        return LogitNeeds(
+            penalties=any(each.penalties for each in asked),
+            early_stops=any(each.early_stops for each in asked),
+            logprobs=any(each.logprobs for each in asked),
+        )
+
+
+SAMPLING_ALONE = LogitNeeds()
 
 
 def _as_tuple(value: object) -> object:

@@ -1,8 +1,8 @@
 """Steps of fixed shapes: everything between the host's numbers and its results is one CUDA graph.
 
 The same memory, decoder and rules as the torch executor's; what the host knows of a step is O(slots) numbers in one
-copy, and what it gets back is one copy too. Steps with requests that change their logits, or want to know of them, run
-by the torch executor, over the same memory.
+copy, and what it gets back is one copy too. Penalties, minimum lengths and log-probabilities are torch's ops in graphs
+of their own: whole rows of logits are gone over, for all of a step's requests as soon as one wants it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from sparsespec.runtime.device.budget_tables import BudgetTables
 from sparsespec.runtime.device.drafter import EndedBlocks
 from sparsespec.runtime.device.executor import PendingResults
 from sparsespec.runtime.device.graph_results import GraphResults
-from sparsespec.runtime.device.step_batch import StepBatch, StepMemory
+from sparsespec.runtime.device.row_logprobs import row_logprobs
+from sparsespec.runtime.device.sampling import RowSampling, allowed_logits
+from sparsespec.runtime.device.step_batch import StepMemory
 from sparsespec.runtime.device.step_buffers import BufferLimits, HostMetadata, make_step_buffers
 from sparsespec.runtime.device.step_graphs import StepGraphs, StepShape
 from sparsespec.runtime.device.step_ops import StepOps
@@ -40,7 +42,7 @@ class GraphBatch:
 
 
 class GraphExecutor:
-    """executor.Executor of GraphBatch, and of the torch executor's batches where that has to run."""
+    """executor.Executor of GraphBatch, which has no logits outside of `execute`."""
 
     def __init__(self, eager: TorchExecutor, step_ops: StepOps, build: BuildConfig) -> None:
         """eager: owns memory, decoder and drafter."""
@@ -95,11 +97,9 @@ class GraphExecutor:
         self._step_ops = step_ops
 
     @torch.inference_mode()
-    def prepare(self, step: ScheduledStep) -> GraphBatch | StepBatch:
+    def prepare(self, step: ScheduledStep) -> GraphBatch:
         """See Executor."""
         self._budgets.use(step.budget)
-        if any(row.needs.beyond_cuts for row in step.rows):
-            return self._eager.prepare(step)
         self._eager.begin(step)
         if not step.rows:
             return GraphBatch(step, None)
@@ -107,21 +107,17 @@ class GraphExecutor:
         return GraphBatch(step, StepShape.of(step, self._max_scored))
 
     @torch.inference_mode()
-    def execute(self, batch: GraphBatch | StepBatch) -> Tensor | None:
-        """See Executor. A graph's step is sampled, accepted and committed as well; its logits stay inside."""
-        if isinstance(batch, StepBatch):
-            return self._eager.execute(batch)
+    def execute(self, batch: GraphBatch) -> None:
+        """See Executor. The step is sampled, accepted and committed as well; its logits stay inside."""
         if batch.shape is not None:
             self._graphs.run(batch.shape)
-        return None
 
     @torch.inference_mode()
-    def sample(self, batch: GraphBatch | StepBatch, logits: Tensor | None) -> PendingResults:
+    def sample(self, batch: GraphBatch, logits: None) -> PendingResults:
         """See Executor."""
-        if isinstance(batch, StepBatch):
-            assert logits is not None
-            return self._eager.sample(batch, logits)
-        return GraphResults(batch.step, self._buffers.results)
+        shape, buffers = batch.shape, self._buffers
+        told = buffers.logprobs.first(shape.num_logits) if shape is not None and shape.needs.logprobs else None
+        return GraphResults(batch.step, buffers.results, told)
 
     @torch.inference_mode()
     def run_idle(self, shape: StepShape, times: int) -> None:
@@ -138,11 +134,31 @@ class GraphExecutor:
         """A whole step: rows, decoder, samples, acceptance, selection."""
         self._step_ops.step_rows(self._step_rows_inputs(shape))
         logits = self._eager.decoder(self._decoder_inputs(shape))
-        statistics = self._step_ops.sample_rows(self._sample_rows_inputs(shape, logits))
+        allowed = self._allowed(shape, logits)
+        statistics = self._step_ops.sample_rows(self._sample_rows_inputs(shape, allowed))
         if shape.drafts_only:
             return
-        self._step_ops.accept_drafts(self._accept_inputs(logits, statistics))
+        self._step_ops.accept_drafts(self._accept_inputs(allowed, statistics))
+        if shape.needs.logprobs:
+            self._tell_logprobs(shape, logits)
         self._eager.drafter.plan_slots(self._eager.memory, self._ended_blocks(shape), self._eager.attention_ops.select)
+
+    def _allowed(self, shape: StepShape, logits: Tensor) -> Tensor:
+        """What is sampled from; nobody's rows stand behind all positions, where they count for no slot."""
+        if not (shape.needs.penalties or shape.needs.early_stops):
+            return logits
+        state, owner = self._eager.memory.state, self._buffers.logit_slot[: shape.num_logits].long()
+        position = self._buffers.logit_position[: shape.num_logits].long()
+        position = torch.where(owner < 0, state.token_ids.shape[1], position)
+        return allowed_logits(logits, RowSampling.of(state, owner.clamp(min=0), position), shape.needs)
+
+    def _tell_logprobs(self, shape: StepShape, logits: Tensor) -> None:
+        """Of the tokens that stand once drafts are accepted, each at the position that its row decides."""
+        buffers, rows = self._buffers, slice(shape.num_logits)
+        owner, position = buffers.logit_slot[rows].long().clamp(min=0), buffers.logit_position[rows].long()
+        found = row_logprobs(logits, self._eager.memory.state.token_ids[owner, position])
+        for kept, tensor in zip(buffers.logprobs.first(shape.num_logits).tensors, found.tensors, strict=True):
+            kept.copy_(tensor)
 
     def _ended_blocks(self, shape: StepShape) -> EndedBlocks:
         buffers = self._buffers

@@ -1,29 +1,34 @@
-"""Results of a step of fixed shapes on their way to the host: one copy in pinned memory, read a step or more later."""
+"""Results of a step of fixed shapes, read a step or more later."""
 
 from __future__ import annotations
 
-import torch
+from itertools import accumulate
+
 from torch import Tensor
 
 from sparsespec.plugins.accept_drafts.inputs import RESULT_FIELDS
-from sparsespec.runtime.device.torch_results import BlockCounts
+from sparsespec.runtime.device.host_copies import HostCopies
+from sparsespec.runtime.device.row_logprobs import RowLogprobs
+from sparsespec.runtime.device.torch_results import BlockCounts, slot_result
 from sparsespec.runtime.results import SlotResult
-from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduled_step import ScheduledStep
+
+_COUNTS = len(RESULT_FIELDS)
 
 
 class GraphResults:
     """executor.PendingResults of the slots whose blocks end in a step."""
 
-    def __init__(self, step: ScheduledStep, results: Tensor) -> None:
-        """results: as AcceptDrafts writes them, [B, fields + k + 1] int32; another step may overwrite them."""
+    def __init__(self, step: ScheduledStep, results: Tensor, logprobs: RowLogprobs | None) -> None:
+        """Of memory that another step may overwrite.
+
+        results: as AcceptDrafts writes them, [B, fields + k + 1] int32. logprobs: of the step's rows of logits.
+        """
         self._step = step
-        self._rows = [row for row in step.rows if row.block_rows]
-        wanted = results if self._rows else results[:0]
-        self._host = torch.empty(wanted.shape, dtype=results.dtype, pin_memory=results.is_cuda)
-        self._host.copy_(wanted, non_blocking=True)
-        self._event = torch.cuda.Event() if results.is_cuda else None
-        if self._event:
-            self._event.record(torch.cuda.current_stream(results.device))
+        starts = accumulate((row.num_logits for row in step.rows), initial=0)
+        self._blocks = [(row, start) for row, start in zip(step.rows, starts, strict=False) if row.block_rows]
+        wanted = results if self._blocks else results[:0]
+        self._copies = HostCopies([wanted, *(logprobs.tensors if logprobs and self._blocks else ())])
 
     @property
     def step(self) -> ScheduledStep:
@@ -32,21 +37,10 @@ class GraphResults:
 
     def wait(self) -> dict[int, SlotResult]:
         """See PendingResults."""
-        if self._event:
-            self._event.synchronize()
-        told = self._host[[row.slot for row in self._rows]].tolist()
-        return {row.slot: _slot_result(row, numbers) for row, numbers in zip(self._rows, told, strict=True)}
-
-
-def _slot_result(row: ScheduledRows, numbers: list[int]) -> SlotResult:
-    counts, tokens = BlockCounts(*numbers[: len(RESULT_FIELDS)]), numbers[len(RESULT_FIELDS) :]
-    return SlotResult(
-        phase=row.phase,
-        tokens=tuple(tokens[: counts.num_tokens]),
-        num_drafts=counts.num_drafts,
-        num_accepted=counts.num_accepted,
-        kv_len=counts.kv_len,
-        recent_start=counts.recent_start,
-        num_chosen=counts.num_chosen,
-        logprobs=(),
-    )
+        results, *logprobs = self._copies.wait()
+        told = RowLogprobs(*logprobs) if logprobs else None
+        numbers = results[[row.slot for row, _ in self._blocks]].tolist()
+        return {
+            row.slot: slot_result(row, BlockCounts(*block[:_COUNTS]), block[_COUNTS:], told, first_row)
+            for (row, first_row), block in zip(self._blocks, numbers, strict=True)
+        }

@@ -12,7 +12,7 @@ from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.cost_model import CostModel, StepLatencies
 from sparsespec.runtime.device.graph_executor import GraphBatch, GraphExecutor
 from sparsespec.runtime.device.slot_state import SlotState
-from sparsespec.runtime.device.step_batch import StepBatch, StepMemory
+from sparsespec.runtime.device.step_batch import StepMemory
 from sparsespec.runtime.device.timing import STEPS, seconds_of
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
@@ -73,7 +73,7 @@ def _seconds(executor: GraphExecutor, rows: Sequence[ScheduledRows]) -> float:
     return seconds_of(partial(_execute, executor, batch), executor.memory.device) / STEPS
 
 
-def _execute(executor: GraphExecutor, batch: GraphBatch | StepBatch) -> None:
+def _execute(executor: GraphExecutor, batch: GraphBatch) -> None:
     for _ in range(STEPS):
         executor.execute(batch)
 

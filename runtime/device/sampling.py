@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsespec.runtime.device.cuts import CutRules, find_cuts
 from sparsespec.runtime.device.rng import exponentials
 from sparsespec.runtime.device.slot_state import SlotState
-from sparsespec.runtime.sampling_params import SamplingNeeds
+from sparsespec.runtime.sampling_params import LogitNeeds, SamplingNeeds
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,7 @@ def probabilities(logits: Tensor, rows: RowSampling, needs: Sequence[SamplingNee
     row that verifies it follow the same rule, and whoever shares the step changes no bit. needs: of the requests that
     the rows belong to, in any order; what none of them needs is not computed.
     """
-    allowed = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
-    if any(need.penalties for need in needs):
-        allowed = _penalise(allowed, rows)
-    if any(need.early_stops for need in needs):
-        allowed = _mask_early_stops(allowed, rows)
+    allowed = allowed_logits(logits, rows, LogitNeeds.of(needs))
     one_hot = torch.zeros_like(allowed).scatter_(1, allowed.argmax(dim=1, keepdim=True), 1.0)
     if not any(need.probabilities for need in needs):
         return one_hot
@@ -90,6 +86,21 @@ def probabilities(logits: Tensor, rows: RowSampling, needs: Sequence[SamplingNee
         cuts = find_cuts(allowed, CutRules(temperature, rows.min_p, rows.top_k, rows.top_p))
         scaled = scaled.masked_fill(~cuts.keep(allowed), -torch.inf)
     return torch.where(greedy, one_hot, scaled.softmax(dim=1))
+
+
+def allowed_logits(logits: Tensor, rows: RowSampling, needs: LogitNeeds) -> Tensor:
+    """Steps 1 and 2 of `probabilities`: [n, vocab], fp32, or fp64 for fp64 logits. The host waits for nothing."""
+    allowed = exact(logits)
+    if needs.penalties:
+        allowed = _penalise(allowed, rows)
+    if needs.early_stops:
+        allowed = _mask_early_stops(allowed, rows)
+    return allowed
+
+
+def exact(logits: Tensor) -> Tensor:
+    """In fp64 if they are, or else in fp32."""
+    return logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
 
 
 def draw(distribution: Tensor, uniform: Tensor) -> Tensor:

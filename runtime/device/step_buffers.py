@@ -11,7 +11,9 @@ from torch import Tensor
 
 from sparsespec.plugins.accept_drafts.inputs import RESULT_FIELDS
 from sparsespec.plugins.phase import Phase
+from sparsespec.runtime.device.row_logprobs import RowLogprobs
 from sparsespec.runtime.device.step_batch import StepMemory
+from sparsespec.runtime.sampling_params import MAX_LOGPROBS
 from sparsespec.runtime.scheduled_step import PageGrant, ScheduledRows, ScheduledStep
 
 
@@ -44,6 +46,7 @@ class StepBuffers:
     scored_slot: Tensor  # [max_scored]
     moving_shift: Tensor  # [max_scored]
     results: Tensor  # [B, fields + k + 1]: see AcceptDraftsInputs
+    logprobs: RowLogprobs  # of [most rows]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def make_step_buffers(memory: StepMemory, limits: BufferLimits) -> StepBuffers:
     """For the slots of `memory`."""
     state, device = memory.state, memory.device
     num_slots, draft_len = state.draft_probs.shape[:2]
+    num_top = min(MAX_LOGPROBS, memory.vocab_size)
     sizes = _sizes(num_slots, limits.num_grants)
     sent = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
 
@@ -74,6 +78,10 @@ def make_step_buffers(memory: StepMemory, limits: BufferLimits) -> StepBuffers:
         scored_slot=numbers(memory.scores.shape[1]),
         moving_shift=numbers(memory.scores.shape[1]),
         results=numbers(num_slots, len(RESULT_FIELDS) + draft_len + 1),
+        logprobs=RowLogprobs(
+            values=numbers(limits.num_rows, num_top + 1, dtype=state.temperature.dtype),
+            top_ids=numbers(limits.num_rows, num_top, dtype=torch.int64),
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 
 from sparsespec.plugins.phase import Phase
+from sparsespec.runtime.sampling_params import SAMPLING_ALONE, LogitNeeds
 from sparsespec.runtime.scheduled_step import ScheduledStep
 from sparsespec.runtime.step_sizes import logits_of, rows_of, scored_of
 from sparsespec.runtime.trt.device_stream import current_device
@@ -28,6 +29,7 @@ class StepShape:
     num_scored: int
     every_row: bool  # whether all rows have logits, in order, as in all steps without chunks of prompts
     drafts_only: bool = False  # no block ends and no chunk: nothing is accepted and nothing selected
+    needs: LogitNeeds = SAMPLING_ALONE  # of drafts alone no log-probabilities
 
     @staticmethod
     def of(step: ScheduledStep, max_scored: int) -> StepShape:
@@ -35,10 +37,13 @@ class StepShape:
         num_rows = sum(row.num_rows for row in step.rows)
         num_logits = sum(row.num_logits for row in step.rows)
         num_scored = scored_of(sum(row.scored for row in step.rows), max_scored)
-        if num_logits == num_rows:
-            shape = StepShape.of_every_row(num_rows, num_scored)
-            return replace(shape, drafts_only=all(row.phase == Phase.DRAFT for row in step.rows))
-        return StepShape(rows_of(num_rows), logits_of(num_logits), num_scored, every_row=False)
+        needs = LogitNeeds.of(row.needs for row in step.rows)
+        if num_logits != num_rows:
+            return StepShape(rows_of(num_rows), logits_of(num_logits), num_scored, every_row=False, needs=needs)
+        shape = StepShape.of_every_row(num_rows, num_scored)
+        if any(row.phase != Phase.DRAFT for row in step.rows):
+            return replace(shape, needs=needs)
+        return replace(shape, drafts_only=True, needs=replace(needs, logprobs=False))
 
     @staticmethod
     def of_every_row(num_rows: int, num_scored: int = 0) -> StepShape:

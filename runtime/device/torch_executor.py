@@ -20,6 +20,7 @@ from sparsespec.runtime.device.drafter import Drafter, VerifiedBlocks, commit, m
 from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.page_copies import PageCopies
 from sparsespec.runtime.device.rng import Purpose, uniform
+from sparsespec.runtime.device.row_logprobs import row_logprobs
 from sparsespec.runtime.device.sampling import RowSampling, draw, probabilities, race
 from sparsespec.runtime.device.slot_state import (
     SlotLimits,
@@ -30,7 +31,7 @@ from sparsespec.runtime.device.slot_state import (
 )
 from sparsespec.runtime.device.step_batch import BlockRows, StepBatch, StepMemory, make_batch
 from sparsespec.runtime.device.torch_ops import rope_table
-from sparsespec.runtime.device.torch_results import BlockCounts, BlockOutcome, TorchResults, block_logprobs, packed
+from sparsespec.runtime.device.torch_results import BlockCounts, BlockOutcome, TorchResults, packed
 from sparsespec.runtime.scheduled_step import PageGrant, ScheduledStep
 
 
@@ -192,8 +193,9 @@ class TorchExecutor:
         state = self._memory.state
         index = torch.arange(blocks.logits.shape[1], device=logits.device)
         tokens = state.token_ids[blocks.slot[:, None], blocks.first_position[:, None] + index]
-        logprobs, top_ids = block_logprobs(logits, blocks, tokens)
-        return BlockOutcome(packed(counts), tokens, logprobs, top_ids)
+        asked = any(row.needs.logprobs for row in blocks.rows)
+        logprobs = row_logprobs(logits[blocks.logits.flatten()], tokens.flatten()) if asked else None
+        return BlockOutcome(packed(counts), tokens, logprobs)
 
     def _counts(
         self, blocks: BlockRows, num_tokens: Tensor, num_drafts: Tensor, num_accepted: Tensor

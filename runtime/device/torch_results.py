@@ -1,16 +1,17 @@
-"""Results on their way from the device: small tensors copied without waiting, read a step or more later."""
+"""Results of a step of varying shapes, and how a block's numbers become a SlotResult."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from sparsespec.runtime.device.step_batch import BlockRows
-from sparsespec.runtime.results import SlotResult, TokenLogprobs
-from sparsespec.runtime.sampling_params import MAX_LOGPROBS
+from sparsespec.runtime.device.host_copies import HostCopies
+from sparsespec.runtime.device.row_logprobs import RowLogprobs
+from sparsespec.runtime.results import SlotResult
 from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
 
 NumberT = TypeVar("NumberT")
@@ -35,24 +36,21 @@ def packed(counts: BlockCounts[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class BlockOutcome:
-    """What S blocks produced, on the device or on its way to the host."""
+    """What S blocks of up to K drafts produced."""
 
     counts: Tensor  # [S, ...]: BlockCounts, packed
     tokens: Tensor  # [S, K + 1]
-    logprobs: Tensor  # [S, K + 1, 1 + MAX_LOGPROBS] of the token, then of the most likely ones; [0] where unasked
-    top_ids: Tensor  # [S, K + 1, MAX_LOGPROBS], or [0]
+    logprobs: RowLogprobs | None  # of S * (K + 1) rows; None where nobody asks
 
 
 class TorchResults:
-    """executor.PendingResults: a copy in pinned memory and the event that completes it."""
+    """executor.PendingResults of the blocks of a step."""
 
     def __init__(self, step: ScheduledStep, rows: tuple[ScheduledRows, ...], outcome: BlockOutcome) -> None:
         self._step = step
         self._rows = rows
-        self._host = BlockOutcome(*(_send(getattr(outcome, field.name)) for field in fields(outcome)))
-        self._event = torch.cuda.Event() if outcome.tokens.is_cuda else None
-        if self._event:
-            self._event.record(torch.cuda.current_stream(outcome.tokens.device))
+        logprobs = outcome.logprobs
+        self._copies = HostCopies([outcome.counts, outcome.tokens, *(logprobs.tensors if logprobs else ())])
 
     @property
     def step(self) -> ScheduledStep:
@@ -61,47 +59,27 @@ class TorchResults:
 
     def wait(self) -> dict[int, SlotResult]:
         """See PendingResults."""
-        if self._event:
-            self._event.synchronize()
-        counts, tokens = self._host.counts.tolist(), self._host.tokens.tolist()
+        counts, tokens, *logprobs = self._copies.wait()
+        width, told = tokens.shape[1], RowLogprobs(*logprobs) if logprobs else None
+        blocks = zip(self._rows, counts.tolist(), tokens.tolist(), strict=True)
         return {
-            row.slot: self._slot_result(index, BlockCounts(*counts[index]), tokens[index])
-            for index, row in enumerate(self._rows)
+            row.slot: slot_result(row, BlockCounts(*numbers), block, told, index * width)
+            for index, (row, numbers, block) in enumerate(blocks)
         }
 
-    def _slot_result(self, index: int, counts: BlockCounts[int], tokens: list[int]) -> SlotResult:
-        row, host = self._rows[index], self._host
-        kept = tokens[: counts.num_tokens]
-        return SlotResult(
-            phase=row.phase,
-            tokens=tuple(kept),
-            num_drafts=counts.num_drafts,
-            num_accepted=counts.num_accepted,
-            kv_len=counts.kv_len,
-            recent_start=counts.recent_start,
-            num_chosen=counts.num_chosen,
-            logprobs=_logprobs(kept, host.logprobs[index], host.top_ids[index]) if row.needs.logprobs else (),
-        )
 
-
-def block_logprobs(logits: Tensor, blocks: BlockRows, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """BlockOutcome.logprobs and top_ids; both empty where no block asks for them.
-
-    Of the model's logits as they are, before penalties, masks, temperature and cuts: vLLM's default.
-    """
-    if not any(row.needs.logprobs for row in blocks.rows):
-        return tokens.new_empty(0), tokens.new_empty(0)
-    everything = logits[blocks.logits].double().log_softmax(dim=-1)
-    top = everything.topk(min(MAX_LOGPROBS, everything.shape[-1]), dim=-1)
-    return torch.cat((everything.gather(2, tokens[..., None]), top.values), dim=-1), top.indices
-
-
-def _send(tensor: Tensor) -> Tensor:
-    if not tensor.is_cuda:
-        return tensor.clone()
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-
-
-def _logprobs(tokens: list[int], values: Tensor, top_ids: Tensor) -> tuple[TokenLogprobs, ...]:
-    rows = zip(tokens, values.tolist(), top_ids.tolist(), strict=False)  # rows beyond the tokens are padding
-    return tuple(TokenLogprobs(token, own, tuple(zip(ids, top, strict=True))) for token, (own, *top), ids in rows)
+def slot_result(
+    row: ScheduledRows, counts: BlockCounts[int], tokens: Sequence[int], logprobs: RowLogprobs | None, first_row: int
+) -> SlotResult:
+    """Of a block. tokens: no fewer than joined the output. first_row: the block's, in logprobs."""
+    kept = tuple(tokens[: counts.num_tokens])
+    return SlotResult(
+        phase=row.phase,
+        tokens=kept,
+        num_drafts=counts.num_drafts,
+        num_accepted=counts.num_accepted,
+        kv_len=counts.kv_len,
+        recent_start=counts.recent_start,
+        num_chosen=counts.num_chosen,
+        logprobs=logprobs.told(first_row, kept) if logprobs and row.needs.logprobs else (),
+    )

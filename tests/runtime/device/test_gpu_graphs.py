@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 
 import pytest
@@ -18,6 +18,9 @@ from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.device.latency_measurement import measure_latencies
 from sparsespec.runtime.device.step_graphs import StepShape
 from sparsespec.runtime.llm import LLM
+from sparsespec.runtime.outputs import CompletionOutput
+from sparsespec.runtime.results import TokenLogprobs
+from sparsespec.runtime.sampling_params import LogitNeeds, SamplingParams
 from sparsespec.runtime.step_sizes import sizes_up_to
 from throughput_study.engines import QWEN3_8B, random_engine
 from throughput_study.settings import greedy, limits
@@ -120,6 +123,44 @@ def test_an_adaptive_engine_has_the_graphs_of_its_steps_from_the_start() -> None
     found = _decoding(llm.executor)
     assert all(StepShape.of_every_row(size) in found for size in sizes_up_to(BATCH))
     assert all(shape in found for shape in early_shapes(BATCH, PILLAR.draft_len, llm.executor.max_scored))
+
+
+def test_what_requests_want_besides_runs_in_graphs() -> None:
+    """The tokens and log-probabilities of steps of varying shapes, but for near ties in bfloat16."""
+    engine = random_engine(replace(SMOLLM2_135M, num_layers=2), limits(BATCH, 1000, 4096), torch.device("cuda"))
+    wishes = (
+        replace(greedy(24), repetition_penalty=1.2, frequency_penalty=0.3, logprobs=5),
+        replace(greedy(24), min_tokens=12, stop_token_ids=(5,), presence_penalty=-0.5),
+        SamplingParams(max_tokens=24, temperature=0.8, seed=1, ignore_eos=True, logprobs=0),
+        greedy(24),
+    )
+    found, expected = (_answers(LLM(engine, PILLAR, RuntimeConfig(cuda_graphs=each)), wishes) for each in ("on", "off"))
+    pairs = [pair for mine, theirs in zip(found, expected, strict=True) for pair in _until_they_differ(mine, theirs)]
+    assert len(pairs) > 0.5 * sum(len(each.token_ids) for each in expected)
+    told = [(mine.logprob, theirs.logprob) for mine, theirs in pairs if mine is not None and theirs is not None]
+    assert len(told) > 100
+    assert all(abs(mine - theirs) < 0.1 for mine, theirs in told)
+
+
+def _answers(llm: LLM, wishes: Sequence[SamplingParams]) -> list[CompletionOutput]:
+    prompts = random_prompts(SMOLLM2_135M.vocab_size, 16, 90)
+    ids = [llm.add_request(prompt, wishes[place % len(wishes)]) for place, prompt in enumerate(prompts)]
+    for _ in llm.run(ids):
+        pass
+    if isinstance(llm.executor, GraphExecutor):
+        needs = [shape.needs for shape in llm.executor.graphs.captured]
+        assert LogitNeeds(penalties=True, early_stops=True, logprobs=True) in needs
+    return [llm.take_output(each).outputs[0] for each in ids]
+
+
+def _until_they_differ(
+    mine: CompletionOutput, theirs: CompletionOutput
+) -> Iterator[tuple[TokenLogprobs | None, TokenLogprobs | None]]:
+    """Of both answers, token by token as far as they are equal; None of a request that asked for none."""
+    for place, (token, other) in enumerate(zip(mine.token_ids, theirs.token_ids, strict=False)):
+        if token != other:
+            return
+        yield (mine.logprobs[place], theirs.logprobs[place]) if theirs.logprobs else (None, None)
 
 
 def test_graphs_are_captured_while_the_gpu_is_busy() -> None:

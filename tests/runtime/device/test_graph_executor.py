@@ -8,14 +8,14 @@ import pytest
 
 from fake_plugins import FakeLibrary
 from sparsespec.builder.errors import InputError
-from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.config import CouplingName, RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device import step_choice, torch_executor
 from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.device.plugin_ops import PluginAttention
 from sparsespec.runtime.device.torch_executor import TorchExecutor
 from sparsespec.runtime.llm import LLM
-from sparsespec.runtime.outputs import RequestOutput
-from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.outputs import CompletionOutput, RequestOutput
+from sparsespec.runtime.sampling_params import MAX_LOGPROBS, SamplingParams
 from tiny_llm import (
     BUILD,
     DraftCounts,
@@ -91,26 +91,38 @@ def test_tokens_do_not_depend_on_when_the_host_learns_of_them(lag: int) -> None:
 
 MANY_WISHES = (
     greedy(30),
-    replace(SAMPLED, top_p=0.8, max_tokens=20),
-    replace(SAMPLED, repetition_penalty=1.3, max_tokens=15),
-    replace(SAMPLED, max_tokens=30),
-    replace(greedy(25), logprobs=2),
-    replace(SAMPLED, speculate=False, max_tokens=33),
+    replace(SAMPLED, top_p=0.8, max_tokens=20, logprobs=MAX_LOGPROBS),
+    replace(SAMPLED, repetition_penalty=1.3, frequency_penalty=0.3, max_tokens=15),
+    replace(SAMPLED, max_tokens=30, min_tokens=28, ignore_eos=False),
+    replace(greedy(25), logprobs=2, presence_penalty=0.4),
+    replace(SAMPLED, speculate=False, max_tokens=60),
 )
 
 
-def answers(config: RuntimeConfig) -> list[tuple[int, ...]]:
+def answers(speculation: SpeculationConfig, config: RuntimeConfig) -> list[CompletionOutput]:
     """Of requests that want different things and run together."""
-    llm = LLM(tiny_engine(), SPECULATION, config)
+    llm = LLM(tiny_engine(), speculation, config)
     ids = [llm.add_request(prompt, params) for prompt, params in zip(PROMPTS, MANY_WISHES, strict=True)]
     for _ in llm.run(ids):
         pass
-    return [llm.take_output(each).outputs[0].token_ids for each in ids]
+    return [llm.take_output(each).outputs[0] for each in ids]
 
 
-def test_both_kinds_of_steps_take_turns_over_one_memory() -> None:
-    """Penalties and log-probabilities take steps of varying shapes; these verify drafts of the others too."""
-    assert answers(RuntimeConfig(cuda_graphs="on")) == answers(RuntimeConfig(cuda_graphs="off"))
+@pytest.mark.parametrize("coupling", ["rejection", "gumbel"])
+def test_wishes_run_in_fixed_shapes(coupling: CouplingName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Penalties, minimum lengths and log-probabilities, beside requests without; rows of padding count for nobody."""
+    speculation = replace(SPECULATION, coupling=coupling)
+    expected = answers(speculation, RuntimeConfig(chunk_size=32, cuda_graphs="off"))
+    monkeypatch.setattr(TorchExecutor, "prepare", None)
+    found = answers(speculation, RuntimeConfig(chunk_size=32, cuda_graphs="on"))
+    assert [each.token_ids for each in found] == [each.token_ids for each in expected]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert len(mine.logprobs) == len(theirs.logprobs)
+        for one, other in zip(mine.logprobs, theirs.logprobs, strict=True):
+            assert (one.token_id, one.logprob) == (other.token_id, pytest.approx(other.logprob, abs=1e-9))
+            assert [token for token, _ in one.top] == [token for token, _ in other.top]
+            assert one.logprob in [value for token, value in one.top if token == one.token_id] or len(one.top) == 2
+    assert sum(len(each.logprobs) for each in found) == 25 + 20
 
 
 def test_a_step_may_grant_all_pages_of_many_prompts_and_what_verifications_write_beyond() -> None:

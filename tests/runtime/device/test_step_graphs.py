@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from chooser_cases import SMALL, options
@@ -12,15 +14,17 @@ from sparsespec.runtime.chooser import Chooser
 from sparsespec.runtime.device.step_graphs import StepShape
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import DraftShape, RequestSpec
-from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.sampling_params import LogitNeeds, SamplingParams
 from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
 from sparsespec.runtime.scheduler import Scheduler, SchedulerLimits
 
 MOST, PROMPT = 8, 4000
 
 
-def rows(phase: Phase, num_rows: int, num_logits: int, scored: bool = False) -> ScheduledRows:
-    return ScheduledRows(0, 0, phase, num_rows, 0, num_logits, num_rows, scored, SamplingParams().needs)
+def rows(
+    phase: Phase, num_rows: int, num_logits: int, scored: bool = False, params: SamplingParams = SamplingParams()
+) -> ScheduledRows:
+    return ScheduledRows(0, 0, phase, num_rows, 0, num_logits, num_rows, scored, params.needs)
 
 
 def step(*rows: ScheduledRows) -> ScheduledStep:
@@ -44,6 +48,29 @@ VERIFY, CHUNK = rows(Phase.VERIFY, 9, 9, scored=True), rows(Phase.PREFILL, 300, 
 )
 def test_shapes(scheduled: ScheduledStep, shape: StepShape) -> None:
     assert StepShape.of(scheduled, max_scored=64) == shape
+
+
+PENALISED, TOLD = SamplingParams(presence_penalty=0.5), SamplingParams(logprobs=3)
+EARLY = SamplingParams(min_tokens=9, top_k=20)
+
+
+@pytest.mark.parametrize(
+    ("phases", "params", "needs"),
+    [
+        ((Phase.VERIFY,), (PENALISED,), LogitNeeds(penalties=True)),
+        ((Phase.VERIFY, Phase.DRAFT), (SamplingParams(), TOLD), LogitNeeds(logprobs=True)),
+        ((Phase.DRAFT, Phase.DRAFT), (PENALISED, TOLD), LogitNeeds(penalties=True)),  # nothing is told of drafts
+        ((Phase.VERIFY, Phase.DRAFT), (EARLY, TOLD), LogitNeeds(early_stops=True, logprobs=True)),
+    ],
+)
+def test_what_any_request_wants_is_a_graph_of_its_own(
+    phases: tuple[Phase, ...], params: tuple[SamplingParams, ...], needs: LogitNeeds
+) -> None:
+    wishes = [rows(phase, 1, 1, params=wish) for phase, wish in zip(phases, params, strict=True)]
+    without = [rows(phase, 1, 1) for phase in phases]
+    shape = StepShape.of(step(*wishes), 0)
+    assert shape.needs == needs
+    assert replace(shape, needs=LogitNeeds()) == StepShape.of(step(*without), 0)
 
 
 def test_a_drafter_without_scores_has_no_places_for_them() -> None:
