@@ -19,6 +19,7 @@ EXPERIMENTS: Mapping[str, Callable[[Choice], Results]] = {
     "sweep_batch": real_model.sweep_batch,
     "policies": real_model.policies,
     "sampling": real_model.sampling,
+    "wishes": real_model.wishes,
     "sweep_context": large_model.sweep_context,
     "latency": large_model.latency,
     "peer": real_model.peer,

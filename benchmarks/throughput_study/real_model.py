@@ -47,6 +47,12 @@ _COUPLINGS: Mapping[str, SpeculationConfig] = {
     "gumbel": replace(DEFAULT, coupling="gumbel"),
 }
 
+# What makes a step go over whole rows of logits besides.
+_WISHES: Mapping[str, SamplingParams] = {
+    "tokens alone": SamplingParams(temperature=0.0),
+    "log-probabilities": SamplingParams(temperature=0.0, logprobs=5),
+    "a presence penalty": SamplingParams(temperature=0.0, presence_penalty=0.5),
+}
 _POLICIES: tuple[Policy, ...] = ("unified", "lockstep")
 
 
@@ -150,6 +156,18 @@ def sampling(choice: Choice) -> Results:
     for name, given in _SAMPLINGS.items():
         params = replace(given, max_tokens=traffic.params.max_tokens, ignore_eos=True)
         for label, speculation in _COUPLINGS.items():
+            rig = Rig(engine, CHUNK)
+            yield rig.run(f"{name}, {label}", speculation, Traffic(traffic.prompts, params), _steps(speculation, batch))
+            release()
+
+
+def wishes(choice: Choice) -> Results:
+    """The same requests, greedy, when all of them want more than tokens by the model's logits."""
+    batch = choice.batch or 256
+    engine, traffic = _side(choice, batch)
+    for name, given in _WISHES.items():
+        params = replace(given, max_tokens=traffic.params.max_tokens, ignore_eos=True)
+        for label, speculation in (("none", PLAIN), ("speculative", DEFAULT)):
             rig = Rig(engine, CHUNK)
             yield rig.run(f"{name}, {label}", speculation, Traffic(traffic.prompts, params), _steps(speculation, batch))
             release()

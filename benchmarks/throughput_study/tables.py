@@ -126,6 +126,7 @@ TABLES: Mapping[str, tuple[str, Callable[[StoredRun], str]]] = {
     "sweep_batch": ("A: requests that decode together", side_by_side_table),
     "policies": ("A: verifications spread or together", side_by_side_table),
     "sampling": ("A: sampled, by what lets drafts stand", side_by_side_table),
+    "wishes": ("A: what requests may want beside tokens", side_by_side_table),
     "sweep_context": ("B: contexts at a constant number of tokens in all, agreement forced", side_by_side_table),
     "peer": ("A: whole answers, prompts included", side_by_side_table),
     "latency": ("B: when tokens arrive", latency_table),
