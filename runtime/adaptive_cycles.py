@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sparsespec.runtime.agreement import Agreement, AgreementByReads
 from sparsespec.runtime.chooser import Chooser
@@ -74,14 +74,17 @@ class AdaptiveCycles:
     Where nobody drafts, a step costs the host nothing beyond a plain one's, and every 16th the sum over the load.
     """
 
-    def __init__(self, chooser: Chooser) -> None:
+    def __init__(self, chooser: Chooser, clock: Callable[[], float]) -> None:
+        """clock: seconds, by which predictions are checked."""
         self._chooser = chooser
+        self._clock = clock
         self._spread = SpreadEnds()
         self._common = CommonEnds()
         self._everybody = AgreementByReads(_PRIOR, chooser.choice.way.reads)
         self._known: dict[int, _Known] = {}  # by request id
         self._drafting: dict[int, _Known] = {}  # those of them with drafts that are not seen verified
         self._look_at = 0  # step
+        self._looked: tuple[int, float] | None = None  # step of the last look, and the clock's seconds
         self._next_probe = 0  # not before this step
         self._read_since = 0  # step in which what drafts read changed
         self._quiet = True  # nobody begins to draft in this step
@@ -142,8 +145,11 @@ class AdaptiveCycles:
     def _look(self, step: int, source: LoadSource) -> None:
         for known in list(self._drafting.values()):
             self._learn(known)
-        load = source.load()
+        load, now = source.load(), self._clock()
+        looked, self._looked = self._looked, (step, now) if load.num_requests else None
         if load.num_requests:
+            if looked is not None:
+                self._chooser.pass_time(load, step - looked[0], now - looked[1])
             before = self._chooser.choice.way.reads
             after = self._chooser.update(load, self._everybody).way.reads
             if after != before:

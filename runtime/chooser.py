@@ -14,6 +14,7 @@ from typing import Protocol
 from sparsespec.runtime.config import Policy
 from sparsespec.runtime.cost_model import CostModel, DraftReads, Way
 from sparsespec.runtime.cycles import Load
+from sparsespec.runtime.step_pace import StepPace
 
 # What speculation must gain to be taken up, and what it must still gain to be kept: short of it, 1% is lost.
 _TAKEN_UP, _KEPT = 1.03, 0.99
@@ -47,7 +48,7 @@ class Choice:
 
     load: Load
     way: Way
-    speed: float  # tokens/s, predicted
+    speed: float  # tokens/s, predicted, and corrected by what steps took
     plain_speed: float
     may_pay: bool  # whether drafting would pay if all drafts agreed, and the KV cache has pages to draft at all
 
@@ -74,6 +75,7 @@ class Chooser:
     def __init__(self, costs: CostModel, options: Options) -> None:
         self.costs = costs
         self.options = options
+        self._pace = StepPace()
         plain = Way(options.policies[0], 0, options.reads[0])
         self.choice = Choice(Load(0, 0.0, 0.0), plain, 0.0, 0.0, may_pay=False)
         self._numbers: dict[tuple[int, int], int] = {}  # drafts by agreement and context, as far as asked for
@@ -83,16 +85,20 @@ class Chooser:
 
     def update(self, load: Load, agreements: Agreements) -> Choice:
         """Choose for a load with at least one request."""
-        plain_speed = self.costs.plain_speed(load)
+        plain_speed = self._speed(load, self._plain, 0.0)
         may_pay = load.kv_share <= self.options.max_kv_share and self._may_pay(load, plain_speed)
         way = self._way(load, agreements, plain_speed) if may_pay else self._plain
-        speed = self.costs.speed(load, way, agreements.of(way.reads, load.context))
+        speed = self._speed(load, way, agreements.of(way.reads, load.context))
         self.choice = Choice(load, way, speed, plain_speed, may_pay)
-        cycle = self.costs.cycle_seconds(load, way) if way.num_drafts else self.costs.plain_seconds(load)
-        self._saved_a_step = PROBE_SHARE * cycle / (way.num_drafts + 1)
+        self._saved_a_step = PROBE_SHARE * self.costs.step_seconds(load, way)
         self._probe_cost = self.probe_cost()
         self._numbers = {}
         return self.choice
+
+    def pass_time(self, load: Load, num_steps: int, seconds: float) -> None:
+        """So long took the steps since the last update, after which the load is this."""
+        way = self.choice.way
+        self._pace.observe(way.kind, load, seconds, num_steps * self.costs.step_seconds(load, way))
 
     @property
     def budget(self) -> int:
@@ -154,7 +160,7 @@ class Chooser:
     def _may_pay(self, load: Load, plain_speed: float) -> bool:
         ways = self._ways((self.choice.way.reads,))
         return self.choice.speculates or any(
-            self.costs.speed(load, way, 1.0) >= _TAKEN_UP * plain_speed for way in reversed(ways)
+            self._speed(load, way, 1.0) >= _TAKEN_UP * plain_speed for way in reversed(ways)
         )
 
     def _way(self, load: Load, agreements: Agreements, plain_speed: float) -> Way:
@@ -163,16 +169,20 @@ class Chooser:
         shares = {each: agreements.of(each, load.context) for each in reads}
 
         def speed(way: Way) -> float:
-            return self.costs.speed(load, way, shares[way.reads])
+            return self._speed(load, way, shares[way.reads])
 
         best = max(self._ways(reads), key=lambda way: speed(way) / _bar(way, now))
         return best if speed(best) >= (_KEPT if now.num_drafts else _TAKEN_UP) * plain_speed else self._plain
+
+    def _speed(self, load: Load, way: Way, agreement: float) -> float:
+        """Tokens per second: predicted, and corrected by what such steps took."""
+        return self.costs.speed(load, way, agreement) / self._pace.factor(way.kind, load)
 
     def _own_number(self, agreement: float, context: float) -> int:
         load, way = replace(self.choice.load, context=context), self.choice.way
 
         def speed(num_drafts: int) -> float:
-            return self.costs.speed(load, replace(way, num_drafts=num_drafts), agreement)
+            return self._speed(load, replace(way, num_drafts=num_drafts), agreement)
 
         return max(range(self.options.max_drafts + 1), key=speed)
 

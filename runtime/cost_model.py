@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import Literal
 
 from sparsespec.runtime.config import Policy
 from sparsespec.runtime.cycles import Load
 from sparsespec.runtime.step_sizes import rows_of
+
+Kind = Literal["plain", "unified", "lockstep"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Way:
     policy: Policy
     num_drafts: int
     reads: DraftReads
+
+    @property
+    def kind(self) -> Kind:
+        """What it is one of."""
+        return self.policy if self.num_drafts else "plain"
 
     def summary(self) -> str:
         """Its name in a table."""
@@ -122,6 +130,12 @@ class CostModel:
             return self.plain_speed(load)
         tokens = load.num_requests * (1 + expected_accepted(agreement, way.num_drafts))
         return tokens / self.cycle_seconds(load, way)
+
+    def step_seconds(self, load: Load, way: Way) -> float:
+        """Of a step, on average over a cycle."""
+        if way.num_drafts == 0:
+            return self.plain_seconds(load)
+        return self.cycle_seconds(load, way) / (way.num_drafts + 1)
 
     def cycle_seconds(self, load: Load, way: Way) -> float:
         """Of num_drafts + 1 steps, in which every request drafts and verifies once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 from sparsespec.builder.build_config import BuildConfig
@@ -47,7 +48,7 @@ def choose_cycles(
         reads=tuple(DraftReads(each.ratio, each.min_budget) for each in budgets),
         max_kv_share=speculation.max_drafting_kv_share,
     )
-    return AdaptiveCycles(Chooser(measure_costs(executor, engine, most_rows), options))
+    return AdaptiveCycles(Chooser(measure_costs(executor, engine, most_rows), options), perf_counter)
 
 
 def budgets_to_choose_from(speculation: SpeculationConfig, build: BuildConfig) -> list[SpeculationConfig]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chooser_cases import GivenLoad, options
+from chooser_cases import GivenLoad, no_time, options
 from fake_device import Arrival, FakeDevice, FakeHost, right_answer
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.adaptive_cycles import AdaptiveCycles, CommonEnds, SpreadEnds
 from sparsespec.runtime.chooser import Chooser, Options
 from sparsespec.runtime.config import Policy
-from sparsespec.runtime.cost_model import CostModel, DraftReads
+from sparsespec.runtime.cost_model import CostModel, DraftReads, Kind, StepLatencies, Way
 from sparsespec.runtime.cycles import Load
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.request import NO_DRAFTS, DraftShape, RequestSpec
@@ -36,7 +36,7 @@ def spec(request_id: int, prompt: int = 60, max_tokens: int = 300, drafts: int =
 def cycles(policy: Policy, max_kv_share: float = 1.0) -> AdaptiveCycles:
     reads = DraftReads(ratio=0.02, min_budget=1)
     chosen = Options(MOST, (policy,), (reads,), max_kv_share)
-    return AdaptiveCycles(Chooser(READING, chosen))
+    return AdaptiveCycles(Chooser(READING, chosen), no_time)
 
 
 def host_of(acceptance: float, own: AdaptiveCycles, lag: int = 1, batch: int = 24) -> FakeHost:
@@ -170,13 +170,14 @@ def test_what_is_known_of_a_request_goes_with_it() -> None:
 
 
 def test_a_chooser_without_requests_drafts_nothing() -> None:
-    own = AdaptiveCycles(Chooser(READING, options()))
+    own = AdaptiveCycles(Chooser(READING, options()), no_time)
     own.begin_step(0, GivenLoad(Load(0, 0.0, 0.0)))
     assert not own.chooser.choice.speculates
 
 
 # Of 24 requests: steps of more rows than unified cycles have are dear, or those of more than drafts alone.
-TURNING = Options(MOST, ("unified", "lockstep"), (DraftReads(0.02, 1),), 1.0)
+READS = DraftReads(0.02, 1)
+TURNING = Options(MOST, ("unified", "lockstep"), (READS,), 1.0)
 APART = CostModel(((1, 1e-6), (30, 1e-6), (50, 2e-6), (1000, 1.0)), 10**6, 1e12, 1e12, 1e12)
 TOGETHER = CostModel(((1, 1e-6), (24, 1e-6), (40, 1e-3), (1000, 1.1e-3)), 10**6, 1e12, 1e12, 1e12)
 
@@ -184,7 +185,7 @@ TOGETHER = CostModel(((1, 1e-6), (24, 1e-6), (40, 1e-3), (1000, 1.1e-3)), 10**6,
 def test_policies_change_while_requests_run() -> None:
     """Cycles at work end as they began, then verifications fall together, and spread again within two cycles."""
     chooser = Chooser(APART, TURNING)
-    host = host_of(1.0, AdaptiveCycles(chooser))
+    host = host_of(1.0, AdaptiveCycles(chooser, no_time))
     for number in range(24):
         host.requests[number] = host.scheduler.add(spec(number, prompt=10, max_tokens=2000))
     most = []
@@ -195,6 +196,44 @@ def test_policies_change_while_requests_run() -> None:
         most.append(max(phases(step).count(Phase.VERIFY) for step in host.device.steps[-20:]))
     assert most[1] == 24
     assert max(most[0], most[2]) <= 2 * 24 / (MOST + 1)
+
+
+@dataclass
+class Clock:
+    """Steps take what the chooser predicts, but lockstep's longer."""
+
+    chooser: Chooser
+    lockstep_factor: float
+    seconds: float = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def pass_step(self) -> Kind:
+        """What it was a step of."""
+        choice = self.chooser.choice
+        factor = self.lockstep_factor if choice.way.kind == "lockstep" else 1.0
+        self.seconds += factor * self.chooser.costs.step_seconds(choice.load, choice.way)
+        return choice.way.kind
+
+
+@pytest.mark.parametrize(("lockstep_factor", "kept"), [(1.0, "lockstep"), (1.1, "lockstep"), (1.5, "unified")])
+def test_a_policy_whose_steps_take_longer_than_predicted_is_left(lockstep_factor: float, kept: Kind) -> None:
+    """It is predicted to be some 20% faster than the other."""
+    chooser = Chooser(replace(READING, latencies=StepLatencies(0.0, 0.0, 0.0, 0.82)), TURNING)
+    clock = Clock(chooser, lockstep_factor)
+    host = host_of(1.0, AdaptiveCycles(chooser, clock))
+    for number in range(24):
+        host.requests[number] = host.scheduler.add(spec(number, prompt=1000, max_tokens=1900))
+    kinds: list[Kind] = []
+    for _ in range(900):
+        host.step()
+        kinds.append(clock.pass_step())
+    predicted = [chooser.costs.speed(chooser.choice.load, Way(policy, MOST, READS), 1.0) for policy in TURNING.policies]
+    assert 1.1 < predicted[1] / predicted[0] < 1.3
+    assert "lockstep" in kinds
+    assert kinds[-300:] == [kept] * 300
+    assert sum(before != after for before, after in pairwise(kinds)) <= 3
 
 
 def test_verifications_spread_at_once_when_everybody_takes_to_drafting() -> None:
@@ -221,7 +260,7 @@ def test_what_drafts_read_is_tried_and_kept_if_it_pays(halved: float, budget: in
     """Drafts agree nearly always with the config's own ratio; with half of it as often, or much less."""
     reads = (DraftReads(0.2, 1), DraftReads(0.1, 1))
     chooser = Chooser(READING, Options(MOST, ("unified",), reads, 1.0))
-    host = host_of(0.99, AdaptiveCycles(chooser))
+    host = host_of(0.99, AdaptiveCycles(chooser, no_time))
     for number in range(24):
         host.requests[number] = host.scheduler.add(spec(number, prompt=400, max_tokens=6000))
     budgets = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from chooser_cases import LARGE, READS, SMALL_ON_H200, options
+from chooser_cases import LARGE, READS, SMALL_ON_H200, no_time, options
 from fake_device import FakeDevice, FakeHost
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.adaptive_cycles import AdaptiveCycles
@@ -60,7 +60,7 @@ class CostClock:
 def running(costs: CostModel, batch: int, policy: Policy, acceptance: float, context: int) -> FakeHost:
     """Requests whose prompts are in."""
     kv_cache = KvCacheManager(batch * (context // 512 + 30), 1024)
-    cycles = AdaptiveCycles(Chooser(costs, options(policy, MOST)))
+    cycles = AdaptiveCycles(Chooser(costs, options(policy, MOST)), no_time)
     scheduler = Scheduler(SchedulerLimits(batch, 10**6, 10**6), kv_cache, cycles)
     host = FakeHost(scheduler, FakeDevice(kv_cache, acceptance, seed=1), lag=1)
     for number in range(batch):

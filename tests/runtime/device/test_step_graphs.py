@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from chooser_cases import SMALL, options
+from chooser_cases import SMALL, no_time, options
 from fake_device import FakeDevice, FakeHost
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.adaptive_cycles import AdaptiveCycles
@@ -91,7 +91,7 @@ class MixedTexts(FakeDevice):
 @pytest.mark.parametrize(("batch", "num_steps", "most"), [(1, 600, 4), (8, 600, 8), (32, 600, 8), (128, 150, 8)])
 def test_few_shapes_come_up_while_requests_adapt(batch: int, num_steps: int, most: int) -> None:
     kv_cache = KvCacheManager(20 * batch, 1024)
-    cycles = AdaptiveCycles(Chooser(SMALL, options(max_drafts=MOST)))
+    cycles = AdaptiveCycles(Chooser(SMALL, options(max_drafts=MOST)), no_time)
     scheduler = Scheduler(SchedulerLimits(batch, 8192, 4096), kv_cache, cycles)
     host = FakeHost(scheduler, MixedTexts(kv_cache, 1.0, seed=1), lag=1)
     for number in range(batch):
