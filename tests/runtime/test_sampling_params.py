@@ -9,7 +9,14 @@ from dataclasses import replace
 import pytest
 
 from sparsespec.builder.errors import RequestError
-from sparsespec.runtime.sampling_params import MAX_LOGPROBS, MAX_STOP_TOKEN_IDS, SamplingNeeds, SamplingParams
+from sparsespec.runtime.sampling_params import (
+    MAX_LOGPROBS,
+    MAX_STOP_TOKEN_IDS,
+    SAMPLING_ALONE,
+    LogitNeeds,
+    SamplingNeeds,
+    SamplingParams,
+)
 
 NOTHING = SamplingNeeds(penalties=False, probabilities=False, cuts=False, logprobs=False, early_stops=False)
 
@@ -138,3 +145,11 @@ def test_the_limits_themselves_are_allowed() -> None:
 )
 def test_only_what_changes_the_answer_is_computed(params: SamplingParams, needs: SamplingNeeds) -> None:
     assert params.needs == needs
+
+
+def test_what_a_step_does_with_logits_is_what_any_of_its_requests_needs() -> None:
+    told, penalised = SamplingParams(logprobs=0).needs, SamplingParams(presence_penalty=0.1).needs
+    early = SamplingParams(min_tokens=3).needs
+    assert LogitNeeds.of([SamplingParams(top_k=3).needs] * 2) == SAMPLING_ALONE
+    assert LogitNeeds.of([told, SamplingParams().needs]) == LogitNeeds(logprobs=True)
+    assert LogitNeeds.of([told, penalised, early]) == LogitNeeds(penalties=True, early_stops=True, logprobs=True)
