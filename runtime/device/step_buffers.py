@@ -9,6 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from sparsespec.builder.build_config import BuildConfig
 from sparsespec.plugins.accept_drafts.inputs import RESULT_FIELDS
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.device.row_logprobs import RowLogprobs
@@ -122,6 +123,15 @@ class HostMetadata:
 
     def _empty(self) -> array[int]:
         return array("i", [0]) * self.num_slots
+
+
+def most_grants(build: BuildConfig, num_slots: int, draft_len: int) -> int:
+    """Pages that a step can add to page tables.
+
+    Every slot may be granted a verification's rows beyond its own, and its first and last page may be begun ones.
+    """
+    written = build.max_num_tokens + num_slots * (draft_len + 1)
+    return 2 * num_slots + -(-written // build.page_size)
 
 
 def scored_rows(step: ScheduledStep) -> list[ScheduledRows]:
