@@ -44,6 +44,7 @@ class MadeUpDevice:
         self._text = tuple(text)
         self._acceptance = acceptance
         self._host = host
+        self._max_rows = max_rows
         self._random = Random(0)
         self._slots: dict[int, _Slot] = {}
         self._results = torch.zeros(host.num_slots, len(RESULT_FIELDS) + max_rows, dtype=torch.int32)
@@ -59,24 +60,24 @@ class MadeUpDevice:
         """Make up what the device does: take in who joins, and accept some drafts of every verification."""
         for admission in batch.step.admissions:
             self._slots[admission.slot] = _Slot(admission.spec)
-        for row in batch.step.rows:
-            if row.phase != Phase.DRAFT:
-                self._advance(row, self._slots[row.slot])
+        told = {row.slot: self._advance(row, self._slots[row.slot]) for row in batch.step.landing}
+        lines = {slot: numbers for slot, numbers in told.items() if numbers}
+        if lines:
+            self._results[list(lines)] = torch.tensor(list(lines.values()), dtype=torch.int32)
 
     def sample(self, batch: GraphBatch, logits: None) -> GraphResults:
         """What GraphExecutor does but for calls of CUDA."""
         return GraphResults(batch.step, self._results, logprobs=None)
 
-    def _advance(self, row: ScheduledRows, slot: _Slot) -> None:
+    def _advance(self, row: ScheduledRows, slot: _Slot) -> list[int]:
+        """Returns the slot's line as AcceptDrafts writes it; none where a prompt goes on."""
         if row.phase == Phase.PREFILL:
             slot.kv_len += row.num_rows
-            if row.num_logits:
-                self._tell(row, slot, num_drafts=0, num_accepted=0, first=0)
-            return
+            return self._line(slot, num_drafts=0, num_accepted=0, first=0) if row.num_logits else []
         first, num_drafts = slot.num_output, row.num_rows - 1
         num_accepted = self._draw_accepted(num_drafts)
         slot.kv_len = min(slot.kv_len + num_accepted + 1, slot.spec.end_len)
-        self._tell(row, slot, num_drafts, num_accepted, first)
+        return self._line(slot, num_drafts, num_accepted, first)
 
     def _draw_accepted(self, num_drafts: int) -> int:
         """As many as were accepted in a row."""
@@ -85,12 +86,11 @@ class MadeUpDevice:
             accepted += 1
         return accepted
 
-    def _tell(self, row: ScheduledRows, slot: _Slot, num_drafts: int, num_accepted: int, first: int) -> None:
-        """A slot's line as AcceptDrafts writes it."""
+    def _line(self, slot: _Slot, num_drafts: int, num_accepted: int, first: int) -> list[int]:
         tokens = self._tokens(slot.spec, range(first, slot.num_output))
         recent_start, num_chosen = slot.kv_len - slot.kv_len // 80, slot.kv_len // 27
-        numbers = [len(tokens), num_drafts, num_accepted, slot.kv_len, recent_start, num_chosen, *tokens]
-        self._results[row.slot, : len(numbers)] = torch.tensor(numbers, dtype=torch.int32)
+        unused = [0] * (self._max_rows - len(tokens))
+        return [len(tokens), num_drafts, num_accepted, slot.kv_len, recent_start, num_chosen, *tokens, *unused]
 
     def _tokens(self, spec: RequestSpec, places: range) -> list[int]:
         return [self._text[(spec.seed + place) % len(self._text)] for place in places]

@@ -125,7 +125,7 @@ class GraphExecutor:
             self._graphs.run(shape)
 
     def _send(self, step: ScheduledStep) -> None:
-        packed = torch.frombuffer(self._host.pack(step), dtype=torch.int32)
+        packed = torch.from_numpy(self._host.pack(step))
         self._buffers.sent.copy_(packed.pin_memory() if self._buffers.sent.is_cuda else packed, non_blocking=True)
 
     def _run(self, shape: StepShape) -> None:
