@@ -54,7 +54,7 @@ class RequestSpec:
         """Most drafts per cycle."""
         return self.drafts.draft_len
 
-    @property
+    @cached_property
     def num_draft_steps(self) -> int:
         """Most draft steps per cycle."""
         return self.drafts.num_draft_steps
@@ -166,7 +166,7 @@ class Request:
     @property
     def in_cycle(self) -> bool:
         """Whether it drafts and verifies in the coming steps, now or after its start delay."""
-        return self.start_delay > 0 or self.next_phase in (DRAFT, VERIFY)
+        return self.start_delay > 0 or self.next_phase is DRAFT or self.next_phase is VERIFY
 
     @property
     def num_certain_tokens(self) -> int:
