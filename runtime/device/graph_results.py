@@ -37,6 +37,8 @@ class GraphResults:
     def wait(self) -> dict[int, SlotResult]:
         """See PendingResults."""
         results, *logprobs = self._copies.wait()
+        if not self._blocks:
+            return {}
         told = RowLogprobs(*logprobs) if logprobs else None
         first_row = self._first_rows() if logprobs else {}
         numbers = results.numpy()[[row.slot for row in self._blocks]]
