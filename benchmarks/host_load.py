@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from random import Random
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from acceptance_study.texts import collect_texts
@@ -18,7 +17,8 @@ from sparsespec.builder.model_config import ModelConfig
 from sparsespec.runtime.config import Policy, RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device.executor import Executor
 from sparsespec.runtime.device.executor_config import ExecutorConfig
-from sparsespec.runtime.device.step_batch import StepBatch
+from sparsespec.runtime.device.graph_executor import GraphBatch
+from sparsespec.runtime.device.step_buffers import HostMetadata, most_grants
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
 from sparsespec.runtime.outputs import OutputDelta
@@ -74,14 +74,21 @@ class HostOnlyLLM(LLM):
     """Everything but the device."""
 
     def __init__(self, language: Language, load: Load, recorder: Recorder) -> None:
-        self._device = MadeUpDevice(language.text, load.acceptance)
+        build = _build(load)
+        host = HostMetadata(
+            load.num_requests,
+            most_grants(build, load.num_requests, build.max_draft_len),
+            build.max_pages,
+            scored=load.k > 0,
+        )
+        self._device = MadeUpDevice(language.text, load.acceptance, host, build.max_draft_len + 1)
         drafter = SpeculationConfig(k=load.k, min_budget=1) if load.k else SpeculationConfig(drafter="none")
         config = RuntimeConfig(chunk_size=load.chunk_size, policy=load.policy)
-        engine = LoadedEngine(EngineConfig(_model(), _build(load)), {}, language.codec)
+        engine = LoadedEngine(EngineConfig(_model(), build), {}, language.codec)
         super().__init__(engine, drafter, config, recorder)
 
-    def _make_executor(self, config: ExecutorConfig) -> Executor[StepBatch, Tensor]:
-        return self._device  # type: ignore[return-value]  # its batches are scheduled steps: no tensor is made
+    def _make_executor(self, config: ExecutorConfig) -> Executor[GraphBatch, None]:
+        return self._device
 
 
 class FullHouse:

@@ -3,10 +3,12 @@
     python benchmarks/host_step.py --json host_step.json
 
 Scheduler, KV-cache manager, answers and tokenizer are the real ones; requests of --prompt_tokens and --output_tokens
-join as others end. "schedule" and "update" are the scheduler's, "loop" is what else LLM.step does, and "step" is all of
-it: the time that the device may have to wait for. "text" is what decoding the step's tokens takes whoever wants it, in
-another thread behind AsyncLLM. Tensors are not made here. Times are means over a cycle, the median one of all, and
-"p99" is the slowest step but 1%.
+join as others end. "schedule" and "update" are the scheduler's. "prepare" packs the numbers of a step of fixed shapes
+and finds its shape, "results" makes of the device's numbers what the scheduler takes, both as GraphExecutor does.
+"loop" is what else LLM.step does, and "step" is all of these: the time that the device may have to wait for. "text" is
+what decoding the step's tokens takes whoever wants it, in another thread behind AsyncLLM. Calls of CUDA, which copy
+numbers and start graphs, are not made here, and what the device would compute is not timed. Times are means over a
+cycle, the median one of all, and "p99" is the slowest step but 1%.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ from sparsespec.builder.config_io import add_flags, check_range, from_flags, opt
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.report import Metric, Report, check_report_path, this_machine
 from sparsespec.builder.terminal import run_tool
+from sparsespec.runtime.collector import freeze_heap
 from sparsespec.runtime.tracing import HostTrace
 
 Way = Literal["unified", "lockstep", "plain"]
 WAYS: tuple[Way, ...] = ("unified", "lockstep", "plain")
-_NOT_THE_HOSTS = ("prepare", "execute", "sample", "wait", "count")  # spans of the made-up device, and the trace's own
+# Spans by what they are called here; of those that are not the host's work, one is made up and one the trace's own.
+_SPANS = {"schedule": ("schedule",), "prepare": ("prepare",), "results": ("sample", "wait"), "update": ("update",)}
+_NOT_THE_HOSTS = ("execute", "count")
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ class StepCost:
     """What a step took, in microseconds, and what it held; or the means over several."""
 
     schedule: float
+    prepare: float
+    results: float
     update: float
     loop: float
     text: float
@@ -94,7 +101,7 @@ class StepCost:
     @property
     def step(self) -> float:
         """On the stepping thread."""
-        return self.schedule + self.update + self.loop
+        return self.schedule + self.prepare + self.results + self.update + self.loop
 
     @staticmethod
     def mean(costs: Sequence[StepCost]) -> StepCost:
@@ -124,15 +131,15 @@ class HostCost:
     def line(self) -> str:
         """A row of the table."""
         cost = self.typical
-        times = (cost.schedule, cost.update, cost.loop, cost.step, self.slow_step, cost.text)
-        counts = (cost.drafts, cost.verifications, cost.tokens)
-        return f"{self.way:9}{self.num_requests:9}" + "".join(f"{value:10.0f}" for value in (*times, *counts))
+        verbs = (cost.schedule, cost.prepare, cost.results, cost.update, cost.loop)
+        values = (*verbs, cost.step, self.slow_step, cost.text, cost.drafts, cost.verifications, cost.tokens)
+        return f"{self.way:9}{self.num_requests:9}" + "".join(f"{value:10.0f}" for value in values)
 
     def metrics(self) -> tuple[Metric, ...]:
         """As a report tells them."""
         name = f"{self.way}_{self.num_requests}"
         cost = self.typical
-        times = {"schedule": cost.schedule, "update": cost.update, "loop": cost.loop, "text": cost.text}
+        times = {verb: getattr(cost, verb) for verb in (*_SPANS, "loop", "text")}
         times |= {"step": cost.step, "step_p99": self.slow_step}
         counts = {"drafts": cost.drafts, "verifications": cost.verifications, "tokens": cost.tokens}
         return (
@@ -142,7 +149,7 @@ class HostCost:
 
 
 HEAD = f"{'way':9}{'requests':>9}" + "".join(
-    f"{name:>10}" for name in ("schedule", "update", "loop", "step", "p99", "text", "drafts", "verifies", "tokens")
+    f"{name:>10}" for name in (*_SPANS, "loop", "step", "p99", "text", "drafts", "verifies", "tokens")
 )
 
 
@@ -150,6 +157,7 @@ def measure(language: Language, way: str, load: Load, num_steps: int) -> HostCos
     """Fill the batch, then time steps."""
     trace = HostTrace()
     llm = HostOnlyLLM(language, load, trace)
+    freeze_heap()
     house = FullHouse(llm, load)
     while not house.is_full:
         house.replace_ended(house.step())
@@ -169,12 +177,15 @@ def _timed_step(house: FullHouse, trace: HostTrace, rows_each: int) -> StepCost:
     read = perf_counter_ns()
     house.replace_ended(deltas)
     spent = {span.name: span.duration_us for span in trace.spans}
-    verbs, other = spent["schedule"] + spent["update"], sum(spent[name] for name in _NOT_THE_HOSTS)
+    verbs = {verb: sum(spent[name] for name in names) for verb, names in _SPANS.items()}
+    other = sum(spent[name] for name in _NOT_THE_HOSTS)
     (counted,) = trace.counts
     return StepCost(
-        schedule=spent["schedule"],
-        update=spent["update"],
-        loop=(stepped - start) / 1000 - verbs - other,
+        schedule=verbs["schedule"],
+        prepare=verbs["prepare"],
+        results=verbs["results"],
+        update=verbs["update"],
+        loop=(stepped - start) / 1000 - sum(verbs.values()) - other,
         text=(read - stepped) / 1000,
         drafts=counted.step.draft_rows,
         verifications=counted.step.verify_rows / rows_each,

@@ -25,16 +25,12 @@ class AnswerText:
 
     def __init__(self, request: Request, stream: TextStream) -> None:
         self.stop: StopFound | None = None  # as far as parts have been read
+        self.may_stop = bool(request.spec.params.stop)  # whether any text would end the answer
         self._request = request
         self._stream = stream
         self._token_ends: list[int] = []  # output tokens at the end of each part
         self._text_ends: list[int] = []  # characters at the end of each part that has been read
         self._last_part: int | None = None  # the request had ended with it
-
-    @property
-    def may_stop(self) -> bool:
-        """Whether any text would end the answer."""
-        return bool(self._request.spec.params.stop)
 
     def add_part(self) -> int:
         """The request has gained tokens, and perhaps ended; returns the part's number."""

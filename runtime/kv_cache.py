@@ -117,6 +117,10 @@ class KvCacheManager:
         holding = self._holdings[request_id]
         return max(0, min(self.pages_for(num_tokens), holding.reserved) - len(holding.pages))
 
+    def has_room(self, request_id: int, num_tokens: int) -> bool:
+        """Whether the pages that a request holds have room for num_tokens in all."""
+        return num_tokens <= len(self._holdings[request_id].pages) * self.page_size
+
     def can_append(self, request_id: int, num_tokens: int) -> bool:
         """Whether pages can be granted until the request holds room for num_tokens in all."""
         return self.pages_for(num_tokens) - len(self._holdings[request_id].pages) <= len(self._free)
@@ -135,9 +139,9 @@ class KvCacheManager:
     def truncate(self, request_id: int, num_tokens: int) -> int:
         """Take back the pages beyond num_tokens, a bound that no step in flight writes past; returns how many."""
         pages = self._holdings[request_id].pages
-        num_surplus = len(pages) - self.pages_for(num_tokens)
-        if num_surplus <= 0:
+        if (len(pages) - 1) * self.page_size < num_tokens:
             return 0
+        num_surplus = len(pages) - self.pages_for(num_tokens)
         self._free.extend(pages.pop() for _ in range(num_surplus))
         return num_surplus
 
@@ -218,7 +222,7 @@ class KvCacheManager:
         self._host_reserved += host_pages
 
     def _take(self, count: int) -> tuple[int, ...]:
-        return tuple(self._free.popleft() for _ in range(count))
+        return tuple([self._free.popleft() for _ in range(count)])
 
     def _reclaim(self) -> None:
         waiting: deque[_Draining] = deque()

@@ -115,11 +115,13 @@ class LLM:
 
     def step(self) -> list[OutputDelta]:
         """Start one step and take the results of the step result_lag before it; returns what answers gained."""
-        deltas = [delta.up_to_stop() for delta in self.advance()]
-        for delta in deltas:
-            if delta is not None:
-                self.settle(delta)
-        return [delta for delta in deltas if delta is not None]
+        deltas = self.advance()
+        if not any(delta.answer_text.may_stop for delta in deltas):
+            return deltas
+        kept = [delta for delta in [each.up_to_stop() for each in deltas] if delta is not None]
+        for delta in kept:
+            self.settle(delta)
+        return kept
 
     def advance(self) -> list[OutputDelta]:
         """As `step`, but looks at no text: that is for the caller, who applies `up_to_stop` and `settle` to each delta.
@@ -128,7 +130,7 @@ class LLM:
         """
         with self.recorder.span("step"):
             progress = self._loop.step()
-        deltas = [self._answer_of[each.request.request_id].grow(each.tokens) for each in progress]
+        deltas = [self._answer_of[request.request_id].grow(tokens) for request, tokens in progress]
         self._let_pass()
         return deltas
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from sparsespec.runtime.answer_text import AnswerText
 from sparsespec.runtime.request import FinishReason, Verification
 from sparsespec.runtime.results import TokenLogprobs
 
 
-@dataclass(frozen=True)
-class OutputDelta:
+class OutputDelta(NamedTuple):
     """What one answer gained in a step."""
 
     request_id: int
-    index: int  # which of the prompt's n answers
+    index: int  # type: ignore[assignment]  # which of the prompt's n answers; nobody looks for places in this tuple
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
-    answer_text: AnswerText = field(repr=False, compare=False)
-    part: int = field(repr=False)  # of answer_text
+    answer_text: AnswerText
+    part: int  # of answer_text
 
-    @cached_property
+    @property
     def text(self) -> str:
-        """Decoded when first asked for."""
+        """Decoded when first asked for; any thread may read it again."""
         return self.answer_text.part(self.part)
 
     def up_to_stop(self) -> OutputDelta | None:
@@ -36,7 +35,7 @@ class OutputDelta:
         if stop.part < self.part:
             return None
         kept = stop.num_tokens - self.answer_text.num_tokens_before(self.part)
-        return replace(self, token_ids=self.token_ids[:kept], finish_reason="stop")
+        return self._replace(token_ids=self.token_ids[:kept], finish_reason="stop")
 
 
 @dataclass(frozen=True)

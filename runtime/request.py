@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from sparsespec.plugins.phase import Phase
+from sparsespec.plugins.phase import DRAFT, IDLE, PREFILL, VERIFY, Phase
 from sparsespec.runtime.results import SlotResult, TokenLogprobs
 from sparsespec.runtime.sampling_params import SamplingNeeds, SamplingParams
 
@@ -54,7 +54,7 @@ class RequestSpec:
         """Most drafts per cycle."""
         return self.drafts.draft_len
 
-    @property
+    @cached_property
     def num_draft_steps(self) -> int:
         """Most draft steps per cycle."""
         return self.drafts.num_draft_steps
@@ -112,11 +112,12 @@ class Request:
 
     def __init__(self, spec: RequestSpec) -> None:
         self.spec = spec
+        self.request_id = spec.request_id  # number given at submission
         self.num_prefilled = 0  # prompt tokens scheduled
         self.start_delay = 0  # idle steps before the first cycle
         self.num_drafts = spec.draft_len  # of this cycle
         self.draft_index = 0  # draft steps scheduled in this cycle
-        self.next_phase = Phase.PREFILL  # what the next step does for this request
+        self.next_phase: Phase = PREFILL  # what the next step does for this request
         self.kv_len = 0  # verified tokens, as of the last result read
         self.recent_start = 0
         self.num_chosen = 0
@@ -125,20 +126,19 @@ class Request:
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None  # the token or text that stopped it, None for end of sequence
         self._num_draft_steps = spec.num_draft_steps
+        self._has_draft_steps = spec.num_draft_steps > 0
         self._block = _InFlight(advance=spec.draft_len + 1, emits=1)  # this cycle's verification
         self._most_rows = spec.draft_len + 1  # of any verification
         self._end_len = spec.end_len
+        self._max_tokens = spec.max_tokens
+        self._stop_token_ids = spec.stop_token_ids
+        self._prompt_len = len(spec.prompt_token_ids)
         # Verifications as tuples of their numbers: there are very many, and a garbage collector passes these over.
         self._verified: list[tuple[int, ...]] = []
         # Prompt chunks and verifications: a draft moves no length and emits nothing, so nothing of it can land.
         self._in_flight: deque[_InFlight] = deque()
         self._advance_in_flight = 0  # sums over _in_flight
         self._emits_in_flight = 0
-
-    @property
-    def request_id(self) -> int:
-        """Number given at submission."""
-        return self.spec.request_id
 
     @property
     def kv_len_upper(self) -> int:
@@ -159,14 +159,14 @@ class Request:
     def decode_bound(self) -> int:
         """As write_bound, once its prompt is in and a verification is scheduled."""
         num_rows = self._block.advance
-        if self.next_phase is Phase.PREFILL:
-            num_rows = max(num_rows, len(self.spec.prompt_token_ids) - self.num_prefilled)
+        if self.next_phase is PREFILL:
+            num_rows = max(num_rows, self._prompt_len - self.num_prefilled)
         return self.bound_after(num_rows)
 
     @property
     def in_cycle(self) -> bool:
         """Whether it drafts and verifies in the coming steps, now or after its start delay."""
-        return self.start_delay > 0 or self.next_phase in (Phase.DRAFT, Phase.VERIFY)
+        return self.start_delay > 0 or self.next_phase is DRAFT or self.next_phase is VERIFY
 
     @property
     def num_certain_tokens(self) -> int:
@@ -197,7 +197,7 @@ class Request:
 
     def next_chunk(self, room: int) -> int:
         """Prompt tokens to prefill in a step with room for so many rows; the scored last rows stay together."""
-        remaining = len(self.spec.prompt_token_ids) - self.num_prefilled
+        remaining = self._prompt_len - self.num_prefilled
         return remaining if remaining <= room else max(0, min(room, remaining - self.spec.prompt_block))
 
     def delay_start(self, steps: int) -> None:
@@ -210,7 +210,7 @@ class Request:
         assert self.draft_index == 0, "a cycle keeps its length"
         assert 0 <= num_drafts <= self.spec.draft_len, num_drafts
         self.num_drafts = num_drafts
-        self._num_draft_steps = num_drafts if self.spec.num_draft_steps else 0
+        self._num_draft_steps = num_drafts if self._has_draft_steps else 0
         self._block = _InFlight(advance=num_drafts + 1, emits=1)
         self._follow_counters()
 
@@ -222,14 +222,14 @@ class Request:
     def schedule_prefill(self, num_rows: int) -> None:
         """num_rows prompt tokens are prefilled in the step being scheduled; the last chunk samples the first token."""
         self.num_prefilled += num_rows
-        last = self.num_prefilled == len(self.spec.prompt_token_ids)
+        last = self.num_prefilled == self._prompt_len
         self._launch(_InFlight(advance=num_rows, emits=int(last)))
 
     def schedule_draft(self) -> None:
         """One token is drafted in the step being scheduled."""
         self.draft_index += 1
         if self.draft_index == self._num_draft_steps:
-            self.next_phase = Phase.VERIFY
+            self.next_phase = VERIFY
 
     def schedule_verify(self) -> None:
         """The cycle's drafts are verified in the step being scheduled."""
@@ -244,8 +244,11 @@ class Request:
         """Take the result of the oldest chunk or verification in flight; returns the tokens that joined the output."""
         num_rows = self._land().advance
         first = len(self.output_token_ids)
-        added = self._append_tokens(result)
-        if added and result.phase == Phase.VERIFY:
+        added = self._until_the_end(result.tokens)
+        self.output_token_ids += added
+        if result.logprobs:
+            self._append_logprobs(result.logprobs[: len(added)])
+        if added and result.phase is VERIFY:
             self._verified.append(self._verification(result, num_rows, first, len(added)))
         self.kv_len, self.recent_start = result.kv_len, result.recent_start
         self.num_chosen = result.num_chosen
@@ -268,12 +271,12 @@ class Request:
         self.stop_reason = stop_reason
 
     def _follow_counters(self) -> None:
-        if self.num_prefilled < len(self.spec.prompt_token_ids):
-            self.next_phase = Phase.PREFILL
-        elif self.start_delay > 0 or self.num_certain_tokens >= self.spec.max_tokens:
-            self.next_phase = Phase.IDLE
+        if self.num_prefilled < self._prompt_len:
+            self.next_phase = PREFILL
+        elif self.start_delay > 0 or len(self.output_token_ids) + self._emits_in_flight >= self._max_tokens:
+            self.next_phase = IDLE
         else:
-            self.next_phase = Phase.DRAFT if self.draft_index < self._num_draft_steps else Phase.VERIFY
+            self.next_phase = DRAFT if self.draft_index < self._num_draft_steps else VERIFY
 
     def _launch(self, flight: _InFlight) -> None:
         self._in_flight.append(flight)
@@ -287,33 +290,34 @@ class Request:
         self._emits_in_flight -= flight.emits
         return flight
 
-    def _append_tokens(self, result: SlotResult) -> tuple[int, ...]:
-        added = self._until_the_end(result.tokens)
-        self.output_token_ids += added
+    def _append_logprobs(self, told: tuple[TokenLogprobs, ...]) -> None:
         wanted = self.spec.params.logprobs
         if wanted is not None:
-            told = result.logprobs[: len(added)]
             self.logprobs += [replace(each, top=each.top[:wanted]) for each in told]
-        return added
 
     def _until_the_end(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Those of new tokens that the output takes; ends the request where one of them does."""
-        room = self.spec.max_tokens - len(self.output_token_ids)
-        for place, token in enumerate(tokens[:room]):
-            if token in self.spec.stop_token_ids:
-                self.finish("stop", token if token in self.spec.params.stop_token_ids else None)
-                return tokens[: place + 1]
+        room = self._max_tokens - len(self.output_token_ids)
+        kept = tokens[:room]
+        for token in self._stop_token_ids:
+            if token in kept:
+                return self._until_a_stop(kept)
         if tokens and len(tokens) >= room:
             self.finish("length")
-        return tokens[:room]
+        return kept
+
+    def _until_a_stop(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Of tokens among which one stops the output, those up to the first that does."""
+        place = min(tokens.index(token) for token in self._stop_token_ids if token in tokens)
+        self.finish("stop", tokens[place] if tokens[place] in self.spec.params.stop_token_ids else None)
+        return tokens[: place + 1]
 
     def _verification(self, result: SlotResult, num_rows: int, first_output: int, num_tokens: int) -> tuple[int, ...]:
         """The numbers of a Verification, in their order.
 
         num_rows: of the block, whose cycle may have had more drafts or fewer than the one at work.
         """
-        start, draft_steps = self.kv_len, num_rows - 1 if self.spec.num_draft_steps else 0
-        recent = draft_steps * (start - self.recent_start) + _sum_up_to(draft_steps)
-        draft_kv_tokens = draft_steps * self.num_chosen + recent
-        counts = (first_output, num_tokens, result.num_drafts, result.num_accepted)
-        return (*counts, draft_kv_tokens, start + num_rows, start)
+        start, num_drafts, num_accepted = self.kv_len, result.num_drafts, result.num_accepted
+        draft_steps = num_rows - 1 if self._has_draft_steps else 0
+        draft_kv_tokens = draft_steps * (self.num_chosen + start - self.recent_start) + _sum_up_to(draft_steps)
+        return first_output, num_tokens, num_drafts, num_accepted, draft_kv_tokens, start + num_rows, start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sparsespec.plugins.phase import Phase
 
@@ -16,9 +17,11 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...]  # (token, log-probability) of the most likely ones, best first
 
 
-@dataclass(frozen=True)
-class SlotResult:
-    """What one slot's VERIFY or last PREFILL chunk produced; lengths are those after it."""
+class SlotResult(NamedTuple):
+    """What one slot's VERIFY or last PREFILL chunk produced; lengths are those after it.
+
+    A NamedTuple, as much that is made for each request in each step: it takes a third of a frozen dataclass's time.
+    """
 
     phase: Phase
     tokens: tuple[int, ...]  # new output tokens: accepted drafts and one more; none past end_len

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from sparsespec.builder.config_io import MAX_INT, check_types, shown
 from sparsespec.builder.errors import InputError, RequestError
@@ -95,13 +95,14 @@ class SamplingParams:
     @property
     def needs(self) -> SamplingNeeds:
         """What sampling has to compute for this request beside the most likely token."""
-        return SamplingNeeds(
+        needs = SamplingNeeds(
             penalties=self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0,
             probabilities=self.temperature > 0,
             cuts=self.temperature > 0 and (self.min_p > 0 or self.top_k > 0 or self.top_p < 1),
             logprobs=self.logprobs is not None,
             early_stops=self.min_tokens > 0,
         )
+        return _shared(needs)
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,12 @@ class LogitNeeds:
 
 
 SAMPLING_ALONE = LogitNeeds()
+
+
+@cache
+def _shared(needs: SamplingNeeds) -> SamplingNeeds:
+    """One object for all requests that need the same: every step looks at every row's."""
+    return needs
 
 
 def _as_tuple(value: object) -> object:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
-from sparsespec.plugins.phase import Phase
+from sparsespec.plugins.phase import DRAFT, Phase
 from sparsespec.runtime.request import RequestSpec
 from sparsespec.runtime.sampling_params import SamplingNeeds
 
@@ -17,8 +20,7 @@ class Admission:
     spec: RequestSpec
 
 
-@dataclass(frozen=True, slots=True)
-class PageGrant:
+class PageGrant(NamedTuple):
     """Pages added to a slot's page table, from index first on."""
 
     slot: int
@@ -48,6 +50,15 @@ class ScheduledRows:
     block_rows: int  # rows of the block that ends here: a verification's, or the last of a prompt; 0 elsewhere
     scored: bool  # whether the block's rows choose pillars: drafts follow
     needs: SamplingNeeds
+    packed: bytes = field(init=False, repr=False, compare=False)  # PACKED_FIELDS; the same rows serve many cycles
+
+    def __post_init__(self) -> None:
+        packed = array("i", [getattr(self, name) for name in PACKED_FIELDS]).tobytes()
+        object.__setattr__(self, "packed", packed)
+
+
+# Of ScheduledRows.packed, int32 each.
+PACKED_FIELDS = ("num_rows", "num_logits", "scored", "phase", "draft_index", "block_rows")
 
 
 @dataclass(frozen=True)
@@ -65,3 +76,8 @@ class ScheduledStep:
     offloads: tuple[PageMove, ...] = ()
     restores: tuple[PageMove, ...] = ()
     budget: int = 0  # what drafts read after blocks that end here: a place among the executor's budgets
+
+    @cached_property
+    def landing(self) -> tuple[ScheduledRows, ...]:
+        """Rows that move a length: prompt chunks and verifications. All others are drafts, one row with logits each."""
+        return tuple([row for row in self.rows if row.phase is not DRAFT])

@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
-from sparsespec.plugins.phase import Phase
+from sparsespec.plugins.phase import DRAFT, IDLE, PREFILL, VERIFY
 from sparsespec.runtime.cycles import LOOK_AGAIN, NO_CYCLES, Cycles, Load
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.offload import Offloading
@@ -34,8 +35,7 @@ class SchedulerLimits:
     chunk_size: int  # prefill rows
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """Tokens that a request gained in a step."""
 
     request: Request
@@ -134,9 +134,7 @@ class Scheduler:
     def update(self, step: ScheduledStep, results: Mapping[int, SlotResult]) -> list[Progress]:
         """Take the results of a finished step, by slot; returns who gained tokens. Steps come in order."""
         progress = []
-        for row in step.rows:
-            if row.phase is Phase.DRAFT:
-                continue  # its verification tells
+        for row in step.landing:
             running = self._running.get(row.slot)
             if running is None or running.generation != row.generation:
                 continue  # a late result: the slot has changed hands since
@@ -144,8 +142,12 @@ class Scheduler:
             if result is None:
                 running.request.receive_nothing()
                 continue
-            progress.append(Progress(running.request, running.request.receive(result)))
-            self._settle(running)
+            request, reach = running.request, running.request.scheduled_kv_len
+            progress.append(Progress(request, request.receive(result)))
+            if request.finish_reason is not None:
+                self._release(running)
+            elif request.scheduled_kv_len < reach:
+                self.kv_cache.truncate(request.request_id, request.write_bound)
         self.kv_cache.retire(step.index)
         return progress
 
@@ -169,6 +171,8 @@ class Scheduler:
 
     def _rejoin(self) -> None:
         """Whoever is here again waits for its place in the stagger."""
+        if not self._offloading.is_on:
+            return  # nobody ever lacks a page
         for running in self._running.values():
             if running.present and running.out_of_step:
                 running.out_of_step = False
@@ -187,17 +191,17 @@ class Scheduler:
                 continue
             request = running.request
             phase = request.next_phase
-            if phase is Phase.DRAFT:
+            if phase is DRAFT:
                 rows.append(running.draft_rows[request.draft_index])
                 request.schedule_draft()
-            elif phase is Phase.VERIFY and not self._grant_pages(running, request.num_drafts + 1):
+            elif phase is VERIFY and not self._grant_pages(running, request.num_drafts + 1):
                 running.out_of_step = True
-            elif phase is Phase.VERIFY and (request.num_drafts or (may_begin and running.may_draft)):
+            elif phase is VERIFY and (request.num_drafts or (may_begin and running.may_draft)):
                 rows.append(self._verify(running))
-            elif phase is Phase.VERIFY:
+            elif phase is VERIFY:
                 rows.append(running.verify_rows[0])
                 request.schedule_verify()
-            elif phase is Phase.IDLE:
+            elif phase is IDLE:
                 request.pass_step()
         return rows
 
@@ -211,7 +215,7 @@ class Scheduler:
         return rows
 
     def _prefill_rows(self, decode_rows: list[ScheduledRows]) -> list[ScheduledRows]:
-        if self._cycles.policy == "lockstep" and any(row.phase == Phase.DRAFT for row in decode_rows):
+        if self._cycles.policy == "lockstep" and any(row.phase is DRAFT for row in decode_rows):
             return []  # a step of drafts alone runs on the draft engine
         room = min(self.limits.chunk_size, self.limits.max_num_tokens - sum(row.num_rows for row in decode_rows))
         rows = []
@@ -221,7 +225,7 @@ class Scheduler:
                 break
             rows.append(self._prefill(running, chunk))
             room -= chunk
-        self._prefilling = [each for each in self._prefilling if each.request.next_phase == Phase.PREFILL]
+        self._prefilling = [each for each in self._prefilling if each.request.next_phase == PREFILL]
         return rows
 
     def _prefill(self, running: RunningRequest, num_rows: int) -> ScheduledRows:
@@ -237,19 +241,14 @@ class Scheduler:
     def _grant_pages(self, running: RunningRequest, num_rows: int) -> bool:
         """Pages for a chunk or a verification, if there are any; a draft stays within its block's."""
         request_id, bound = running.request.request_id, running.request.bound_after(num_rows)
+        if self.kv_cache.has_room(request_id, bound):
+            return True
         if not self.kv_cache.can_append(request_id, bound):
             return False
         first = self.kv_cache.num_pages_of(request_id)
         pages = self.kv_cache.append(request_id, bound)
-        if pages:
-            self._page_grants.append(PageGrant(running.slot, first, pages))
+        self._page_grants.append(PageGrant(running.slot, first, pages))
         return True
-
-    def _settle(self, running: RunningRequest) -> None:
-        if running.request.finish_reason is not None:
-            self._release(running)
-        else:
-            self.kv_cache.truncate(running.request.request_id, running.request.write_bound)
 
     def _release_slot_of(self, request: Request) -> None:
         for running in [running for running in self._running.values() if running.request is request]:

@@ -25,7 +25,7 @@ from sparsespec.runtime.device.graph_results import GraphResults
 from sparsespec.runtime.device.row_logprobs import row_logprobs
 from sparsespec.runtime.device.sampling import RowSampling, allowed_logits
 from sparsespec.runtime.device.step_batch import StepMemory
-from sparsespec.runtime.device.step_buffers import BufferLimits, HostMetadata, make_step_buffers
+from sparsespec.runtime.device.step_buffers import BufferLimits, HostMetadata, make_step_buffers, most_grants
 from sparsespec.runtime.device.step_graphs import StepGraphs, StepShape
 from sparsespec.runtime.device.step_ops import StepOps
 from sparsespec.runtime.device.torch_executor import TorchExecutor
@@ -50,9 +50,7 @@ class GraphExecutor:
         self._step_ops = step_ops
         memory = eager.memory
         num_slots, max_pages = memory.state.page_table.shape
-        # Every slot may be granted a verification's rows beyond its own, and its first and last page may be begun ones.
-        written = build.max_num_tokens + num_slots * (memory.state.draft_probs.shape[1] + 1)
-        grants = 2 * num_slots + -(-written // build.page_size)
+        grants = most_grants(build, num_slots, memory.state.draft_probs.shape[1])
         rows = max(rows_of(build.max_num_tokens), logits_of(build.max_num_tokens))
         self._buffers = make_step_buffers(memory, BufferLimits(rows, grants))
         scored = eager.drafter.needs.score_planes != "none"
@@ -127,7 +125,7 @@ class GraphExecutor:
             self._graphs.run(shape)
 
     def _send(self, step: ScheduledStep) -> None:
-        packed = torch.frombuffer(self._host.pack(step), dtype=torch.int32)
+        packed = torch.from_numpy(self._host.pack(step))
         self._buffers.sent.copy_(packed.pin_memory() if self._buffers.sent.is_cuda else packed, non_blocking=True)
 
     def _run(self, shape: StepShape) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from sparsespec.plugins.accept_drafts.inputs import RESULT_FIELDS
 from sparsespec.runtime.device.host_copies import HostCopies
 from sparsespec.runtime.device.row_logprobs import RowLogprobs
-from sparsespec.runtime.device.torch_results import BlockCounts, slot_result
+from sparsespec.runtime.device.torch_results import slot_result
 from sparsespec.runtime.results import SlotResult
 from sparsespec.runtime.scheduled_step import ScheduledStep
 
@@ -25,8 +25,7 @@ class GraphResults:
         results: as AcceptDrafts writes them, [B, fields + k + 1] int32. logprobs: of the step's rows of logits.
         """
         self._step = step
-        starts = accumulate((row.num_logits for row in step.rows), initial=0)
-        self._blocks = [(row, start) for row, start in zip(step.rows, starts, strict=False) if row.block_rows]
+        self._blocks = [row for row in step.landing if row.block_rows]
         wanted = results if self._blocks else results[:0]
         self._copies = HostCopies([wanted, *(logprobs.tensors if logprobs and self._blocks else ())])
 
@@ -38,9 +37,19 @@ class GraphResults:
     def wait(self) -> dict[int, SlotResult]:
         """See PendingResults."""
         results, *logprobs = self._copies.wait()
+        if not self._blocks:
+            return {}
         told = RowLogprobs(*logprobs) if logprobs else None
-        numbers = results[[row.slot for row, _ in self._blocks]].tolist()
+        first_row = self._first_rows() if logprobs else {}
+        numbers = results.numpy()[[row.slot for row in self._blocks]]
+        counts = zip(*numbers[:, :_COUNTS].T.tolist(), strict=True)
+        blocks = zip(self._blocks, counts, numbers[:, _COUNTS:].tolist(), strict=True)
         return {
-            row.slot: slot_result(row, BlockCounts(*block[:_COUNTS]), block[_COUNTS:], told, first_row)
-            for (row, first_row), block in zip(self._blocks, numbers, strict=True)
+            row.slot: slot_result(row, counted, tokens, told, first_row.get(row.slot, 0))
+            for row, counted, tokens in blocks
         }
+
+    def _first_rows(self) -> dict[int, int]:
+        """Of each slot's rows of logits, by slot."""
+        starts = accumulate((row.num_logits for row in self._step.rows), initial=0)
+        return {row.slot: start for row, start in zip(self._step.rows, starts, strict=False)}

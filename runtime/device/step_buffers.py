@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, fields
-from itertools import accumulate
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from sparsespec.builder.build_config import BuildConfig
 from sparsespec.plugins.accept_drafts.inputs import RESULT_FIELDS
 from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.device.row_logprobs import RowLogprobs
 from sparsespec.runtime.device.step_batch import StepMemory
 from sparsespec.runtime.sampling_params import MAX_LOGPROBS
-from sparsespec.runtime.scheduled_step import PageGrant, ScheduledRows, ScheduledStep
+from sparsespec.runtime.scheduled_step import PACKED_FIELDS, PageGrant, ScheduledRows, ScheduledStep
+
+# As ScheduledRows.packed: PACKED_FIELDS of a slot that takes no part.
+_IDLE_SLOT = array("i", [0, 0, 0, Phase.IDLE, 0, 0]).tobytes()
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class StepMetadata:
     phase: Tensor  # [B]
     draft_index: Tensor  # [B]
     score_rows: Tensor  # [B]
-    score_index: Tensor  # [B]
+    score_index: Tensor  # [B]: among those that are scored, in slot order
     logit_start: Tensor  # [B + 1]
     block_rows: Tensor  # [B]
     num_grants: Tensor  # [1]
@@ -94,39 +99,53 @@ class HostMetadata:
     max_pages: int  # of a slot
     scored: bool  # whether the drafter wants scores
 
-    def pack(self, step: ScheduledStep) -> array[int]:
+    def pack(self, step: ScheduledStep) -> NDArray[np.int32]:
         """A step's numbers, in the order of StepMetadata."""
-        of_slots = [self._empty() for _ in range(7)]
-        num_rows, phase, draft_index, score_rows, score_index, num_logits, block_rows = of_slots
-        phase[:] = array("i", [Phase.IDLE]) * self.num_slots
-        for row in step.rows:
-            slot = row.slot
-            num_rows[slot], phase[slot], draft_index[slot] = row.num_rows, row.phase, row.draft_index
-            num_logits[slot], block_rows[slot] = row.num_logits, row.block_rows
-        for index, row in enumerate(scored_rows(step) if self.scored else ()):
-            score_rows[row.slot], score_index[row.slot] = row.block_rows, index
-        sent = array("i", accumulate(num_rows, initial=0))
-        for numbers in (phase, draft_index, score_rows, score_index):
-            sent += numbers
-        sent += array("i", accumulate(num_logits, initial=0))
-        return sent + block_rows + self._grants(step.page_grants)
+        columns = self._columns(step.rows)
+        _, _, scored, phase, draft_index, block_rows = columns
+        if not self.scored:
+            scored[:] = 0
+        row_start, logit_start, num_before = _starts(columns[:3])
+        score_index = num_before[:-1] * scored
+        of_slots = (row_start, phase, draft_index, block_rows * scored, score_index, logit_start, block_rows)
+        return np.concatenate((*of_slots, self._grants(step.page_grants)))
 
-    def _grants(self, grants: tuple[PageGrant, ...]) -> array[int]:
-        places = array(
-            "i", [grant.slot * self.max_pages + grant.first + n for grant in grants for n in range(len(grant.pages))]
-        )
-        pages = array("i", [page for grant in grants for page in grant.pages])
+    def _columns(self, rows: tuple[ScheduledRows, ...]) -> NDArray[np.int32]:
+        """[PACKED_FIELDS, B]."""
+        of_slots = [_IDLE_SLOT] * self.num_slots
+        for row in rows:
+            of_slots[row.slot] = row.packed
+        numbers = np.frombuffer(bytearray().join(of_slots), dtype=np.int32)
+        columns: NDArray[np.int32] = numbers.reshape(self.num_slots, len(PACKED_FIELDS)).T
+        return columns
+
+    def _grants(self, grants: tuple[PageGrant, ...]) -> NDArray[np.int32]:
+        """The last three of StepMetadata."""
+        pages = [page for grant in grants for page in grant.pages]
         assert len(pages) <= self.max_grants, (len(pages), self.max_grants)
-        unused = array("i", [0]) * (self.max_grants - len(pages))
-        return array("i", [len(pages)]) + places + unused + pages + unused
+        sent = np.zeros(1 + 2 * self.max_grants, dtype=np.int32)
+        sent[0] = len(pages)
+        sent[1 : 1 + len(pages)] = [
+            grant.slot * self.max_pages + grant.first + n for grant in grants for n in range(len(grant.pages))
+        ]
+        sent[1 + self.max_grants :][: len(pages)] = pages
+        return sent
 
-    def _empty(self) -> array[int]:
-        return array("i", [0]) * self.num_slots
+
+def _starts(counts: NDArray[np.int32]) -> NDArray[np.int32]:
+    """[n, B + 1] of counts [n, B]: sums of those before each, and of all."""
+    starts = np.zeros((len(counts), counts.shape[1] + 1), dtype=np.int32)
+    counts.cumsum(axis=1, out=starts[:, 1:])
+    return starts
 
 
-def scored_rows(step: ScheduledStep) -> list[ScheduledRows]:
-    """Whose blocks are scored, in the order of their scores."""
-    return [row for row in step.rows if row.scored]
+def most_grants(build: BuildConfig, num_slots: int, draft_len: int) -> int:
+    """Pages that a step can add to page tables.
+
+    Every slot may be granted a verification's rows beyond its own, and its first and last page may be begun ones.
+    """
+    written = build.max_num_tokens + num_slots * (draft_len + 1)
+    return 2 * num_slots + -(-written // build.page_size)
 
 
 def _sizes(num_slots: int, max_grants: int) -> list[int]:

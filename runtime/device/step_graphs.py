@@ -8,7 +8,6 @@ from functools import cache
 
 import torch
 
-from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.sampling_params import SAMPLING_ALONE, LogitNeeds
 from sparsespec.runtime.scheduled_step import ScheduledStep
 from sparsespec.runtime.step_sizes import logits_of, rows_of, scored_of
@@ -34,14 +33,15 @@ class StepShape:
     @staticmethod
     def of(step: ScheduledStep, max_scored: int) -> StepShape:
         """max_scored: places for scores; 0 if the drafter wants none. The step has rows."""
-        num_rows = sum(row.num_rows for row in step.rows)
-        num_logits = sum(row.num_logits for row in step.rows)
-        num_scored = scored_of(sum(row.scored for row in step.rows), max_scored)
+        landing, num_drafts = step.landing, len(step.rows) - len(step.landing)
+        num_rows = num_drafts + sum([row.num_rows for row in landing])
+        num_logits = num_drafts + sum([row.num_logits for row in landing])
+        num_scored = scored_of(sum([row.scored for row in landing]), max_scored)
         needs = LogitNeeds.of(row.needs for row in step.rows)
         if num_logits != num_rows:
             return StepShape(rows_of(num_rows), logits_of(num_logits), num_scored, every_row=False, needs=needs)
         shape = StepShape.of_every_row(num_rows, num_scored)
-        if any(row.phase != Phase.DRAFT for row in step.rows):
+        if landing:
             return replace(shape, needs=needs)
         return replace(shape, drafts_only=True, needs=replace(needs, logprobs=False))
 

@@ -19,7 +19,7 @@ NumberT = TypeVar("NumberT")
 
 @dataclass(frozen=True)
 class BlockCounts(Generic[NumberT]):
-    """Numbers of a block: [S] tensors, or one block's ints. Lengths are those after it; see SlotResult."""
+    """Numbers of a block: [S] tensors. Lengths are those after it; see SlotResult."""
 
     num_tokens: NumberT  # that join the output
     num_drafts: NumberT
@@ -63,23 +63,16 @@ class TorchResults:
         width, told = tokens.shape[1], RowLogprobs(*logprobs) if logprobs else None
         blocks = zip(self._rows, counts.tolist(), tokens.tolist(), strict=True)
         return {
-            row.slot: slot_result(row, BlockCounts(*numbers), block, told, index * width)
+            row.slot: slot_result(row, numbers, block, told, index * width)
             for index, (row, numbers, block) in enumerate(blocks)
         }
 
 
 def slot_result(
-    row: ScheduledRows, counts: BlockCounts[int], tokens: Sequence[int], logprobs: RowLogprobs | None, first_row: int
+    row: ScheduledRows, counts: Sequence[int], tokens: Sequence[int], logprobs: RowLogprobs | None, first_row: int
 ) -> SlotResult:
-    """Of a block. tokens: no fewer than joined the output. first_row: the block's, in logprobs."""
-    kept = tuple(tokens[: counts.num_tokens])
-    return SlotResult(
-        phase=row.phase,
-        tokens=kept,
-        num_drafts=counts.num_drafts,
-        num_accepted=counts.num_accepted,
-        kv_len=counts.kv_len,
-        recent_start=counts.recent_start,
-        num_chosen=counts.num_chosen,
-        logprobs=logprobs.told(first_row, kept) if logprobs and row.needs.logprobs else (),
-    )
+    """Of a block. counts: BlockCounts. tokens: no fewer than joined the output. first_row: the block's, in logprobs."""
+    num_tokens, num_drafts, num_accepted, kv_len, recent_start, num_chosen = counts
+    kept = tuple(tokens[:num_tokens])
+    told = logprobs.told(first_row, kept) if logprobs and row.needs.logprobs else ()
+    return SlotResult(row.phase, kept, num_drafts, num_accepted, kv_len, recent_start, num_chosen, told)

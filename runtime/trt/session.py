@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from sparsespec.builder.trt.engine_io import EngineIo, Sizes, layer_tensor, row_bucket
-from sparsespec.plugins.phase import Phase
 from sparsespec.plugins.pillar_attention.inputs import LayerInputs
 from sparsespec.runtime.device.step_batch import StepBatch, StepMemory
 from sparsespec.runtime.trt.buffers import BufferSizes, StepBuffers, make_buffers
@@ -47,7 +46,7 @@ class TensorRTSession:
         assert rows is not None
         num_rows, num_logits = len(batch.inputs.token_ids), len(rows)
         if num_rows:
-            runner = self._draft if _drafts_alone(batch) else self._verify
+            runner = self._verify if batch.step.landing else self._draft
             runner.check(num_rows, num_logits)
             self._buffers.fill(batch)
             if num_rows == num_logits:
@@ -55,10 +54,6 @@ class TensorRTSession:
             else:  # a chunk of a prompt: too many shapes for graphs
                 runner.run(num_rows, max(1, num_logits))  # TensorRT gets no empty tensor
         return self._buffers.logits[:num_logits]
-
-
-def _drafts_alone(batch: StepBatch) -> bool:
-    return all(row.phase == Phase.DRAFT for row in batch.step.rows)
 
 
 def _make_buffers(io: EngineIo, memory: StepMemory, dtype: torch.dtype) -> StepBuffers:

@@ -61,8 +61,9 @@ def _is_stretch(tokens: tuple[int, ...], text: tuple[int, ...]) -> bool:
 def test_counts_are_those_of_full_steps(language: Language, way: str) -> None:
     cost = measure(language, way, tiny_load(way), num_steps=40)
     typical = cost.typical
-    assert typical.step == pytest.approx(typical.schedule + typical.update + typical.loop)
-    assert min(typical.schedule, typical.update, typical.loop, typical.text) >= 0
+    times = (typical.schedule, typical.prepare, typical.results, typical.update, typical.loop)
+    assert typical.step == pytest.approx(sum(times))
+    assert min(*times, typical.text) > 0
     assert 0 < typical.drafts + typical.verifications <= 4
     assert (typical.drafts == 0) == (way == "plain")
     assert typical.verifications <= typical.tokens <= 4 * typical.verifications + 4
@@ -71,10 +72,10 @@ def test_counts_are_those_of_full_steps(language: Language, way: str) -> None:
 def test_the_typical_cycle_is_one_of_the_cycles() -> None:
     """Cycles of k + 1 = 4 steps, of which the middle one in time counts; an incomplete one does not."""
     times = (1.0, 3.0, 5.0, 7.0, 100.0, 100.0, 100.0, 100.0, 8.0, 8.0, 8.0, 12.0, 1.0)
-    steps = [StepCost(time, 2 * time, 3 * time, 0.0, 3.0, 1.0, 2.0) for time in times]
+    steps = [StepCost(time, 2 * time, 3 * time, 4 * time, 5 * time, 0.0, 3.0, 1.0, 2.0) for time in times]
     cost = HostCost.of("unified", tiny_load(), steps)
-    assert cost.typical == StepCost(9.0, 18.0, 27.0, 0.0, 3.0, 1.0, 2.0)
-    assert cost.slow_step == 600.0
+    assert cost.typical == StepCost(9.0, 18.0, 27.0, 36.0, 45.0, 0.0, 3.0, 1.0, 2.0)
+    assert cost.slow_step == 1500.0
 
 
 def test_the_report_holds_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,8 +90,8 @@ def test_the_report_holds_what_is_printed(tmp_path: Path, capsys: pytest.Capture
     assert (report["tool"], report["machine"]["cpu_count"] >= 1) == ("host_step", True)
     assert report["config"]["HostStepConfig"]["k"] == 3
     found = {metric["name"]: metric["value"] for metric in report["metrics"]}
-    assert len(found) == 4 * 9
-    assert f"{found['plain_2_step']:.0f}" == lines[3].split()[5]
+    assert len(found) == 4 * 11
+    assert f"{found['plain_2_step']:.0f}" == lines[3].split()[7]
 
 
 @pytest.mark.parametrize(

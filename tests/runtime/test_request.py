@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -197,7 +195,7 @@ def test_drafts_that_need_no_steps_read_nothing_and_may_be_few(num_drafts: int, 
     request.schedule_prefill(40)
     request.receive(result(Phase.PREFILL, (50,), kv_len=40, recent_start=31, num_chosen=5))
     request.schedule_verify()
-    request.receive(replace(result(Phase.VERIFY, tokens, 40 + len(tokens)), num_drafts=num_drafts))
+    request.receive(result(Phase.VERIFY, tokens, 40 + len(tokens))._replace(num_drafts=num_drafts))
     (check,) = request.verifications
     assert (check.num_drafts, check.num_accepted, check.num_tokens) == (num_drafts, len(tokens) - 1, len(tokens))
     assert (check.draft_kv_tokens, check.verify_kv_tokens) == (0, 40 + 4)
