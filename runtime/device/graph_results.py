@@ -39,7 +39,7 @@ class GraphResults:
         results, *logprobs = self._copies.wait()
         if not self._blocks:
             return {}
-        told = RowLogprobs(*logprobs) if logprobs else None
+        told = RowLogprobs(*logprobs).listed() if logprobs else None
         first_row = self._first_rows() if logprobs else {}
         numbers = results.numpy()[[row.slot for row in self._blocks]]
         counts = zip(*numbers[:, :_COUNTS].T.tolist(), strict=True)

@@ -29,11 +29,23 @@ class RowLogprobs:
         """Views of the first rows."""
         return RowLogprobs(self.values[:count], self.top_ids[:count])
 
+    def listed(self) -> ListedLogprobs:
+        """As Python's numbers, of rows that are on the host."""
+        return ListedLogprobs(self.values.tolist(), self.top_ids.tolist())
+
+
+@dataclass(frozen=True)
+class ListedLogprobs:
+    """RowLogprobs in lists: to take a row out of a tensor takes longer than to list them all."""
+
+    values: list[list[float]]
+    top_ids: list[list[int]]
+
     def told(self, first_row: int, tokens: Sequence[int]) -> tuple[TokenLogprobs, ...]:
-        """Of consecutive rows' tokens, on the host."""
+        """Of consecutive rows' tokens."""
         rows = slice(first_row, first_row + len(tokens))
-        told = zip(tokens, self.values[rows].tolist(), self.top_ids[rows].tolist(), strict=True)
-        return tuple(TokenLogprobs(token, own, tuple(zip(ids, top, strict=True))) for token, (own, *top), ids in told)
+        told = zip(tokens, self.values[rows], self.top_ids[rows], strict=True)
+        return tuple([TokenLogprobs(token, own, tuple(zip(ids, top, strict=True))) for token, (own, *top), ids in told])
 
 
 def row_logprobs(logits: Tensor, tokens: Tensor) -> RowLogprobs:

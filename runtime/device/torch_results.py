@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsespec.runtime.device.host_copies import HostCopies
-from sparsespec.runtime.device.row_logprobs import RowLogprobs
+from sparsespec.runtime.device.row_logprobs import ListedLogprobs, RowLogprobs
 from sparsespec.runtime.results import SlotResult
 from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
 
@@ -60,7 +60,7 @@ class TorchResults:
     def wait(self) -> dict[int, SlotResult]:
         """See PendingResults."""
         counts, tokens, *logprobs = self._copies.wait()
-        width, told = tokens.shape[1], RowLogprobs(*logprobs) if logprobs else None
+        width, told = tokens.shape[1], RowLogprobs(*logprobs).listed() if logprobs else None
         blocks = zip(self._rows, counts.tolist(), tokens.tolist(), strict=True)
         return {
             row.slot: slot_result(row, numbers, block, told, index * width)
@@ -69,7 +69,7 @@ class TorchResults:
 
 
 def slot_result(
-    row: ScheduledRows, counts: Sequence[int], tokens: Sequence[int], logprobs: RowLogprobs | None, first_row: int
+    row: ScheduledRows, counts: Sequence[int], tokens: Sequence[int], logprobs: ListedLogprobs | None, first_row: int
 ) -> SlotResult:
     """Of a block. counts: BlockCounts. tokens: no fewer than joined the output. first_row: the block's, in logprobs."""
     num_tokens, num_drafts, num_accepted, kv_len, recent_start, num_chosen = counts
