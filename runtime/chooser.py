@@ -179,10 +179,13 @@ class Chooser:
         return self.costs.speed(load, way, agreement) / self._pace.factor(way.kind, load)
 
     def _own_number(self, agreement: float, context: float) -> int:
-        load, way = replace(self.choice.load, context=context), self.choice.way
+        """What steps take beside what is predicted goes by the load of them all."""
+        everybody, way = self.choice.load, self.choice.way
+        load = replace(everybody, context=context)
 
         def speed(num_drafts: int) -> float:
-            return self._speed(load, replace(way, num_drafts=num_drafts), agreement)
+            tried = replace(way, num_drafts=num_drafts)
+            return self.costs.speed(load, tried, agreement) / self._pace.factor(tried.kind, everybody)
 
         return max(range(self.options.max_drafts + 1), key=speed)
 

@@ -21,10 +21,8 @@ def predicted_step_ms(llm: LLM, window: Window) -> float:
     num_rows = -(-window.num_requests * (2 * k + 1) // (k + 1))
     costs = measure_costs(graph_executor(llm), config, num_rows)
     load = cycles.Load(window.num_requests, window.context, kv_share=0.0)
-    if k == 0:
-        return 1e3 * costs.plain_seconds(load)
     way = Way("unified", k, DraftReads(speculation.ratio, speculation.min_budget))
-    return 1e3 * costs.cycle_seconds(load, way) / (k + 1)
+    return 1e3 * costs.step_seconds(load, way)
 
 
 def graph_executor(llm: LLM) -> GraphExecutor:

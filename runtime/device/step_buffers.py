@@ -12,14 +12,14 @@ from torch import Tensor
 
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.plugins.accept_drafts.inputs import RESULT_FIELDS
-from sparsespec.plugins.phase import Phase
+from sparsespec.plugins.phase import IDLE
 from sparsespec.runtime.device.row_logprobs import RowLogprobs
 from sparsespec.runtime.device.step_batch import StepMemory
 from sparsespec.runtime.sampling_params import MAX_LOGPROBS
 from sparsespec.runtime.scheduled_step import PACKED_FIELDS, PageGrant, ScheduledRows, ScheduledStep
 
 # As ScheduledRows.packed: PACKED_FIELDS of a slot that takes no part.
-_IDLE_SLOT = array("i", [0, 0, 0, Phase.IDLE, 0, 0]).tobytes()
+_IDLE_SLOT = array("i", [IDLE if name == "phase" else 0 for name in PACKED_FIELDS]).tobytes()
 
 
 @dataclass(frozen=True)

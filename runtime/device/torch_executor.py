@@ -189,7 +189,7 @@ class TorchExecutor:
         commit(state, VerifiedBlocks(blocks.slot, blocks.block_start, kv_len), split)
         return num_tokens
 
-    def _outcome(self, blocks: BlockRows, logits: Tensor, counts: BlockCounts[Tensor]) -> BlockOutcome:
+    def _outcome(self, blocks: BlockRows, logits: Tensor, counts: BlockCounts) -> BlockOutcome:
         state = self._memory.state
         index = torch.arange(blocks.logits.shape[1], device=logits.device)
         tokens = state.token_ids[blocks.slot[:, None], blocks.first_position[:, None] + index]
@@ -197,9 +197,7 @@ class TorchExecutor:
         logprobs = row_logprobs(logits[blocks.logits.flatten()], tokens.flatten()) if asked else None
         return BlockOutcome(packed(counts), tokens, logprobs)
 
-    def _counts(
-        self, blocks: BlockRows, num_tokens: Tensor, num_drafts: Tensor, num_accepted: Tensor
-    ) -> BlockCounts[Tensor]:
+    def _counts(self, blocks: BlockRows, num_tokens: Tensor, num_drafts: Tensor, num_accepted: Tensor) -> BlockCounts:
         state, slot = self._memory.state, blocks.slot
         recent_start = state.recent_start[slot]
         chosen = state.num_staying[slot] + state.num_moving[slot] + state.lookup_budget[slot]

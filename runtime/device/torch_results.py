@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,22 +13,20 @@ from sparsespec.runtime.device.row_logprobs import ListedLogprobs, RowLogprobs
 from sparsespec.runtime.results import SlotResult
 from sparsespec.runtime.scheduled_step import ScheduledRows, ScheduledStep
 
-NumberT = TypeVar("NumberT")
-
 
 @dataclass(frozen=True)
-class BlockCounts(Generic[NumberT]):
-    """Numbers of a block: [S] tensors. Lengths are those after it; see SlotResult."""
+class BlockCounts:
+    """Numbers of S blocks, [S] each. Lengths are those after a block; see SlotResult."""
 
-    num_tokens: NumberT  # that join the output
-    num_drafts: NumberT
-    num_accepted: NumberT
-    kv_len: NumberT
-    recent_start: NumberT
-    num_chosen: NumberT
+    num_tokens: Tensor  # that join the output
+    num_drafts: Tensor
+    num_accepted: Tensor
+    kv_len: Tensor
+    recent_start: Tensor
+    num_chosen: Tensor
 
 
-def packed(counts: BlockCounts[Tensor]) -> Tensor:
+def packed(counts: BlockCounts) -> Tensor:
     """[S, number of fields], so that one copy brings them all."""
     return torch.stack([getattr(counts, field.name) for field in fields(counts)], dim=1)
 

@@ -136,6 +136,21 @@ def test_own_numbers_at_the_mean_lose_little_against_the_best_common_one(
     assert speed >= 0.9 * choice.speed
 
 
+def test_a_requests_own_number_goes_by_what_the_steps_of_all_take() -> None:
+    """Also of a request whose context is far from where that was measured: drafts gain it less than they cost."""
+    chooser, near, far = Chooser(LARGE, options()), 8192, 3000
+    chooser.update(LONG, Agreeing(0.95))
+    agreement = next(
+        each / 64 for each in range(64) if best_gain(LARGE, replace(LONG, context=3072.0), each / 64) > 1.1
+    )
+    assert chooser.drafts_for(agreement, far) > 0
+    for _ in range(9):
+        chooser.pass_time(LONG, 16, 1.3 * 16 * LARGE.step_seconds(LONG, chooser.choice.way))
+    assert chooser.update(LONG, Agreeing(0.95)).speculates
+    assert chooser.drafts_for(agreement, far) == 0
+    assert chooser.drafts_for(0.95, near) > 0
+
+
 def test_probes_come_back_and_are_few() -> None:
     chooser = Chooser(LARGE, options())
     assert not chooser.update(LONG, Agreeing(0.0)).speculates
