@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from sparsespec.runtime.agreement import Agreement, AgreementByReads
 from sparsespec.runtime.chooser import Chooser
@@ -18,6 +19,14 @@ _PROBE_AGAIN = 64
 # known a cycle later; to expect less and wait for probes would take thousands of steps.
 _PRIOR = 0.95
 _KEEP_OF_REQUEST = 0.9
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When the load was looked at."""
+
+    seconds: float  # of a clock
+    num_captured: int  # graphs so far: steps in which one is captured say nothing of others
 
 
 class SpreadEnds:
@@ -74,8 +83,8 @@ class AdaptiveCycles:
     Where nobody drafts, a step costs the host nothing beyond a plain one's, and every 16th the sum over the load.
     """
 
-    def __init__(self, chooser: Chooser, clock: Callable[[], float]) -> None:
-        """clock: seconds, by which predictions are checked."""
+    def __init__(self, chooser: Chooser, clock: Callable[[], Moment]) -> None:
+        """clock: by which predictions are checked."""
         self._chooser = chooser
         self._clock = clock
         self._spread = SpreadEnds()
@@ -84,7 +93,7 @@ class AdaptiveCycles:
         self._known: dict[int, _Known] = {}  # by request id
         self._drafting: dict[int, _Known] = {}  # those of them with drafts that are not seen verified
         self._look_at = 0  # step
-        self._looked: tuple[int, float] | None = None  # step of the last look, and the clock's seconds
+        self._looked: tuple[int, Moment] | None = None  # step of the last look, and when it was
         self._next_probe = 0  # not before this step
         self._read_since = 0  # step in which what drafts read changed
         self._quiet = True  # nobody begins to draft in this step
@@ -148,8 +157,8 @@ class AdaptiveCycles:
         load, now = source.load(), self._clock()
         looked, self._looked = self._looked, (step, now) if load.num_requests else None
         if load.num_requests:
-            if looked is not None:
-                self._chooser.pass_time(load, step - looked[0], now - looked[1])
+            if looked is not None and looked[1].num_captured == now.num_captured:
+                self._chooser.pass_time(load, step - looked[0], now.seconds - looked[1].seconds)
             before = self._chooser.choice.way.reads
             after = self._chooser.update(load, self._everybody).way.reads
             if after != before:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from sparsespec.runtime.cost_model import Kind
 from sparsespec.runtime.cycles import Load
 
-# Looks at the load. Those after a change are passed over: cycles end as they began, and graphs may be captured.
+# Looks at the load. Those after a change are passed over: cycles end as they began.
 _PASSED_OVER, _PERIOD = 4, 4
-# Periods that are remembered: the fastest counts, since what disturbs a step only makes it longer.
-_REMEMBERED = 3
+# Periods that are believed, and remembered: the fastest counts, since what disturbs a step only makes it longer. One
+# alone would not do undisturbed either: 64 steps of lockstep have seven verifications of eight drafts, or eight.
+_FEWEST, _REMEMBERED = 2, 3
 # Of measured to predicted seconds, what is believed; beyond it steps were waiting for somebody else.
 _BELIEVED = (1 / 3, 3.0)
 # How far from where it was measured it is taken to hold.
@@ -82,7 +83,9 @@ class StepPace:
 
     def _known(self, kind: Kind, load: Load) -> float | None:
         measured = self._measured.get(kind)
-        return min(measured.ratios) if measured is not None and _alike(measured.load, load) else None
+        if measured is None or len(measured.ratios) < _FEWEST or not _alike(measured.load, load):
+            return None
+        return min(measured.ratios)
 
 
 def _alike(one: Load, other: Load) -> bool:

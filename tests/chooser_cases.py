@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sparsespec.runtime.adaptive_cycles import Moment
 from sparsespec.runtime.chooser import Options
 from sparsespec.runtime.config import Policy
 from sparsespec.runtime.cost_model import CostModel, DraftReads, StepLatencies
@@ -71,9 +72,9 @@ class Agreeing:
         return self.share
 
 
-def no_time() -> float:
+def no_time() -> Moment:
     """A clock by which nothing can be checked."""
-    return 0.0
+    return Moment(0.0, 0)
 
 
 def non_decreasing(numbers: Iterable[float]) -> bool:

@@ -18,6 +18,8 @@ from sparsespec.runtime.sampling_params import SamplingParams
 # Cycles that pass before anything is measured, so that the stagger is full; then until so many have passed in which no
 # graph was captured, but no more than the third number.
 _WARM_UP_CYCLES, _QUIET_CYCLES, _MOST_CYCLES = 4, 6, 45
+# Of an adaptive LLM, in which besides nothing else was chosen: a policy that is slower than predicted is left in them.
+_SETTLED_CYCLES = 20
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,13 @@ class Load:
         self._pass_cycles(_WARM_UP_CYCLES)
 
     def settle(self) -> None:
-        """After it, until the graphs of the steps that come up are captured."""
-        quiet = 0
+        """After it, until the graphs of the steps that come up are captured, and how they decode is chosen."""
+        quiet, enough = 0, _QUIET_CYCLES if self.llm.choice is None else _SETTLED_CYCLES
         for _ in range(_MOST_CYCLES):
-            before = self.num_graphs
+            before = self.num_graphs, self.chosen
             self._pass_cycles(1)
-            quiet = quiet + 1 if self.num_graphs == before else 0
-            if quiet == _QUIET_CYCLES:
+            quiet = quiet + 1 if (self.num_graphs, self.chosen) == before else 0
+            if quiet == enough:
                 return
 
     @property
@@ -136,7 +138,7 @@ class Load:
     def num_graphs(self) -> int:
         """Captured so far."""
         executor = self.llm.executor
-        return len(executor.graphs.captured) if isinstance(executor, GraphExecutor) else 0
+        return executor.graphs.num_captured if isinstance(executor, GraphExecutor) else 0
 
     def _pass_cycles(self, count: int) -> None:
         for _ in range(count * (self.llm.speculation.num_draft_steps + 1)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import InputError
-from sparsespec.runtime.adaptive_cycles import AdaptiveCycles
+from sparsespec.runtime.adaptive_cycles import AdaptiveCycles, Moment
 from sparsespec.runtime.chooser import Chooser, Options
 from sparsespec.runtime.config import PolicyName, SpeculationConfig
 from sparsespec.runtime.cost_model import DraftReads
@@ -48,7 +49,11 @@ def choose_cycles(
         reads=tuple(DraftReads(each.ratio, each.min_budget) for each in budgets),
         max_kv_share=speculation.max_drafting_kv_share,
     )
-    return AdaptiveCycles(Chooser(measure_costs(executor, engine, most_rows), options), perf_counter)
+    return AdaptiveCycles(Chooser(measure_costs(executor, engine, most_rows), options), _clock(executor))
+
+
+def _clock(executor: GraphExecutor) -> Callable[[], Moment]:
+    return lambda: Moment(perf_counter(), executor.graphs.num_captured)
 
 
 def budgets_to_choose_from(speculation: SpeculationConfig, build: BuildConfig) -> list[SpeculationConfig]:

@@ -57,7 +57,7 @@ class GraphExecutor:
         self._max_scored = len(self._buffers.scored_slot) if scored else 0
         self._host = HostMetadata(num_slots, grants, max_pages, scored)
         self._budgets = BudgetTables(memory.budget, eager.drafter)
-        self._graphs = StepGraphs(self._run, memory.device)
+        self._graphs = StepGraphs(memory.device)
 
     @property
     def graphs(self) -> StepGraphs:
@@ -91,7 +91,7 @@ class GraphExecutor:
 
     def replace_step_ops(self, step_ops: StepOps) -> None:
         """For studies, before the first step: graphs keep what they were captured with."""
-        assert not self._graphs.captured
+        assert self._graphs.num_captured == 0
         self._step_ops = step_ops
 
     @torch.inference_mode()
@@ -108,7 +108,7 @@ class GraphExecutor:
     def execute(self, batch: GraphBatch) -> None:
         """See Executor. The step is sampled, accepted and committed as well; its logits stay inside."""
         if batch.shape is not None:
-            self._graphs.run(batch.shape)
+            self._graphs.run(batch.shape, self._run)
 
     @torch.inference_mode()
     def sample(self, batch: GraphBatch, logits: None) -> PendingResults:
@@ -122,7 +122,7 @@ class GraphExecutor:
         """Enqueue `times` steps of a shape in which all rows are nobody's: no slot changes."""
         self._send(ScheduledStep(0, (), (), ()))  # no block ends: its budget sets nothing
         for _ in range(times):
-            self._graphs.run(shape)
+            self._graphs.run(shape, self._run)
 
     def _send(self, step: ScheduledStep) -> None:
         packed = torch.from_numpy(self._host.pack(step))

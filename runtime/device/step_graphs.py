@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 
+from sparsespec.runtime.collector import collector_held
 from sparsespec.runtime.sampling_params import SAMPLING_ALONE, LogitNeeds
 from sparsespec.runtime.scheduled_step import ScheduledStep
 from sparsespec.runtime.step_sizes import logits_of, rows_of, scored_of
@@ -74,9 +75,8 @@ class StepGraphs:
     That is so without chunks of prompts; with them a second step has to come before the graph is captured.
     """
 
-    def __init__(self, run: Callable[[StepShape], None], device: torch.device) -> None:
-        """run: enqueues a step of a shape; reads and writes memory at fixed addresses only."""
-        self._run = run
+    def __init__(self, device: torch.device) -> None:
+        """None is captured yet."""
         self._device = device
         self._captured: dict[StepShape, CapturedGraph] = {}
         self._came_up: list[StepShape] = []  # once, and may be captured when they do again
@@ -88,21 +88,30 @@ class StepGraphs:
         """Graphs by shape, in the order in which they were captured; none without a GPU."""
         return dict(self._captured)
 
-    def run(self, shape: StepShape) -> None:
-        """Enqueue a step; the host waits for nothing, but CUDA for the GPU when it loads a kernel."""
+    @property
+    def num_captured(self) -> int:
+        """Graphs so far; a step that captures one keeps the host for as long as some ten steps take."""
+        return len(self._captured)
+
+    def run(self, shape: StepShape, enqueue: Callable[[StepShape], None]) -> None:
+        """Run a step; the host waits for nothing, but CUDA for the GPU when it loads a kernel.
+
+        enqueue: a step of a shape, always the same; reads and writes memory at fixed addresses only. Not kept: it
+        belongs to whoever owns the graphs, whose memory would then stay until the collector finds both.
+        """
         captured = self._captured.get(shape)
         if captured is not None:
             captured.graph.replay()
             return
         with current_device(self._device):
-            self._run(shape)
+            enqueue(shape)
             if self._stream is not None and self._is_due(shape):
-                self._captured[shape] = self._capture(shape, self._stream)
+                self._captured[shape] = self._capture(partial(enqueue, shape), self._stream)
 
     def _is_due(self, shape: StepShape) -> bool:
         if shape.every_row:
-            return len(self._captured) < MAX_GRAPHS
-        if len(self._captured) >= _MOST_WITH_CHUNKS:
+            return self.num_captured < MAX_GRAPHS
+        if self.num_captured >= _MOST_WITH_CHUNKS:
             return False
         if shape in self._came_up:
             self._came_up.remove(shape)
@@ -110,19 +119,20 @@ class StepGraphs:
         self._came_up.append(shape)
         return False
 
-    def _capture(self, shape: StepShape, stream: torch.cuda.Stream) -> CapturedGraph:
+    def _capture(self, enqueue: Callable[[], None], stream: torch.cuda.Stream) -> CapturedGraph:
         """What has just run has all that it allocates on first use. All graphs share memory: they take turns.
 
         Without torch.cuda.graph, which waits for the device and gives its cached memory back each time: nothing that a
-        capture does needs either, and the next step that runs without a graph would allocate all anew.
+        capture does needs either, and the next step that runs without a graph would allocate all anew. But like it
+        without the collector: what that destroys may be another engine's graph, which ends this capture with an error.
         """
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         self._make_room()
         before, _ = torch.cuda.mem_get_info(self._device)
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), collector_held():
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
-                self._run(shape)
+                enqueue()
             finally:
                 graph.capture_end()
         graph.instantiate()

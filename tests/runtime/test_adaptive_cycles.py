@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chooser_cases import GivenLoad, no_time, options
 from fake_device import Arrival, FakeDevice, FakeHost, right_answer
 from sparsespec.plugins.phase import Phase
-from sparsespec.runtime.adaptive_cycles import AdaptiveCycles, CommonEnds, SpreadEnds
+from sparsespec.runtime.adaptive_cycles import AdaptiveCycles, CommonEnds, Moment, SpreadEnds
 from sparsespec.runtime.chooser import Chooser, Options
 from sparsespec.runtime.config import Policy
 from sparsespec.runtime.cost_model import CostModel, DraftReads, Kind, StepLatencies, Way
@@ -200,35 +200,57 @@ def test_policies_change_while_requests_run() -> None:
 
 @dataclass
 class Clock:
-    """Steps take what the chooser predicts, but lockstep's longer."""
+    """Steps take what the chooser predicts, but lockstep's longer, and those that capture a graph 20 times as long."""
 
     chooser: Chooser
     lockstep_factor: float
+    capture_every: int = 10**9  # steps
+    num_steps: int = 0
     seconds: float = 0.0
 
-    def __call__(self) -> float:
-        return self.seconds
+    def __call__(self) -> Moment:
+        return Moment(self.seconds, self.num_steps // self.capture_every)
 
     def pass_step(self) -> Kind:
         """What it was a step of."""
         choice = self.chooser.choice
         factor = self.lockstep_factor if choice.way.kind == "lockstep" else 1.0
+        self.num_steps += 1
+        factor += 19.0 * (self.num_steps % self.capture_every == 0)
         self.seconds += factor * self.chooser.costs.step_seconds(choice.load, choice.way)
         return choice.way.kind
+
+
+def lockstep_is_faster() -> Chooser:
+    """By some 20%, as is predicted."""
+    return Chooser(replace(READING, latencies=StepLatencies(0.0, 0.0, 0.0, 0.82)), TURNING)
+
+
+def kinds_of_steps(chooser: Chooser, clock: Clock, num_steps: int) -> list[Kind]:
+    """Of 24 requests."""
+    host = host_of(1.0, AdaptiveCycles(chooser, clock))
+    for number in range(24):
+        host.requests[number] = host.scheduler.add(spec(number, prompt=1000, max_tokens=1900))
+    kinds: list[Kind] = []
+    for _ in range(num_steps):
+        host.step()
+        kinds.append(clock.pass_step())
+    return kinds
+
+
+def test_steps_that_capture_graphs_say_nothing_of_a_policy() -> None:
+    """Nor is another one tried for them."""
+    chooser = lockstep_is_faster()
+    kinds = kinds_of_steps(chooser, Clock(chooser, 1.0, capture_every=50), 700)
+    assert "lockstep" in kinds[:50]
+    assert kinds[50:] == ["lockstep"] * 650
 
 
 @pytest.mark.parametrize(("lockstep_factor", "kept"), [(1.0, "lockstep"), (1.1, "lockstep"), (1.5, "unified")])
 def test_a_policy_whose_steps_take_longer_than_predicted_is_left(lockstep_factor: float, kept: Kind) -> None:
     """It is predicted to be some 20% faster than the other."""
-    chooser = Chooser(replace(READING, latencies=StepLatencies(0.0, 0.0, 0.0, 0.82)), TURNING)
-    clock = Clock(chooser, lockstep_factor)
-    host = host_of(1.0, AdaptiveCycles(chooser, clock))
-    for number in range(24):
-        host.requests[number] = host.scheduler.add(spec(number, prompt=1000, max_tokens=1900))
-    kinds: list[Kind] = []
-    for _ in range(900):
-        host.step()
-        kinds.append(clock.pass_step())
+    chooser = lockstep_is_faster()
+    kinds = kinds_of_steps(chooser, Clock(chooser, lockstep_factor), 900)
     predicted = [chooser.costs.speed(chooser.choice.load, Way(policy, MOST, READS), 1.0) for policy in TURNING.policies]
     assert 1.1 < predicted[1] / predicted[0] < 1.3
     assert "lockstep" in kinds

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 
 from sparsespec.runtime import freeze_heap
+from sparsespec.runtime.collector import collector_held
 
 
 class Ring:
@@ -25,3 +30,46 @@ def test_what_exists_is_left_alone_and_what_comes_is_collected() -> None:
     finally:
         gc.unfreeze()
     assert any(each is kept for each in gc.get_objects())
+
+
+@contextmanager
+def collections_counted() -> Iterator[list[str]]:
+    """Those that begin."""
+    begun: list[str] = []
+
+    def note(phase: str, _: dict[str, int]) -> None:
+        begun.extend([phase] * (phase == "start"))
+
+    gc.callbacks.append(note)
+    try:
+        yield begun
+    finally:
+        gc.callbacks.remove(note)
+
+
+def make_garbage() -> None:
+    """More than the collector's first threshold."""
+    for _ in range(3 * gc.get_threshold()[0]):
+        Ring()
+
+
+def test_no_collection_begins_while_the_collector_is_held() -> None:
+    with collector_held(), collections_counted() as begun:
+        make_garbage()
+    assert begun == []
+    with collections_counted() as begun:
+        make_garbage()
+    assert begun
+
+
+def test_who_has_disabled_the_collector_keeps_it_so() -> None:
+    gc.disable()
+    try:
+        with pytest.raises(RuntimeError, match="of the body"), collector_held():
+            raise RuntimeError("of the body")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    with pytest.raises(RuntimeError, match="of the body"), collector_held():
+        raise RuntimeError("of the body")
+    assert gc.isenabled()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 
@@ -16,7 +17,7 @@ from sparsespec.runtime.cycles import Cycles
 from sparsespec.runtime.device.early_graphs import early_shapes
 from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.device.latency_measurement import measure_latencies
-from sparsespec.runtime.device.step_graphs import StepShape
+from sparsespec.runtime.device.step_graphs import StepGraphs, StepShape
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import CompletionOutput
 from sparsespec.runtime.results import TokenLogprobs
@@ -180,6 +181,34 @@ def test_graphs_are_captured_while_the_gpu_is_busy() -> None:
     executor.run_idle(replace(shape, drafts_only=True), times=1)
     assert replace(shape, drafts_only=True) in executor.graphs.captured
     assert not done.query()
+
+
+def test_a_capture_outlives_what_the_collector_would_destroy() -> None:
+    """Graphs of an engine that is gone: to destroy one would end the capture with an error."""
+    counter, spare = torch.zeros(1, device="cuda"), [_graph_of_a_copy()]
+
+    def enqueue(_: StepShape) -> None:
+        counter.add_(1)
+        if torch.cuda.is_current_stream_capturing():
+            ring: list[object] = [spare.pop()]
+            ring.append(ring)
+            del ring
+            assert len([[] for _ in range(3 * gc.get_threshold()[0])]) > 0  # begins a collection, if one may
+
+    graphs, shape = StepGraphs(torch.device("cuda")), StepShape.of_every_row(1)
+    for _ in range(2):
+        graphs.run(shape, enqueue)
+    assert graphs.num_captured == 1
+    assert counter.item() == 2
+    assert spare == []
+
+
+def _graph_of_a_copy() -> torch.cuda.CUDAGraph:
+    graph, tensor = torch.cuda.CUDAGraph(keep_graph=True), torch.zeros(1, device="cuda")
+    with torch.cuda.graph(graph):
+        tensor.clone()
+    graph.instantiate()
+    return graph
 
 
 def test_steps_are_started_while_the_gpu_is_busy() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import pytest
 
 from fake_plugins import FakeLibrary
 from sparsespec.builder.errors import InputError
-from sparsespec.runtime.config import CouplingName, RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.collector import collector_held
+from sparsespec.runtime.config import CouplingName, GraphsName, RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.device import step_choice, torch_executor
 from sparsespec.runtime.device.graph_executor import GraphExecutor
 from sparsespec.runtime.device.plugin_ops import PluginAttention
@@ -161,7 +163,20 @@ def test_no_graph_is_captured_without_a_gpu() -> None:
     llm = LLM(tiny_engine(), SPECULATION, RuntimeConfig(cuda_graphs="on"))
     llm.generate(PROMPTS[:2], greedy(8))
     assert isinstance(llm.executor, GraphExecutor)
-    assert llm.executor.graphs.captured == {}
+    assert llm.executor.graphs.num_captured == 0
+
+
+@pytest.mark.parametrize("cuda_graphs", ["on", "off"])
+def test_an_llms_memory_goes_with_its_last_reference(cuda_graphs: GraphsName) -> None:
+    """Without a collection, which would let a KV cache of many GB outlive its LLM."""
+    with collector_held():
+        llm = LLM(tiny_engine(), SPECULATION, RuntimeConfig(cuda_graphs=cuda_graphs))
+        llm.generate(PROMPTS[:2], greedy(8))
+        executor = llm.executor
+        assert isinstance(executor, GraphExecutor | TorchExecutor)
+        memory = weakref.ref(executor.memory)
+        del llm, executor
+        assert memory() is None
 
 
 def test_a_vocabulary_that_the_kernels_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
