@@ -19,7 +19,7 @@ from throughput_study.timeline import record, summarise
 from throughput_study.windows import Load, Window
 
 PLAIN = SpeculationConfig(drafter="none")
-RESULT_LAG = 2
+RESULT_LAG = 4
 _PROFILED_STEPS = 10
 
 
