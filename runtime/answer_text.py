@@ -58,9 +58,22 @@ class AnswerText:
 
     def so_far(self) -> str:
         """All of the text; with what is held back if the request has ended."""
+        whole = self._at_once()
+        if whole is not None:
+            return whole
         if self.stop_within(len(self._token_ends) - 1) is None and self._request.finish_reason is not None:
             self._stream.flush()  # it may have been cancelled, which is no part
         return self._stream.text
+
+    def _at_once(self) -> str | None:
+        """All of the text of a request that has ended, if nobody looks for a stop text and it can be had so.
+
+        A call of the tokenizer for each part, thousands of them, would take as long as generating the answer did.
+        """
+        num_read = len(self._text_ends)
+        if self.may_stop or self._request.finish_reason is None or len(self._token_ends) - num_read < 2:
+            return None
+        return self._stream.with_last(self._request.output_token_ids[self.num_tokens_before(num_read) :])
 
     def _read_parts(self, count: int) -> None:
         for number in range(len(self._text_ends), count):

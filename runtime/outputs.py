@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sparsespec.runtime.answer_text import AnswerText
-from sparsespec.runtime.request import FinishReason, Verification
+from sparsespec.runtime.request import FinishReason
 from sparsespec.runtime.results import TokenLogprobs
+from sparsespec.runtime.verification import Verification
 
 
 class OutputDelta(NamedTuple):

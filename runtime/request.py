@@ -14,6 +14,7 @@ from typing import Literal
 from sparsespec.plugins.phase import DRAFT, IDLE, PREFILL, VERIFY, Phase
 from sparsespec.runtime.results import SlotResult, TokenLogprobs
 from sparsespec.runtime.sampling_params import SamplingNeeds, SamplingParams
+from sparsespec.runtime.verification import Verification, sum_up_to
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -76,35 +77,9 @@ class RequestSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Verification:
-    """One verified block. KV counts are tokens read per layer and KV head."""
-
-    first_output: int  # index in output_token_ids of the block's first token
-    num_tokens: int  # tokens it added to the output
-    num_drafts: int  # at most the cycle's: drafts found without the model may be fewer, or none
-    num_accepted: int
-    draft_kv_tokens: int  # read by the block's draft steps, at most: what is chosen twice is read once
-    verify_kv_tokens: int  # read by its verification, which has rows for the cycle's drafts however many are found
-    context: int  # verified tokens before the block
-
-    @property
-    def plain_kv_tokens(self) -> int:
-        """What plain decoding reads for the same tokens: its first row context + 1, each later row one more."""
-        return self.num_tokens * self.context + _sum_up_to(self.num_tokens)
-
-    def shortened(self, num_tokens: int) -> Verification:
-        """This block, of which at most num_tokens tokens joined the output."""
-        return replace(self, num_tokens=min(num_tokens, self.num_tokens))
-
-
-@dataclass(frozen=True, slots=True)
 class _InFlight:
     advance: int  # most tokens by which the step moves kv_len
     emits: int  # fewest tokens it adds to the output
-
-
-def _sum_up_to(number: int) -> int:
-    return number * (number + 1) // 2
 
 
 class Request:
@@ -242,17 +217,18 @@ class Request:
 
     def receive(self, result: SlotResult) -> tuple[int, ...]:
         """Take the result of the oldest chunk or verification in flight; returns the tokens that joined the output."""
-        num_rows = self._land().advance
+        flight = self._land()
         first = len(self.output_token_ids)
         added = self._until_the_end(result.tokens)
         self.output_token_ids += added
         if result.logprobs:
             self._append_logprobs(result.logprobs[: len(added)])
         if added and result.phase is VERIFY:
-            self._verified.append(self._verification(result, num_rows, first, len(added)))
+            self._verified.append(self._verification(result, flight.advance, first, len(added)))
         self.kv_len, self.recent_start = result.kv_len, result.recent_start
         self.num_chosen = result.num_chosen
-        self._follow_counters()
+        if len(added) != flight.emits:  # or nothing that the phase follows from is another
+            self._follow_counters()
         return added
 
     def truncate_output(self, num_tokens: int) -> None:
@@ -319,5 +295,5 @@ class Request:
         """
         start, num_drafts, num_accepted = self.kv_len, result.num_drafts, result.num_accepted
         draft_steps = num_rows - 1 if self._has_draft_steps else 0
-        draft_kv_tokens = draft_steps * (self.num_chosen + start - self.recent_start) + _sum_up_to(draft_steps)
+        draft_kv_tokens = draft_steps * (self.num_chosen + start - self.recent_start) + sum_up_to(draft_steps)
         return first_output, num_tokens, num_drafts, num_accepted, draft_kv_tokens, start + num_rows, start

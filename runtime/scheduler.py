@@ -142,11 +142,11 @@ class Scheduler:
             if result is None:
                 running.request.receive_nothing()
                 continue
-            request, reach = running.request, running.request.scheduled_kv_len
+            request = running.request
             progress.append(Progress(request, request.receive(result)))
             if request.finish_reason is not None:
                 self._release(running)
-            elif request.scheduled_kv_len < reach:
+            elif row.phase is VERIFY and len(result.tokens) < row.num_rows:  # it wrote less far than it might have
                 self.kv_cache.truncate(request.request_id, request.write_bound)
         self.kv_cache.retire(step.index)
         return progress

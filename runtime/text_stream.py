@@ -54,6 +54,14 @@ class TextStream:
         self._release_decided()
         return None
 
+    def with_last(self, token_ids: Sequence[int]) -> str | None:
+        """All of the text if these tokens were added to end it, where no stop text is looked for; changes nothing.
+
+        None where a broken character is among them.
+        """
+        block = self._detokenizer.together(token_ids)
+        return None if block is None else self.text + self._held + block.text
+
     def flush(self) -> None:
         """No more tokens: release what is held, including bytes that never became a character."""
         self._held += self._detokenizer.flush()

@@ -35,7 +35,7 @@ from sparsespec.builder.report import Metric
 from sparsespec.runtime.cli.repetition import repetitive_verifications
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.outputs import RequestOutput
-from sparsespec.runtime.request import Verification
+from sparsespec.runtime.verification import Verification
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,16 @@ def test_a_load_settles_when_no_graph_is_captured_any_more(monkeypatch: pytest.M
     assert len(steps) == 60 + 45 * 5
 
 
+def test_an_adaptive_load_settles_when_nothing_else_is_chosen_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LLM(tiny_engine(), replace(SPECULATION, adaptive=True), RuntimeConfig(cuda_graphs="on"))
+    load = Load(llm, PROMPTS, greedy(900))
+    steps: list[int] = []
+    monkeypatch.setattr(Load, "step", lambda _: steps.append(0) or [])
+    monkeypatch.setattr(Load, "chosen", property(lambda _: f"way {min(len(steps) // 10, 3)}"))
+    load.settle()
+    assert len(steps) == 30 + 20 * 5
+
+
 def test_the_collectors_time_is_counted() -> None:
     with collector_watched() as clock:
         gc.collect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -18,10 +19,10 @@ from tiny_models import tiny_tokenizer
 CODEC = TextCodec(tiny_tokenizer(260))
 
 
-def growing(stop: tuple[str, ...] = (), min_tokens: int = 0) -> Answer:
+def growing(stop: tuple[str, ...] = (), min_tokens: int = 0, codec: TextCodec = CODEC) -> Answer:
     params = SamplingParams(max_tokens=100, min_tokens=min_tokens, stop=stop)
     request = Request(RequestSpec(0, (1,), params, 0, (), 100, NO_DRAFTS))
-    return Answer(7, 0, request, AnswerText(request, CODEC.stream(stop)))
+    return Answer(7, 0, request, AnswerText(request, codec.stream(stop)))
 
 
 def grow(answer: Answer, tokens: list[int], ends: bool = False) -> OutputDelta:
@@ -91,3 +92,35 @@ def test_what_is_held_back_comes_out_when_the_answer_ends(stop: tuple[str, ...])
     assert cancelled.text.so_far() == ("" if stop else "a")
     cancelled.request.finish("cancelled")
     assert cancelled.text.so_far() == grow(ended, incomplete, ends=True).text == "a\N{REPLACEMENT CHARACTER}" * 1
+
+
+# Bytes of characters, so that some are broken or never become complete, and letters.
+TOKENS = CODEC.encode("ab€é") + CODEC.encode("😀")
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(st.lists(st.sampled_from(TOKENS), max_size=4), min_size=1, max_size=6), st.integers(0, 6))
+def test_an_answer_that_has_ended_is_read_at_once_or_in_parts(parts: list[list[int]], num_read: int) -> None:
+    answer, expected = growing(), growing()
+    deltas = [grow(answer, part, ends=part is parts[-1]) for part in parts]
+    texts = [grow(expected, part, ends=part is parts[-1]).text for part in parts]
+    assert [delta.text for delta in deltas[:num_read]] == texts[:num_read]
+    assert answer.text.so_far() == expected.text.so_far() == "".join(texts)
+    assert [delta.text for delta in deltas] == texts
+
+
+def test_what_nobody_streamed_is_decoded_together() -> None:
+    class Counted(TextCodec):
+        calls = 0
+
+        def decode(self, token_ids: Sequence[int]) -> str:
+            self.calls += 1
+            return super().decode(token_ids)
+
+    codec = Counted(tiny_tokenizer(260))
+    answer = growing(codec=codec)
+    for token in CODEC.encode("abc" * 500):
+        grow(answer, [token])
+    answer.request.finish("length")
+    assert answer.text.so_far() == "abc" * 500
+    assert codec.calls <= 2

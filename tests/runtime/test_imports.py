@@ -13,11 +13,14 @@ import sparsespec.runtime
 
 HOST_MODULES = (
     "adaptive_cycles",
+    "agreement",
     "chrome_trace",
     "chooser",
+    "collector",
     "config",
     "cost_model",
     "cycles",
+    "detokenizer",
     "gpu_timeline",
     "gpu_trace",
     "kv_cache",
@@ -33,8 +36,12 @@ HOST_MODULES = (
     "scheduler",
     "step_counts",
     "step_loop",
+    "step_pace",
     "step_sizes",
+    "stop_texts",
+    "text_stream",
     "tracing",
+    "verification",
 )
 NO_NETWORK = """
 import sys

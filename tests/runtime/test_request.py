@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsespec.plugins.phase import Phase
-from sparsespec.runtime.request import DraftShape, Request, RequestSpec, Verification
+from sparsespec.runtime.request import DraftShape, Request, RequestSpec
 from sparsespec.runtime.results import SlotResult, TokenLogprobs
 from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.verification import Verification
 
 THREE_STEPS = DraftShape(draft_len=3, num_draft_steps=3)
 

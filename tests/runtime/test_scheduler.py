@@ -14,10 +14,11 @@ from sparsespec.plugins.phase import Phase
 from sparsespec.runtime.config import Policy
 from sparsespec.runtime.cycles import FixedCycles
 from sparsespec.runtime.kv_cache import KvCacheManager
-from sparsespec.runtime.request import NO_DRAFTS, DraftShape, Request, RequestSpec, Verification
+from sparsespec.runtime.request import NO_DRAFTS, DraftShape, Request, RequestSpec
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduled_step import ScheduledStep
 from sparsespec.runtime.scheduler import Scheduler, SchedulerLimits
+from sparsespec.runtime.verification import Verification
 
 THREE_STEPS = DraftShape(draft_len=3, num_draft_steps=3)
 

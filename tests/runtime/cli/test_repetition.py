@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from sparsespec.runtime.cli.repetition import NGRAM, ends_repeated_ngram, repetitive_verifications
 from sparsespec.runtime.outputs import CompletionOutput
-from sparsespec.runtime.request import Verification
+from sparsespec.runtime.verification import Verification
 
 
 def block(first_output: int, num_tokens: int) -> Verification:

@@ -14,7 +14,7 @@ from sparsespec.runtime.cli.summary_table import summary_table
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.cost_model import DraftReads, Way
 from sparsespec.runtime.outputs import CompletionOutput, RequestOutput
-from sparsespec.runtime.request import Verification
+from sparsespec.runtime.verification import Verification
 
 SPECULATION = SpeculationConfig(k=2, ratio=0.1, min_budget=6)
 
