@@ -7,7 +7,7 @@ done. Every change of a request's state is a method of Request.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -221,8 +221,7 @@ class Request:
         first = len(self.output_token_ids)
         added = self._until_the_end(result.tokens)
         self.output_token_ids += added
-        if result.logprobs:
-            self._append_logprobs(result.logprobs[: len(added)])
+        self.logprobs += result.logprobs[: len(added)]
         if added and result.phase is VERIFY:
             self._verified.append(self._verification(result, flight.advance, first, len(added)))
         self.kv_len, self.recent_start = result.kv_len, result.recent_start
@@ -265,11 +264,6 @@ class Request:
         self._advance_in_flight -= flight.advance
         self._emits_in_flight -= flight.emits
         return flight
-
-    def _append_logprobs(self, told: tuple[TokenLogprobs, ...]) -> None:
-        wanted = self.spec.params.logprobs
-        if wanted is not None:
-            self.logprobs += [replace(each, top=each.top[:wanted]) for each in told]
 
     def _until_the_end(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Those of new tokens that the output takes; ends the request where one of them does."""

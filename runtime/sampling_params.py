@@ -99,7 +99,7 @@ class SamplingParams:
             penalties=self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0,
             probabilities=self.temperature > 0,
             cuts=self.temperature > 0 and (self.min_p > 0 or self.top_k > 0 or self.top_p < 1),
-            logprobs=self.logprobs is not None,
+            logprobs=self.logprobs,
             early_stops=self.min_tokens > 0,
         )
         return _shared(needs)
@@ -112,13 +112,13 @@ class SamplingNeeds:
     penalties: bool
     probabilities: bool
     cuts: bool
-    logprobs: bool
+    logprobs: int | None  # alternatives to tell of each token; None: nothing is told
     early_stops: bool  # stop tokens are masked while too early
 
     @cached_property  # asked of every row of every step
     def beyond_cuts(self) -> bool:
         """Whether logits are changed before temperature and cuts, or more is asked for than tokens."""
-        return self.penalties or self.logprobs or self.early_stops
+        return self.penalties or self.logprobs is not None or self.early_stops
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class LogitNeeds:
         return LogitNeeds(
             penalties=any(each.penalties for each in asked),
             early_stops=any(each.early_stops for each in asked),
-            logprobs=any(each.logprobs for each in asked),
+            logprobs=any(each.logprobs is not None for each in asked),
         )
 
 

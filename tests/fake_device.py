@@ -270,7 +270,7 @@ class FakeDevice:
     def _result(self, rows: ScheduledRows, slot: _Slot, drafts: _Drafts, first: int) -> SlotResult:
         end = slot.kv_len - slot.prompt_len + 1
         tokens = tuple(answer_token(slot.spec.seed, index) for index in range(first, end))
-        logprobs = tuple(TokenLogprobs(token, -1.0, ()) for token in tokens) if rows.needs.logprobs else ()
+        logprobs = tuple(TokenLogprobs(token, -1.0, ()) for token in tokens) if rows.needs.logprobs is not None else ()
         return SlotResult(
             phase=rows.phase,
             tokens=tokens,

@@ -9,7 +9,7 @@ from torch import Tensor
 from sparsespec.plugins.accept_drafts.inputs import RESULT_FIELDS
 from sparsespec.runtime.device.host_copies import HostCopies
 from sparsespec.runtime.device.row_logprobs import RowLogprobs
-from sparsespec.runtime.device.torch_results import slot_result
+from sparsespec.runtime.device.torch_results import listed_logprobs, slot_result
 from sparsespec.runtime.results import SlotResult
 from sparsespec.runtime.scheduled_step import ScheduledStep
 
@@ -39,7 +39,7 @@ class GraphResults:
         results, *logprobs = self._copies.wait()
         if not self._blocks:
             return {}
-        told = RowLogprobs(*logprobs).listed() if logprobs else None
+        told = listed_logprobs(self._blocks, logprobs)
         first_row = self._first_rows() if logprobs else {}
         numbers = results.numpy()[[row.slot for row in self._blocks]]
         counts = zip(*numbers[:, :_COUNTS].T.tolist(), strict=True)

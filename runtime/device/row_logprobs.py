@@ -29,9 +29,9 @@ class RowLogprobs:
         """Views of the first rows."""
         return RowLogprobs(self.values[:count], self.top_ids[:count])
 
-    def listed(self) -> ListedLogprobs:
-        """As Python's numbers, of rows that are on the host."""
-        return ListedLogprobs(self.values.tolist(), self.top_ids.tolist())
+    def listed(self, most: int) -> ListedLogprobs:
+        """As Python's numbers, of rows that are on the host, with no more than `most` alternatives each."""
+        return ListedLogprobs(self.values[:, : 1 + most].tolist(), self.top_ids[:, :most].tolist())
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,16 @@ class ListedLogprobs:
     values: list[list[float]]
     top_ids: list[list[int]]
 
-    def told(self, first_row: int, tokens: Sequence[int]) -> tuple[TokenLogprobs, ...]:
-        """Of consecutive rows' tokens."""
+    def told(self, first_row: int, tokens: Sequence[int], count: int) -> tuple[TokenLogprobs, ...]:
+        """Of consecutive rows' tokens, with `count` alternatives each, or as many as there are."""
         rows = slice(first_row, first_row + len(tokens))
         told = zip(tokens, self.values[rows], self.top_ids[rows], strict=True)
-        return tuple([TokenLogprobs(token, own, tuple(zip(ids, top, strict=True))) for token, (own, *top), ids in told])
+        return tuple(
+            [
+                TokenLogprobs(token, values[0], tuple(zip(ids[:count], values[1 : 1 + count], strict=True)))
+                for token, values, ids in told
+            ]
+        )
 
 
 def row_logprobs(logits: Tensor, tokens: Tensor) -> RowLogprobs:

@@ -193,7 +193,7 @@ class TorchExecutor:
         state = self._memory.state
         index = torch.arange(blocks.logits.shape[1], device=logits.device)
         tokens = state.token_ids[blocks.slot[:, None], blocks.first_position[:, None] + index]
-        asked = any(row.needs.logprobs for row in blocks.rows)
+        asked = any(row.needs.logprobs is not None for row in blocks.rows)
         logprobs = row_logprobs(logits[blocks.logits.flatten()], tokens.flatten()) if asked else None
         return BlockOutcome(packed(counts), tokens, logprobs)
 

@@ -57,12 +57,18 @@ class TorchResults:
     def wait(self) -> dict[int, SlotResult]:
         """See PendingResults."""
         counts, tokens, *logprobs = self._copies.wait()
-        width, told = tokens.shape[1], RowLogprobs(*logprobs).listed() if logprobs else None
+        width, told = tokens.shape[1], listed_logprobs(self._rows, logprobs)
         blocks = zip(self._rows, counts.tolist(), tokens.tolist(), strict=True)
         return {
             row.slot: slot_result(row, numbers, block, told, index * width)
             for index, (row, numbers, block) in enumerate(blocks)
         }
+
+
+def listed_logprobs(rows: Sequence[ScheduledRows], tensors: Sequence[Tensor]) -> ListedLogprobs | None:
+    """RowLogprobs' tensors, if there are any, with as many alternatives as any of the rows asks for; on the host."""
+    most = max((row.needs.logprobs or 0 for row in rows), default=0)
+    return RowLogprobs(*tensors).listed(most) if tensors else None
 
 
 def slot_result(
@@ -71,5 +77,6 @@ def slot_result(
     """Of a block. counts: BlockCounts. tokens: no fewer than joined the output. first_row: the block's, in logprobs."""
     num_tokens, num_drafts, num_accepted, kv_len, recent_start, num_chosen = counts
     kept = tuple(tokens[:num_tokens])
-    told = logprobs.told(first_row, kept) if logprobs and row.needs.logprobs else ()
+    wanted = row.needs.logprobs
+    told = logprobs.told(first_row, kept, wanted) if logprobs is not None and wanted is not None else ()
     return SlotResult(row.phase, kept, num_drafts, num_accepted, kv_len, recent_start, num_chosen, told)

@@ -229,15 +229,6 @@ def run_cycle_with(request: Request, recent_start: int, num_chosen: int) -> None
     request.receive(result(Phase.VERIFY, (51,), request.kv_len + 1, recent_start, num_chosen))
 
 
-def test_logprobs_keep_as_many_alternatives_as_asked_for() -> None:
-    """The device reports the most that anyone may ask for."""
-    request = make_request(params=SamplingParams(logprobs=2))
-    request.schedule_prefill(6)
-    request.receive(result(Phase.PREFILL, (50,), kv_len=6, top=20))
-    assert [logprob.token_id for logprob in request.logprobs] == [50]
-    assert request.logprobs[0].top == ((0, -0.0), (1, -1.0))
-
-
 def test_logprobs_end_where_the_output_ends() -> None:
     params = SamplingParams(logprobs=0)
     request = make_request(params=params, max_tokens=4, stop_token_ids=(52,))
@@ -246,13 +237,6 @@ def test_logprobs_end_where_the_output_ends() -> None:
     assert [logprob.token_id for logprob in request.logprobs] == request.output_token_ids == [50, 51, 52]
     request.truncate_output(1)
     assert [logprob.token_id for logprob in request.logprobs] == request.output_token_ids == [50]
-
-
-def test_no_logprobs_unless_asked_for() -> None:
-    request = make_request()
-    request.schedule_prefill(6)
-    request.receive(result(Phase.PREFILL, (50,), kv_len=6, top=3))
-    assert request.logprobs == []
 
 
 def test_verifications_count_the_tokens_that_a_stop_text_leaves() -> None:

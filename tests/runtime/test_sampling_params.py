@@ -18,7 +18,7 @@ from sparsespec.runtime.sampling_params import (
     SamplingParams,
 )
 
-NOTHING = SamplingNeeds(penalties=False, probabilities=False, cuts=False, logprobs=False, early_stops=False)
+NOTHING = SamplingNeeds(penalties=False, probabilities=False, cuts=False, logprobs=None, early_stops=False)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_the_limits_themselves_are_allowed() -> None:
         (SamplingParams(repetition_penalty=0.5), replace(NOTHING, penalties=True, probabilities=True)),
         (SamplingParams(min_p=0.1), replace(NOTHING, probabilities=True, cuts=True)),
         (SamplingParams(temperature=0.0, max_tokens=9, min_tokens=1), replace(NOTHING, early_stops=True)),
-        (SamplingParams(top_k=1, logprobs=0), replace(NOTHING, probabilities=True, cuts=True, logprobs=True)),
+        (SamplingParams(top_k=1, logprobs=0), replace(NOTHING, probabilities=True, cuts=True, logprobs=0)),
     ],
 )
 def test_only_what_changes_the_answer_is_computed(params: SamplingParams, needs: SamplingNeeds) -> None:

@@ -33,8 +33,16 @@ def test_sums_are_kept_in_full(dtype: torch.dtype, kept: torch.dtype) -> None:
 
 
 def test_what_is_told_of_consecutive_rows() -> None:
-    rows = RowLogprobs(
-        torch.tensor([[-9.0, -9.0], [-1.0, -0.5], [-2.0, -0.25]]), torch.tensor([[7], [8], [9]])
-    ).listed()
-    assert rows.told(1, [3, 4]) == (TokenLogprobs(3, -1.0, ((8, -0.5),)), TokenLogprobs(4, -2.0, ((9, -0.25),)))
-    assert rows.told(1, []) == ()
+    rows = RowLogprobs(torch.tensor([[-9.0, -9.0], [-1.0, -0.5], [-2.0, -0.25]]), torch.tensor([[7], [8], [9]]))
+    listed = rows.listed(1)
+    expected = TokenLogprobs(3, -1.0, ((8, -0.5),)), TokenLogprobs(4, -2.0, ((9, -0.25),))
+    assert listed.told(1, [3, 4], 1) == listed.told(1, [3, 4], 20) == expected
+    assert (
+        listed.told(1, [3, 4], 0)
+        == rows.listed(0).told(1, [3, 4], 1)
+        == (
+            TokenLogprobs(3, -1.0, ()),
+            TokenLogprobs(4, -2.0, ()),
+        )
+    )
+    assert listed.told(1, [], 1) == ()
