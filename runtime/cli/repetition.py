@@ -26,5 +26,5 @@ def ends_repeated_ngram(token_ids: Sequence[int], n: int = NGRAM) -> list[bool]:
 def repetitive_verifications(answer: CompletionOutput) -> list[bool]:
     """Per verification of an answer, whether it is in a repetitive stretch."""
     repeated = ends_repeated_ngram(answer.token_ids)
-    blocks = [repeated[block.first_output :][: block.num_tokens] for block in answer.verifications]
+    blocks = [repeated[block.first_output : block.first_output + block.num_tokens] for block in answer.verifications]
     return [2 * sum(block) >= len(block) for block in blocks]
