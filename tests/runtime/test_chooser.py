@@ -144,7 +144,7 @@ def test_a_requests_own_number_goes_by_what_the_steps_of_all_take() -> None:
         each / 64 for each in range(64) if best_gain(LARGE, replace(LONG, context=3072.0), each / 64) > 1.1
     )
     assert chooser.drafts_for(agreement, far) > 0
-    for _ in range(9):
+    for _ in range(13):
         chooser.pass_time(LONG, 16, 1.3 * 16 * LARGE.step_seconds(LONG, chooser.choice.way))
     assert chooser.update(LONG, Agreeing(0.95)).speculates
     assert chooser.drafts_for(agreement, far) == 0
