@@ -31,6 +31,7 @@ class AnswerText:
         self._token_ends: list[int] = []  # output tokens at the end of each part
         self._text_ends: list[int] = []  # characters at the end of each part that has been read
         self._last_part: int | None = None  # the request had ended with it
+        self._whole: str | None = None  # text of an ended request, where it was decoded at once
 
     def add_part(self) -> int:
         """The request has gained tokens, and perhaps ended; returns the part's number."""
@@ -58,9 +59,10 @@ class AnswerText:
 
     def so_far(self) -> str:
         """All of the text; with what is held back if the request has ended."""
-        whole = self._at_once()
-        if whole is not None:
-            return whole
+        if self._whole is None:
+            self._whole = self._at_once()
+        if self._whole is not None:
+            return self._whole
         if self.stop_within(len(self._token_ends) - 1) is None and self._request.finish_reason is not None:
             self._stream.flush()  # it may have been cancelled, which is no part
         return self._stream.text
@@ -68,7 +70,7 @@ class AnswerText:
     def _at_once(self) -> str | None:
         """All of the text of a request that has ended, if nobody looks for a stop text and it can be had so.
 
-        A call of the tokenizer for each part, thousands of them, would take as long as generating the answer did.
+        A call of the tokenizer for each part, thousands of them, may take half as long as generating the answer did.
         """
         num_read = len(self._text_ends)
         if self.may_stop or self._request.finish_reason is None or len(self._token_ends) - num_read < 2:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # New objects that begin a collection, 700 by Python's default: a step of 512 requests makes thousands, nearly all of
-# which are gone with it; collections took a tenth of the host's time in plain decoding (benchmarks/host_step.py).
+# which are gone with it; collections made the slowest steps three times as long (docs/performance.md).
 _NEW_OBJECTS = 50_000
 
 

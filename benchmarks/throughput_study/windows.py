@@ -31,7 +31,7 @@ class Window:
     num_tokens: int  # that joined outputs
     seconds: float
     context: float  # tokens of a request, prompt included, on average over requests and window
-    num_captured: int = 0  # graphs: each takes the host 20 to 70 ms
+    num_captured: int = 0  # graphs: each takes the host as long as some ten steps
     collector_seconds: float = 0.0  # of Python's, in which the host does nothing else
     chosen: str = ""  # by an adaptive LLM, for the window's last steps
 

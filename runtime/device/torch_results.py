@@ -67,8 +67,9 @@ class TorchResults:
 
 def listed_logprobs(rows: Sequence[ScheduledRows], tensors: Sequence[Tensor]) -> ListedLogprobs | None:
     """RowLogprobs' tensors, if there are any, with as many alternatives as any of the rows asks for; on the host."""
-    most = max((row.needs.logprobs or 0 for row in rows), default=0)
-    return RowLogprobs(*tensors).listed(most) if tensors else None
+    if not tensors:
+        return None
+    return RowLogprobs(*tensors).listed(max(row.needs.logprobs or 0 for row in rows))
 
 
 def slot_result(

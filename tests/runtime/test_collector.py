@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from sparsespec.runtime import freeze_heap
 from sparsespec.runtime.collector import collector_held
+from throughput_study.windows import collector_watched
 
 
 class Ring:
@@ -34,21 +33,6 @@ def test_what_exists_is_left_alone_and_what_comes_is_collected() -> None:
     assert any(each is kept for each in gc.get_objects())
 
 
-@contextmanager
-def collections_counted() -> Iterator[list[str]]:
-    """Those that begin."""
-    begun: list[str] = []
-
-    def note(phase: str, _: dict[str, int]) -> None:
-        begun.extend([phase] * (phase == "start"))
-
-    gc.callbacks.append(note)
-    try:
-        yield begun
-    finally:
-        gc.callbacks.remove(note)
-
-
 def make_garbage() -> None:
     """More than the collector's first threshold."""
     for _ in range(3 * gc.get_threshold()[0]):
@@ -56,12 +40,12 @@ def make_garbage() -> None:
 
 
 def test_no_collection_begins_while_the_collector_is_held() -> None:
-    with collector_held(), collections_counted() as begun:
+    with collector_held(), collector_watched() as clock:
         make_garbage()
-    assert begun == []
-    with collections_counted() as begun:
+    assert clock.seconds == 0
+    with collector_watched() as clock:
         make_garbage()
-    assert begun
+    assert clock.seconds > 0
 
 
 def test_who_has_disabled_the_collector_keeps_it_so() -> None:

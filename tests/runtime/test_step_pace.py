@@ -24,7 +24,7 @@ def test_nothing_is_corrected_before_two_periods_have_passed() -> None:
 
 
 def test_looks_after_a_change_are_passed_over() -> None:
-    """Graphs are captured then, which takes the host longer than steps take the device."""
+    """Cycles end as they began."""
     pace = watched(StepPace(), "unified", 2.5, num_looks=4)
     watched(pace, "unified", 1.1, num_looks=7)
     assert pace.factor("unified", LOAD) == pytest.approx(1.1)
