@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparsespec.runtime.request import Request
+from sparsespec.runtime.results import TokenLogprobs
 from sparsespec.runtime.text_stream import TextStream
 
 
@@ -56,6 +57,14 @@ class AnswerText:
     def num_tokens_before(self, number: int) -> int:
         """Output tokens before a part."""
         return self._token_ends[number - 1] if number else 0
+
+    def num_accepted(self, number: int) -> int:
+        """Accepted drafts among a part's tokens, which they begin with."""
+        return self._request.num_accepted_from(self.num_tokens_before(number))
+
+    def logprobs(self, number: int) -> tuple[TokenLogprobs, ...]:
+        """Log-probabilities of a part's tokens, where they were asked for."""
+        return tuple(self._request.logprobs[self.num_tokens_before(number) : self._token_ends[number]])
 
     def so_far(self) -> str:
         """All of the text; with what is held back if the request has ended."""

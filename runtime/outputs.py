@@ -26,6 +26,16 @@ class OutputDelta(NamedTuple):
         """Decoded when first asked for; any thread may read it again."""
         return self.answer_text.part(self.part)
 
+    @property
+    def num_accepted(self) -> int:
+        """How many of token_ids are accepted drafts; those come first, then one that the model added, if any."""
+        return min(self.answer_text.num_accepted(self.part), len(self.token_ids))
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """One per token where asked for, else empty."""
+        return self.answer_text.logprobs(self.part)[: len(self.token_ids)]
+
     def up_to_stop(self) -> OutputDelta | None:
         """This delta, cut where a stop text ends the answer; None where one ended it before. Decodes if one may."""
         if not self.answer_text.may_stop:

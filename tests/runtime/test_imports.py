@@ -21,6 +21,7 @@ HOST_MODULES = (
     "cost_model",
     "cycles",
     "detokenizer",
+    "engine_status",
     "gpu_timeline",
     "gpu_trace",
     "kv_cache",
