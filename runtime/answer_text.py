@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sparsespec.runtime.request import Request
 from sparsespec.runtime.results import TokenLogprobs
 from sparsespec.runtime.text_stream import TextStream
+from sparsespec.runtime.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class AnswerText:
         """Output tokens before a part."""
         return self._token_ends[number - 1] if number else 0
 
-    def num_accepted(self, number: int) -> int:
-        """Accepted drafts among a part's tokens, which they begin with."""
-        return self._request.num_accepted_from(self.num_tokens_before(number))
+    def verification(self, number: int) -> Verification | None:
+        """The verified block that a part is of; None where it is a prompt's first token, or nothing but an end."""
+        return self._request.verification_from(self.num_tokens_before(number))
 
     def logprobs(self, number: int) -> tuple[TokenLogprobs, ...]:
         """Log-probabilities of a part's tokens, where they were asked for."""

@@ -29,7 +29,13 @@ class OutputDelta(NamedTuple):
     @property
     def num_accepted(self) -> int:
         """How many of token_ids are accepted drafts; those come first, then one that the model added, if any."""
-        return min(self.answer_text.num_accepted(self.part), len(self.token_ids))
+        verification = self.verification
+        return 0 if verification is None else min(verification.num_accepted, len(self.token_ids))
+
+    @property
+    def verification(self) -> Verification | None:
+        """The verified block that token_ids are of; None for a prompt's first token."""
+        return self.answer_text.verification(self.part)
 
     @property
     def logprobs(self) -> tuple[TokenLogprobs, ...]:

@@ -165,12 +165,12 @@ class Request:
         """Those after the first `count`."""
         return [Verification(*numbers) for numbers in self._verified[count:]]
 
-    def num_accepted_from(self, first_output: int) -> int:
-        """Drafts that were accepted by the verification whose first output token that is; 0 where none's is."""
+    def verification_from(self, first_output: int) -> Verification | None:
+        """The verified block whose first output token that is, if it is any's."""
         verified = self._verified
         place = bisect_left(verified, first_output, key=itemgetter(0))
-        found = verified[place] if place < len(verified) else None
-        return Verification(*found).num_accepted if found and found[0] == first_output else 0
+        found = Verification(*verified[place]) if place < len(verified) else None
+        return found if found is not None and found.first_output == first_output else None
 
     def bound_after(self, num_rows: int) -> int:
         """As write_bound, once a chunk or a verification of so many rows is scheduled."""
