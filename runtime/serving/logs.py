@@ -8,8 +8,9 @@ import re
 import sys
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 
+LogLevel = Literal["debug", "info", "warning", "error"]
 LOGGER = "sparsespec.serving"
 
 
@@ -34,11 +35,11 @@ def log_event(event: object, level: int = logging.INFO) -> None:
     logging.getLogger(LOGGER).log(level, event)
 
 
-def log_as_json(level: int = logging.INFO) -> None:
+def log_as_json(level: LogLevel = "info") -> None:
     """Have all of this process's logs written as JSON lines; for the main program of a server."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 def _snake(name: str) -> str:
