@@ -7,6 +7,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sparsespec.builder.errors import InputError
@@ -168,6 +169,7 @@ def _parse(value: Any, hint: Any, where: str) -> Any:
             return to_float(value)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-    if type(value) is not base:
+    # A path is always of a class of its platform.
+    if type(value) is not base and not (base is Path and isinstance(value, Path)):
         raise InputError(f"{where}: expected {base.__name__}, found {shown(value)}")
     return value

@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, replace
 
-from sparsespec.builder.config_io import shown
+from sparsespec.builder.config_io import MAX_INT, shown
 from sparsespec.builder.engine_dir import EngineConfig
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.prompt_input import Prompt, PromptInput, read_prompt
 from sparsespec.runtime.request import NO_DRAFTS, DraftShape, RequestSpec
 from sparsespec.runtime.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
-from sparsespec.runtime.text import TextCodec
+from sparsespec.runtime.text import ChatMessage, TextCodec
+
+MAX_PRIORITY = MAX_INT
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,11 @@ class AdmissionRules:
     drafts: DraftShape  # of every request that does not decline speculation
     kv_cache_tokens: int
 
-    def specs(self, first_id: int, prompt: tuple[int, ...], params: SamplingParams) -> tuple[RequestSpec, ...]:
+    def specs(
+        self, first_id: int, prompt: tuple[int, ...], params: SamplingParams, priority: int = 0
+    ) -> tuple[RequestSpec, ...]:
         """One spec per answer asked for. Raises RequestError with the value and the limit."""
+        _check_priority(priority)
         if not isinstance(params, SamplingParams):
             raise RequestError(f"sampling_params must be SamplingParams, found {shown(params)}")
         self._check_prompt(prompt)
@@ -38,6 +43,7 @@ class AdmissionRules:
             stop_token_ids=stops,
             max_tokens=min(params.max_tokens, self.engine.build.max_seq_len - len(prompt)),
             drafts=self.drafts if params.speculate else NO_DRAFTS,
+            priority=priority,
         )
         if spec.max_kv_len > self.kv_cache_tokens:
             raise RequestError(
@@ -47,9 +53,11 @@ class AdmissionRules:
         return tuple(replace(spec, request_id=first_id + i, seed=(seed + i) % 2**63) for i in range(params.n))
 
     def read_prompt(self, given: PromptInput) -> Prompt:
-        """A text or token ids as tokens. Raises RequestError for anything else, and for a text that is far too long."""
+        """A text, a chat or token ids as tokens. Raises RequestError for anything else, and for far too long a text."""
         if isinstance(given, str):
             self.check_text(given)
+        if isinstance(given, list | tuple):
+            self.check_text("".join(each.content for each in given if isinstance(each, ChatMessage)))
         if isinstance(given, range):  # which may be endless without taking any memory
             given = given[: self.engine.build.max_seq_len]
         return read_prompt(self.codec, given)
@@ -83,3 +91,8 @@ class AdmissionRules:
         if len(stops) > MAX_STOP_TOKEN_IDS:
             raise RequestError(f"at most {MAX_STOP_TOKEN_IDS} stop tokens are supported, found {len(stops)}")
         return stops
+
+
+def _check_priority(priority: int) -> None:
+    if type(priority) is not int or not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+        raise RequestError(f"priority must be an integer in -2^31 + 1..2^31 - 1, found {shown(priority)}")

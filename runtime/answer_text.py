@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparsespec.runtime.request import Request
+from sparsespec.runtime.results import TokenLogprobs
 from sparsespec.runtime.text_stream import TextStream
+from sparsespec.runtime.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ class AnswerText:
     def num_tokens_before(self, number: int) -> int:
         """Output tokens before a part."""
         return self._token_ends[number - 1] if number else 0
+
+    def verification(self, number: int) -> Verification | None:
+        """The verified block that a part is of; None where it is a prompt's first token, or nothing but an end."""
+        return self._request.verification_from(self.num_tokens_before(number))
+
+    def logprobs(self, number: int) -> tuple[TokenLogprobs, ...]:
+        """Log-probabilities of a part's tokens, where they were asked for."""
+        return tuple(self._request.logprobs[self.num_tokens_before(number) : self._token_ends[number]])
 
     def so_far(self) -> str:
         """All of the text; with what is held back if the request has ended."""

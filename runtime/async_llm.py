@@ -1,7 +1,8 @@
 """AsyncLLM: an LLM behind asyncio. Any number of coroutines await their streams.
 
 One thread runs the step loop and never looks at text. Another one decodes it, finds stop texts, and feeds the streams;
-what it finds goes back to the step loop as a command, so that an LLM is only ever called by one thread.
+what it finds goes back to the step loop as a command, so that an LLM is only ever called by one thread. A third one
+makes tokens of prompts.
 """
 
 from __future__ import annotations
@@ -9,27 +10,40 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
-from sparsespec.runtime.prompt_input import PromptInput
+from sparsespec.runtime.prompt_input import Prompt, PromptInput
 from sparsespec.runtime.sampling_params import SamplingParams
+
+StreamItem = OutputDelta | RequestOutput
 
 
 @dataclass(eq=False)
 class _Stream:
     loop: asyncio.AbstractEventLoop
-    items: asyncio.Queue[OutputDelta | RequestOutput | BaseException]
+    items: asyncio.Queue[StreamItem | BaseException]
     num_growing: int = 0  # answers whose ends the text thread has not seen
 
-    def put(self, item: OutputDelta | RequestOutput | BaseException) -> None:
+    def put(self, item: StreamItem | BaseException) -> None:
         """Hand an item to the coroutine; from another thread."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.items.put_nowait, item)
+        _hand_over([(self, item)])
+
+
+def _hand_over(found: Sequence[tuple[_Stream, StreamItem | BaseException]]) -> None:
+    """Hand items to their coroutines, waking each event loop once."""
+    for loop in dict.fromkeys(stream.loop for stream, _ in found):
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_put_all, [(stream, item) for stream, item in found if stream.loop is loop])
+
+
+def _put_all(found: Sequence[tuple[_Stream, StreamItem | BaseException]]) -> None:
+    for stream, item in found:
+        stream.items.put_nowait(item)
 
 
 class AsyncLLM:
@@ -41,25 +55,36 @@ class AsyncLLM:
     def __init__(self, llm: LLM) -> None:
         """Take over an LLM; nobody else may call it from now on."""
         self._llm = llm
+        self.failure: BaseException | None = None  # what a step failed with, after which nothing runs
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
         self._closed = False  # guarded by _lock: no command enters the queue once it is set
         self._lock = threading.Lock()
         self._texts = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sparsespec-text")
+        self._prompts = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sparsespec-prompts")
         self._thread = threading.Thread(target=self._run, name="sparsespec-step-loop", daemon=True)
         self._thread.start()
 
     async def generate(
-        self, prompt: PromptInput, sampling_params: SamplingParams = SamplingParams()
-    ) -> AsyncIterator[OutputDelta | RequestOutput]:
+        self,
+        prompt: PromptInput,
+        sampling_params: SamplingParams = SamplingParams(),
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[StreamItem, None]:
         """Deltas as they come, then the RequestOutput. Leaving the loop early cancels the request.
 
-        Raises RequestError for a prompt that cannot be served, RuntimeError when closed meanwhile.
+        priority: those that wait for a place in the batch are let in by it, the lowest number first.
+
+        Raises RequestError for a prompt that cannot be served, TimeoutError once timeout_s has passed, RuntimeError
+        when closed meanwhile.
         """
-        stream = _Stream(asyncio.get_running_loop(), asyncio.Queue())
-        if not self._post(lambda: self._submit(prompt, sampling_params, stream)):
-            raise RuntimeError("the AsyncLLM is closed")
+        loop = asyncio.get_running_loop()
+        stream = _Stream(loop, asyncio.Queue())
+        late = TimeoutError(f"the answer took longer than {timeout_s} s")
+        timer = None if timeout_s is None else loop.call_later(timeout_s, stream.items.put_nowait, late)
         try:
+            await self._read_and_submit(prompt, sampling_params, priority, stream)
             while True:
                 item = await stream.items.get()
                 if isinstance(item, BaseException):
@@ -68,7 +93,19 @@ class AsyncLLM:
                 if isinstance(item, RequestOutput):
                     return
         finally:
-            self._post(lambda: self._abandon(stream))
+            if timer is not None:
+                timer.cancel()
+            self._post(partial(self._abandon, stream))
+
+    async def _read_and_submit(
+        self, prompt: PromptInput, sampling_params: SamplingParams, priority: int, stream: _Stream
+    ) -> None:
+        """Tokens are made here: a long prompt would stop the step loop for a while."""
+        if self._closed:
+            raise RuntimeError("the AsyncLLM is closed")
+        read = await stream.loop.run_in_executor(self._prompts, self._llm.read_prompt, prompt)
+        if not self._post(partial(self._submit, read, sampling_params, priority, stream)):
+            raise RuntimeError("the AsyncLLM is closed")
 
     async def close(self) -> None:
         """Stop the loop; running requests end with RuntimeError."""
@@ -95,10 +132,12 @@ class AsyncLLM:
                 if self._llm.has_requests:
                     self._step()
         except BaseException as error:  # a failed step ends every stream; nothing may wait for ever
+            self.failure = error
             self._fail_all(error)
             raise
         finally:
             self._texts.shutdown()
+            self._prompts.shutdown()
 
     def _take_commands(self) -> None:
         """Run what coroutines asked for; wait for something to ask when there is nothing to do."""
@@ -114,19 +153,26 @@ class AsyncLLM:
 
     def _read_texts(self, grown: Sequence[tuple[_Stream, OutputDelta]]) -> None:
         """In the text thread, in the order of the steps."""
-        try:
-            with self._llm.recorder.span("text"):
-                for stream, delta in grown:
-                    self._read_text(stream, delta)
-        except BaseException as error:  # nothing may wait for ever here either
-            self._post(partial(self._fail_all, error))
+        with self._llm.recorder.span("text"):
+            read = [(stream, self._read_text(stream, delta)) for stream, delta in grown]
+            _hand_over([(stream, item) for stream, item in read if item is not None])
+            for stream, item in read:
+                if isinstance(item, OutputDelta):
+                    self._note_end(stream, item)
+                elif item is not None:
+                    self._post(partial(self._abandon, stream))
 
-    def _read_text(self, stream: _Stream, given: OutputDelta) -> None:
-        delta = given.up_to_stop()
-        if delta is None:
-            return  # an answer had ended before the step loop knew
-        _ = delta.text  # decoded here
-        stream.put(delta)
+    def _read_text(self, stream: _Stream, given: OutputDelta) -> OutputDelta | BaseException | None:
+        """What the stream gets: a delta with its text, or what decoding failed with, which ends this stream alone."""
+        try:
+            delta = given.up_to_stop()
+            if delta is not None:  # else an answer had ended before the step loop knew
+                _ = delta.text  # decoded here
+            return delta
+        except BaseException as error:
+            return error
+
+    def _note_end(self, stream: _Stream, delta: OutputDelta) -> None:
         if delta.finish_reason is not None:
             stream.num_growing -= 1
             self._post(partial(self._end_answer, stream, delta, last=stream.num_growing == 0))
@@ -139,9 +185,9 @@ class AsyncLLM:
         if last:
             self._streams.pop(delta.request_id).put(self._llm.take_output(delta.request_id))
 
-    def _submit(self, prompt: PromptInput, sampling_params: SamplingParams, stream: _Stream) -> None:
+    def _submit(self, prompt: Prompt, sampling_params: SamplingParams, priority: int, stream: _Stream) -> None:
         try:
-            self._streams[self._llm.add_request(prompt, sampling_params)] = stream
+            self._streams[self._llm.add_request(prompt, sampling_params, priority)] = stream
             stream.num_growing = sampling_params.n
         except Exception as error:  # whatever is wrong with one request is told to its caller alone
             stream.put(error)

@@ -23,6 +23,7 @@ from sparsespec.runtime.device.executor_config import ExecutorConfig
 from sparsespec.runtime.device.step_choice import choose_steps
 from sparsespec.runtime.device.tensorrt_executor import TensorRTExecutor
 from sparsespec.runtime.device.torch_executor import TorchExecutor
+from sparsespec.runtime.engine_status import EngineStatus
 from sparsespec.runtime.kv_cache import KvCacheManager
 from sparsespec.runtime.loading import LoadedEngine, load_engine
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
@@ -32,6 +33,7 @@ from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.scheduler import Scheduler, SchedulerLimits
 from sparsespec.runtime.step_counts import StepCounter
 from sparsespec.runtime.step_loop import StepVerbs, make_loop
+from sparsespec.runtime.text import ChatInput, list_messages
 from sparsespec.runtime.tracing import NoRecorder, Recorder
 
 
@@ -109,9 +111,14 @@ class LLM:
             for request_id in request_ids:
                 self.cancel(request_id)
 
-    def add_request(self, prompt: PromptInput, sampling_params: SamplingParams = SamplingParams()) -> int:
-        """Submit a prompt; returns its id. Raises RequestError, which leaves all other requests as they are."""
-        return self._submit(self._rules.read_prompt(prompt), sampling_params)
+    def add_request(
+        self, prompt: PromptInput, sampling_params: SamplingParams = SamplingParams(), priority: int = 0
+    ) -> int:
+        """Submit a prompt; returns its id. Raises RequestError, which leaves all other requests as they are.
+
+        priority: those that wait for a place in the batch are let in by it, the lowest number first.
+        """
+        return self._submit(self._rules.read_prompt(prompt), sampling_params, priority)
 
     def step(self) -> list[OutputDelta]:
         """Start one step and take the results of the step result_lag before it; returns what answers gained."""
@@ -187,14 +194,32 @@ class LLM:
         """Whether any request waits or runs."""
         return self._scheduler.has_requests
 
-    def encode_chat(self, message: str) -> list[int]:
-        """Token ids of a user's message in the model's chat template. Raises RequestError where that cannot be."""
-        self._rules.check_text(message)
-        return self.engine.codec.encode_chat(message)
+    def read_prompt(self, given: PromptInput) -> Prompt:
+        """Encode a text, or check token ids, as `add_request` does; any thread may. Raises RequestError."""
+        return self._rules.read_prompt(given)
 
-    def _submit(self, prompt: Prompt, sampling_params: SamplingParams) -> int:
+    def encode_chat(self, chat: ChatInput) -> list[int]:
+        """Token ids of a chat, or of one message of a user, in the model's chat template; any thread may ask.
+
+        Raises RequestError where that cannot be.
+        """
+        messages = list_messages(chat)
+        self._rules.check_text("".join(message.content for message in messages))
+        return self.engine.codec.encode_chat(messages)
+
+    @property
+    def status(self) -> EngineStatus:
+        """How full the engine is; any thread may ask, and reads numbers that may be a step apart."""
+        return EngineStatus(
+            num_running=self._scheduler.num_running,
+            num_waiting=self._scheduler.num_waiting,
+            num_pages=self.kv_cache.num_pages,
+            num_used_pages=self.kv_cache.num_pages - self.kv_cache.num_free_pages,
+        )
+
+    def _submit(self, prompt: Prompt, sampling_params: SamplingParams, priority: int = 0) -> int:
         request_id = self._next_id
-        specs = self._rules.specs(request_id, prompt.token_ids, sampling_params)
+        specs = self._rules.specs(request_id, prompt.token_ids, sampling_params, priority)
         answers = [self._new_answer(request_id, index, self._scheduler.add(spec)) for index, spec in enumerate(specs)]
         self._requests[request_id] = SubmittedRequest(request_id, prompt, answers)
         self._answer_of |= {answer.request.request_id: answer for answer in answers}

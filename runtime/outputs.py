@@ -26,6 +26,22 @@ class OutputDelta(NamedTuple):
         """Decoded when first asked for; any thread may read it again."""
         return self.answer_text.part(self.part)
 
+    @property
+    def num_accepted(self) -> int:
+        """How many of token_ids are accepted drafts; those come first, then one that the model added, if any."""
+        verification = self.verification
+        return 0 if verification is None else min(verification.num_accepted, len(self.token_ids))
+
+    @property
+    def verification(self) -> Verification | None:
+        """The verified block that token_ids are of; None for a prompt's first token."""
+        return self.answer_text.verification(self.part)
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """One per token where asked for, else empty."""
+        return self.answer_text.logprobs(self.part)[: len(self.token_ids)]
+
     def up_to_stop(self) -> OutputDelta | None:
         """This delta, cut where a stop text ends the answer; None where one ended it before. Decodes if one may."""
         if not self.answer_text.may_stop:

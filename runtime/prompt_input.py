@@ -1,4 +1,4 @@
-"""What callers may pass as prompts: a text or token ids, one or several."""
+"""What callers may pass as prompts: a text, a chat or token ids, one or several."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 
 from sparsespec.builder.config_io import shown
 from sparsespec.builder.errors import RequestError
-from sparsespec.runtime.text import TextCodec
-
-PromptInput = str | Sequence[int]
+from sparsespec.runtime.text import ChatMessage, TextCodec
 
 
 @dataclass(frozen=True)
@@ -22,19 +20,28 @@ class Prompt:
     token_ids: tuple[int, ...]
 
 
+PromptInput = str | Sequence[int] | Sequence[ChatMessage] | Prompt  # of messages: a chat, for the model's template
+
+
 def read_prompt(codec: TextCodec, given: PromptInput) -> Prompt:
-    """Encode a text, or check token ids. Raises RequestError for anything else."""
+    """Encode a text or a chat, or check token ids. Raises RequestError for anything else."""
+    if isinstance(given, Prompt):
+        return given
     if isinstance(given, str):
         return Prompt(given, tuple(codec.encode(given)))
-    return Prompt(None, tuple(_token_id(value) for value in _elements(given)))
+    values = list(_elements(given))
+    messages = [value for value in values if isinstance(value, ChatMessage)]
+    if messages and len(messages) == len(values):
+        return Prompt(None, tuple(codec.encode_chat(messages)))
+    return Prompt(None, tuple(_token_id(value) for value in values))
 
 
 def list_prompts(given: PromptInput | Sequence[PromptInput]) -> list[PromptInput]:
-    """One prompt or several, as a list. A list of integers is one prompt."""
-    if isinstance(given, str | range):
+    """One prompt or several, as a list. A list of integers is one prompt, and so is one of messages."""
+    if isinstance(given, str | range | Prompt):
         return [given]
     prompts: list[Any] = list(_elements(given))
-    if prompts and all(isinstance(prompt, Integral) for prompt in prompts):
+    if prompts and any(all(isinstance(prompt, kind) for prompt in prompts) for kind in (Integral, ChatMessage)):
         return [prompts]
     return prompts
 

@@ -6,9 +6,11 @@ done. Every change of a request's state is a method of Request.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from dataclasses import astuple, dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Literal
 
 from sparsespec.plugins.phase import DRAFT, IDLE, PREFILL, VERIFY, Phase
@@ -44,6 +46,7 @@ class RequestSpec:
     stop_token_ids: tuple[int, ...]  # end-of-sequence tokens and the caller's own
     max_tokens: int  # as asked, within the engine's max_seq_len
     drafts: DraftShape
+    priority: int = 0  # of those that wait, the lowest is let in first
 
     @cached_property
     def needs(self) -> SamplingNeeds:
@@ -161,6 +164,13 @@ class Request:
     def verifications_since(self, count: int) -> list[Verification]:
         """Those after the first `count`."""
         return [Verification(*numbers) for numbers in self._verified[count:]]
+
+    def verification_from(self, first_output: int) -> Verification | None:
+        """The verified block whose first output token that is, if it is any's."""
+        verified = self._verified
+        place = bisect_left(verified, first_output, key=itemgetter(0))
+        found = Verification(*verified[place]) if place < len(verified) else None
+        return found if found is not None and found.first_output == first_output else None
 
     def bound_after(self, num_rows: int) -> int:
         """As write_bound, once a chunk or a verification of so many rows is scheduled."""

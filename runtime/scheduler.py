@@ -10,7 +10,6 @@ How many drafts a cycle has is up to `Cycles`: always k unless the engine is tol
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
@@ -51,7 +50,7 @@ class Scheduler:
         self.next_step = 0
         self._cycles = cycles
         self._offloading = Offloading(kv_cache)
-        self._waiting: deque[Request] = deque()
+        self._waiting: list[Request] = []  # in the order in which they are let in
         self._running: dict[int, RunningRequest] = {}  # by slot, in their order
         self._prefilling: list[RunningRequest] = []  # those of them whose prompts are not in yet, in order of admission
         self._free_slots = list(range(limits.max_batch_size))
@@ -91,15 +90,15 @@ class Scheduler:
         return Load(len(requests), context, kv_share, min(self.limits.chunk_size, missing / LOOK_AGAIN))
 
     def add(self, spec: RequestSpec) -> Request:
-        """Queue a request; first come, first served."""
+        """Queue a request: the lowest priority number first, and of one priority first come, first served."""
         request = Request(spec)
-        self._waiting.append(request)
+        insort(self._waiting, request, key=lambda waiting: waiting.spec.priority)
         return request
 
     def cancel(self, request: Request) -> None:
         """End a request in any phase."""
         request.finish("cancelled")
-        self._waiting = deque(waiting for waiting in self._waiting if waiting is not request)
+        self._waiting = [waiting for waiting in self._waiting if waiting is not request]
         self._release_slot_of(request)
 
     def stop(self, request: Request, num_tokens: int, stop_text: str) -> None:
@@ -154,7 +153,7 @@ class Scheduler:
     def _admit(self) -> list[Admission]:
         admissions = []
         while self._waiting and self._free_slots and self._may_admit(self._waiting[0]):
-            request = self._waiting.popleft()
+            request = self._waiting.pop(0)
             slot = self._free_slots.pop(0)
             self.kv_cache.allocate(request.request_id, request.spec.max_kv_len)
             self._running[slot] = RunningRequest(request, slot, self._generations[slot])

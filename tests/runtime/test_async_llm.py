@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
 
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.async_llm import AsyncLLM
-from sparsespec.runtime.config import SpeculationConfig
+from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.detokenizer import Detokenizer, TokenBlock
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import CompletionOutput, OutputDelta, RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.text import ChatInput, ChatMessage, TextCodec
 from tiny_llm import assert_all_pages_free, first_answers, greedy, random_prompts, tiny_engine
 
 SPECULATION = SpeculationConfig(k=4, min_budget=16)
@@ -207,17 +208,94 @@ def test_text_is_decoded_outside_of_the_step_loop(llm: LLM, monkeypatch: pytest.
     assert all(name.startswith("sparsespec-text") for name in threads)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_failure_to_decode_ends_every_stream(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_self: OutputDelta) -> OutputDelta:
-        raise MemoryError("no memory for a text")
+def test_a_failure_to_decode_ends_its_own_stream_alone(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = OutputDelta.up_to_stop
 
+    def fail(delta: OutputDelta) -> OutputDelta | None:
+        if len(delta.answer_text.part(delta.part)) >= 0 and delta.request_id == 0:
+            raise MemoryError("no memory for a text")
+        return read(delta)
+
+    async def main() -> OutputDelta | RequestOutput:
+        async with AsyncLLM(llm) as engine:
+            monkeypatch.setattr(OutputDelta, "up_to_stop", fail)
+            first, second = (engine.generate(prompt, greedy(60)) for prompt in PROMPTS[:2])
+            with pytest.raises(MemoryError, match="no memory"):
+                await anext(first)
+            return [item async for item in second][-1]
+
+    assert isinstance(asyncio.run(main()), RequestOutput)
+    assert not llm.has_requests
+    assert_all_pages_free(llm)
+
+
+def test_a_stream_ends_when_its_time_is_up(llm: LLM) -> None:
     async def main() -> None:
-        engine = AsyncLLM(llm)
-        monkeypatch.setattr(OutputDelta, "up_to_stop", fail)
-        with pytest.raises(MemoryError, match="no memory"):
-            await anext(engine.generate(PROMPTS[0], greedy(200)))
-        await engine.close()
+        async with AsyncLLM(llm) as engine:
+            with pytest.raises(TimeoutError, match=r"longer than 0\.01 s"):
+                await consume(engine.generate(PROMPTS[0], greedy(200), timeout_s=0.01))
+            done = [item async for item in engine.generate(PROMPTS[1], greedy(5), timeout_s=600)]
+            assert isinstance(done[-1], RequestOutput)
 
     asyncio.run(main())
-    assert not llm.has_requests
+    assert_all_pages_free(llm)
+
+
+def test_the_more_urgent_request_is_let_in_first() -> None:
+    llm = LLM(tiny_engine(), SPECULATION, RuntimeConfig(max_batch_size=1))
+    ended: list[str] = []
+
+    async def run(engine: AsyncLLM, name: str, priority: int) -> None:
+        await consume(engine.generate(PROMPTS[0], greedy(20), priority))
+        ended.append(name)
+
+    async def main() -> None:
+        async with AsyncLLM(llm) as engine:
+            first = engine.generate(PROMPTS[1], greedy(100))
+            await anext(first)
+            rest = [run(engine, "later", 1), run(engine, "sooner", 0)]
+            await asyncio.gather(*rest, asyncio.ensure_future(consume(first)))
+
+    asyncio.run(main())
+    assert ended == ["sooner", "later"]
+
+
+async def consume(stream: AsyncIterator[OutputDelta | RequestOutput]) -> None:
+    async for _ in stream:
+        pass
+
+
+def test_prompts_are_encoded_outside_of_the_step_loop(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    read = TextCodec.encode_chat
+
+    def recording(codec: TextCodec, chat: ChatInput) -> list[int]:
+        threads.append(threading.current_thread().name)
+        return read(codec, chat)
+
+    monkeypatch.setattr(TextCodec, "encode_chat", recording)
+
+    async def main() -> None:
+        async with AsyncLLM(llm) as engine:
+            await consume(engine.generate([ChatMessage("user", "hi")], greedy(5)))
+
+    asyncio.run(main())
+    assert [name.split("_")[0] for name in threads] == ["sparsespec-prompts"]
+
+
+def test_deltas_tell_accepted_drafts_and_log_probabilities() -> None:
+    llm = LLM(tiny_engine(), SpeculationConfig(k=4, min_budget=64))
+    params = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True, logprobs=2)
+
+    async def main() -> list[OutputDelta | RequestOutput]:
+        async with AsyncLLM(llm) as engine:
+            return [item async for item in engine.generate(PROMPTS[0], params)]
+
+    *deltas, last = asyncio.run(main())
+    assert isinstance(last, RequestOutput)
+    answer = last.outputs[0]
+    own = [delta for delta in deltas if isinstance(delta, OutputDelta)]
+    accepted = [min(check.num_accepted, check.num_tokens) for check in answer.verifications]
+    assert [delta.num_accepted for delta in own] == [0, *accepted]
+    assert sum(accepted) > 0
+    assert tuple(each for delta in own for each in delta.logprobs) == answer.logprobs

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sparsespec.builder.errors import RequestError
-from sparsespec.runtime.prompt_input import list_prompts, read_prompt
+from sparsespec.runtime.prompt_input import Prompt, list_prompts, read_prompt
+from sparsespec.runtime.text import ChatMessage
 from tiny_llm import tiny_engine
 
 
@@ -49,3 +50,22 @@ def test_anything_else_is_refused(given: object) -> None:
 def test_no_list_of_prompts(given: object) -> None:
     with pytest.raises(RequestError, match="must be"):
         list_prompts(given)  # type: ignore[arg-type]
+
+
+def test_a_chat_is_one_prompt_and_goes_through_the_template() -> None:
+    codec = tiny_engine().codec
+    chat = [ChatMessage("user", "hi"), ChatMessage("assistant", "ho"), ChatMessage("user", "he")]
+    assert list_prompts(chat) == [chat]
+    assert codec.decode(read_prompt(codec, chat).token_ids) == "hihohe"
+    assert read_prompt(codec, chat).token_ids == tuple(codec.encode_chat(chat))
+
+
+def test_what_was_read_is_not_read_again() -> None:
+    prompt = Prompt("text", (1, 2))
+    assert read_prompt(tiny_engine().codec, prompt) is prompt
+    assert list_prompts(prompt) == [prompt]
+
+
+def test_a_chat_of_messages_and_more_is_refused() -> None:
+    with pytest.raises(RequestError, match="token id must be an integer"):
+        read_prompt(tiny_engine().codec, [ChatMessage("user", "hi"), 3])  # type: ignore[list-item]

@@ -385,3 +385,16 @@ def test_ending_a_request_leaves_no_trace_in_the_counts() -> None:
 
 def ended(request: Request) -> tuple[object, object]:
     return request.finish_reason, request.stop_reason
+
+
+def test_who_waits_is_let_in_by_priority_and_then_by_arrival() -> None:
+    limits = SchedulerLimits(max_batch_size=1, max_num_tokens=64, chunk_size=64)
+    scheduler = Scheduler(limits, KvCacheManager(num_pages=64, page_size=4), FixedCycles("unified"))
+    waiting = [replace(make_spec(number), priority=priority) for number, priority in enumerate((0, 2, 1, -1, 1))]
+    requests = [scheduler.add(spec) for spec in waiting]
+    order = []
+    while scheduler.has_requests:
+        (admission,) = scheduler.schedule().admissions
+        order.append(admission.spec.request_id)
+        scheduler.cancel(requests[order[-1]])
+    assert order == [3, 0, 2, 4, 1]
