@@ -1,6 +1,6 @@
 """A server with the page's routes whose answers are scripted: the last message's text names the script.
 
-Its chunks are those of the real server: `choices[0].tokens` says of every token which bytes it adds and whether it was drafted.
+Its chunks are the real server's: `choices[0].tokens` says of every token which bytes it adds and if it was drafted.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ async def scripted_events(script: Script) -> AsyncIterator[str]:
     if script.ending == "error":
         yield _event({"error": {"message": "scripted failure", "type": "server_error", "param": None, "code": None}})
     if script.ending == "done":
-        yield _event({"choices": [{**_choice("", ()), "finish_reason": "length"}]})
+        yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
         details = {"accepted_prediction_tokens": script.num_accepted, "rejected_prediction_tokens": 1}
         yield _event({"choices": [], "usage": {"completion_tokens_details": details}})
         yield "data: [DONE]\n\n"

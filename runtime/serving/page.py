@@ -10,11 +10,12 @@ from importlib import resources
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-# The page's one style and one script by their hashes, its icon as a data URL, requests to its own server. Text never becomes
-# HTML, not even by mistake: trusted types refuse innerHTML and its like.
+# The page's one style and one script by their hashes, its icon as a data URL, requests to its own server. Text never
+# becomes HTML, not even by mistake: trusted types refuse innerHTML and its like.
 _POLICY = (
-    "default-src 'none'; style-src '{style}'; script-src '{script}'; img-src data:; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    "default-src 'none'; style-src '{style}'; script-src '{script}'; img-src data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
 
