@@ -1,4 +1,4 @@
-"""Skips tests whose hardware or model is not here, and sets the threads that a test may use."""
+"""Skips tests whose hardware, browser or model is not here, and sets the threads that a test may use."""
 
 from __future__ import annotations
 

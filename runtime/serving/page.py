@@ -20,13 +20,15 @@ _POLICY = (
 
 
 def content_security_policy(page: str) -> str:
-    """The header's value for a page with one `<style>` and one `<script>`."""
+    """The header's value for a page with one `<style>` and one `<script>`; ValueError for another."""
     return _POLICY.format(style=_source_hash(page, "style"), script=_source_hash(page, "script"))
 
 
 def _source_hash(page: str, tag: str) -> str:
-    (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    texts: list[str] = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    if len(texts) != 1:
+        raise ValueError(f"expected 1 <{tag}>, found {len(texts)}")
+    return "sha256-" + base64.b64encode(hashlib.sha256(texts[0].encode()).digest()).decode()
 
 
 def page_router() -> APIRouter:

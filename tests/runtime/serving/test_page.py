@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from headless_browser import open_browser
+from headless_browser import WAIT_S, BrowsedPage, open_browser
 from served_app import served
 from stub_openai import Script, StubServer, StubToken
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 pytestmark = pytest.mark.browser
-
-WAIT_S = 20
 
 
 def own(text: str) -> StubToken:
@@ -42,42 +40,6 @@ SCRIPTS = {
 }  # fmt: skip
 
 
-class Page:
-    """The page as a person uses it."""
-
-    def __init__(self, browser: Chrome, url: str) -> None:
-        self.browser = browser
-        browser.get_log("browser")  # what pages before this one left there
-        browser.get(url)
-
-    def element(self, selector: str) -> Any:
-        return self.browser.find_element("css selector", selector)
-
-    def texts(self, selector: str) -> list[str]:
-        """As the document has them: what is out of sight too, and with its line breaks."""
-        found = self.browser.find_elements("css selector", selector)
-        return [str(each.get_property("textContent")) for each in found]
-
-    def until(self, selector: str, text: str) -> None:
-        """Waits until the last of these elements has that text in it."""
-        from selenium.webdriver.support.wait import WebDriverWait
-
-        WebDriverWait(self.browser, WAIT_S).until(lambda _: text in "".join(self.texts(selector)[-1:]))
-
-    def send(self, prompt: str) -> None:
-        self.element("#prompt").send_keys(prompt)
-        self.element("#send").click()
-
-    def ask(self, prompt: str, state: str = "Done.") -> str:
-        """Sends, waits for the end, and returns the answer as it is shown."""
-        self.send(prompt)
-        self.until("#state", state)
-        return self.texts(".answer .text")[-1]
-
-    def console(self) -> list[str]:
-        return [str(entry["message"]) for entry in self.browser.get_log("browser")]
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     browser = open_browser(tmp_path_factory.mktemp("profile"))
@@ -91,13 +53,13 @@ def server() -> StubServer:
 
 
 @pytest.fixture
-def page(browser: Chrome, server: StubServer) -> Iterator[Page]:
+def page(browser: Chrome, server: StubServer) -> Iterator[BrowsedPage]:
     with served(server.app()) as url:
-        yield Page(browser, url)
+        yield BrowsedPage(browser, url)
         browser.get("about:blank")  # closes its connections
 
 
-def test_an_answer_streams_in(page: Page, server: StubServer) -> None:
+def test_an_answer_streams_in(page: BrowsedPage, server: StubServer) -> None:
     assert page.ask("plain") == SCRIPTS["plain"].text
     assert page.texts("mark") == [" two", " three", " six", "accepted drafts"]
     assert page.texts("#accepted") == [str(SCRIPTS["plain"].num_accepted)]
@@ -113,7 +75,7 @@ def test_an_answer_streams_in(page: Page, server: StubServer) -> None:
     assert page.console() == []
 
 
-def test_a_conversation_goes_on(page: Page, server: StubServer) -> None:
+def test_a_conversation_goes_on(page: BrowsedPage, server: StubServer) -> None:
     page.ask("plain")
     page.ask("html")
     assert [message["role"] for message in server.bodies[-1]["messages"]] == ["user", "assistant", "user"]
@@ -124,21 +86,21 @@ def test_a_conversation_goes_on(page: Page, server: StubServer) -> None:
     assert server.bodies[-1]["messages"] == [{"role": "user", "content": "split"}]
 
 
-def test_a_character_of_several_tokens_is_put_together(page: Page) -> None:
+def test_a_character_of_several_tokens_is_put_together(page: BrowsedPage) -> None:
     """And is marked as the token that completes it."""
     assert page.ask("split") == "€! 5"
     assert page.texts(".answer mark") == ["€!"]
     assert page.texts("#accepted") == ["2"]
 
 
-def test_html_is_shown_as_text(page: Page) -> None:
+def test_html_is_shown_as_text(page: BrowsedPage) -> None:
     assert page.ask("html") == SCRIPTS["html"].text
     assert page.browser.find_elements("css selector", "#log img, #log b") == []
     assert page.browser.title == "sparsespec"
     assert page.console() == []
 
 
-def test_stop_ends_the_request_at_the_server(page: Page, server: StubServer) -> None:
+def test_stop_ends_the_request_at_the_server(page: BrowsedPage, server: StubServer) -> None:
     page.send("slow")
     page.until(".answer .text", "Begun")
     assert not server.disconnected.is_set()
@@ -151,7 +113,7 @@ def test_stop_ends_the_request_at_the_server(page: Page, server: StubServer) -> 
     assert server.bodies[-1]["messages"][1] == {"role": "assistant", "content": "Begun"}
 
 
-def test_a_key_is_asked_for(page: Page, server: StubServer) -> None:
+def test_a_key_is_asked_for(page: BrowsedPage, server: StubServer) -> None:
     server.api_key = "secret"
     page.ask("plain", "Failed.")
     assert page.texts(".error") == ["401: expected an API key"]
@@ -173,21 +135,21 @@ def test_a_key_is_asked_for(page: Page, server: StubServer) -> None:
         ("lost", "The connection ended before the answer did.", "Half"),
     ],
 )
-def test_errors_are_shown(page: Page, prompt: str, error: str, answer: str) -> None:
+def test_errors_are_shown(page: BrowsedPage, prompt: str, error: str, answer: str) -> None:
     assert page.ask(prompt, "Failed.") == answer
     assert page.texts(".error") == [error]
 
 
 def test_a_server_that_is_gone(browser: Chrome) -> None:
     with served(StubServer(SCRIPTS).app()) as url:
-        page = Page(browser, url)
+        page = BrowsedPage(browser, url)
         page.ask("plain")
     page.ask("plain", "Failed.")
     assert page.texts(".error") == ["The server cannot be reached."]
     page.until("#server_state", "The server cannot be reached.")
 
 
-def test_the_servers_figures(page: Page) -> None:
+def test_the_servers_figures(page: BrowsedPage) -> None:
     page.until("#server_state", "ready")
     assert page.texts("#model") == ["stub"]
     assert page.texts("#server_accepted") == ["2.5 of 4.0"]
@@ -196,7 +158,7 @@ def test_the_servers_figures(page: Page) -> None:
     assert page.element("#kv_cache").get_property("value") == 0.25
 
 
-def test_the_keyboard_sends(page: Page) -> None:
+def test_the_keyboard_sends(page: BrowsedPage) -> None:
     from selenium.webdriver.common.keys import Keys
 
     page.element("#prompt").send_keys("plain", Keys.CONTROL, Keys.ENTER)
@@ -204,7 +166,7 @@ def test_the_keyboard_sends(page: Page) -> None:
     assert page.texts(".answer .text") == [SCRIPTS["plain"].text]
 
 
-def test_markup_is_refused_from_the_page_itself(page: Page) -> None:
+def test_markup_is_refused_from_the_page_itself(page: BrowsedPage) -> None:
     from selenium.common.exceptions import JavascriptException
 
     with pytest.raises(JavascriptException, match="TrustedHTML"):
@@ -219,13 +181,13 @@ def test_markup_is_refused_from_the_page_itself(page: Page) -> None:
         ("new Image().src = 'http://127.0.0.1:9/x.png'", "img-src"),
     ],
 )
-def test_nothing_else_is_loaded(page: Page, code: str, directive: str) -> None:
+def test_nothing_else_is_loaded(page: BrowsedPage, code: str, directive: str) -> None:
     page.browser.execute_script(code)
     page.browser.execute_async_script("setTimeout(arguments[0], 50)")
     assert any(directive in message for message in page.console())
 
 
-def test_a_narrow_screen(page: Page) -> None:
+def test_a_narrow_screen(page: BrowsedPage) -> None:
     page.browser.set_window_size(380, 800)
     page.ask("plain")
     widths = page.browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
