@@ -128,11 +128,11 @@ $(VENV)/.installed: $(VENV)/.build-tools $(PLUGIN_SOURCES) build/settings build/
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.installed
-	$(PIP) $$($(REQUIREMENTS_OF) test benchmark)
+	$(PIP) $$($(REQUIREMENTS_OF) test benchmark serve)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.installed
-	$(PIP) $$($(REQUIREMENTS_OF) dev benchmark)
+	$(PIP) $$($(REQUIREMENTS_OF) dev benchmark serve)
 	touch $@
 
 $(VENV)/.tensorrt-test: pyproject.toml constraints.txt | $(VENV)/.test
