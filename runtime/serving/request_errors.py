@@ -62,8 +62,14 @@ def _most_exact(errors: Sequence[Any]) -> list[Any]:
     """Of the first wrong field. A value that may have several forms has an error for each: those that got furthest."""
     field = errors[0]["loc"][:2]
     same = [error for error in errors if error["loc"][:2] == field]
-    depth = max(len(error["loc"]) for error in same)
-    return [error for error in same if len(error["loc"]) == depth]
+    furthest = max(_progress(error["loc"]) for error in same)
+    return [error for error in same if _progress(error["loc"]) == furthest]
+
+
+def _progress(location: Sequence[int | str]) -> tuple[int, int]:
+    """How far into the value one of its forms fitted: levels, then elements of a list."""
+    last = location[-1]
+    return len(location), last if isinstance(last, int) else 0
 
 
 def _path(location: Iterable[int | str], body: object) -> str:
