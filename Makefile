@@ -132,11 +132,11 @@ $(VENV)/.installed: $(VENV)/.build-tools $(PLUGIN_SOURCES) build/settings build/
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.installed
-	$(PIP) $$($(REQUIREMENTS_OF) test benchmark triton)
+	$(PIP) $$($(REQUIREMENTS_OF) test benchmark serve triton)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.installed
-	$(PIP) $$($(REQUIREMENTS_OF) dev benchmark)
+	$(PIP) $$($(REQUIREMENTS_OF) dev benchmark serve)
 	touch $@
 
 $(VENV)/.tensorrt-test: pyproject.toml constraints.txt | $(VENV)/.test

@@ -1,4 +1,4 @@
-"""Builds engines, runs them, and says what this machine has for both."""
+"""Builds engines, runs and serves them, and says what this machine has for both."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def _run(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _serve(arguments: Sequence[str]) -> int:
+    from sparsespec.runtime.serve import main
+
+    return main(arguments)
+
+
 def _doctor(arguments: Sequence[str]) -> int:
     from sparsespec.runtime.doctor.command import main
 
@@ -40,6 +46,7 @@ def _doctor(arguments: Sequence[str]) -> int:
 COMMANDS = (
     Command("build", "build an engine directory from a model checkpoint", _build),
     Command("run", "generate text with an engine", _run),
+    Command("serve", "serve an engine over HTTP, as OpenAI's API", _serve),
     Command("doctor", "say what is here and what each missing piece costs", _doctor),
 )
 

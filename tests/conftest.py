@@ -1,4 +1,4 @@
-"""Skips tests whose hardware or model is not here, and sets the threads that a test may use."""
+"""Skips tests whose hardware, browser or model is not here, and sets the threads that a test may use."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 from _pytest.terminal import TerminalReporter
+
+from headless_browser import missing_browser
 
 pytest.register_assert_rewrite("attention_checks")  # so that its checks hold under python -O, as those of tests do
 
@@ -50,6 +52,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
     if item.get_closest_marker("tensorrt") is not None and find_spec("tensorrt") is None:
         pytest.skip("needs the package tensorrt")
+    missing = missing_browser() if item.get_closest_marker("browser") is not None else None
+    if missing is not None:
+        pytest.skip(f"needs {missing}")
     # Tensors of a few kilobytes lose more to waking a second thread than they gain.
     torch.set_num_threads(ALL_THREADS if needs_model else 1)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from sparsespec.runtime.serving.errors import ErrorAnswer
 from sparsespec.runtime.serving.logs import log_event
-from sparsespec.runtime.serving.openai_error import error_body
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,6 +21,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_CLOSE = {"Connection": "close"}  # more of the body may come
+_UNKNOWN = ErrorAnswer(
+    401,
+    "expected the server's key as `Authorization: Bearer KEY`",
+    code="invalid_api_key",
+    headers={"WWW-Authenticate": "Bearer"},
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -88,8 +95,7 @@ class ApiKey:
         if scope["type"] == "http" and scope["path"].startswith("/v1"):
             given = header(scope, b"authorization").encode("latin-1")
             if not secrets.compare_digest(given, self._expected):
-                message = "expected the server's key as `Authorization: Bearer KEY`"
-                await refuse(send, 401, message, code="invalid_api_key")
+                await _refuse(send, _UNKNOWN)
                 return
         await self._app(scope, receive, send)
 
@@ -119,7 +125,7 @@ class Bodies:
         try:
             body = await self._receive_body(scope, receive)
         except _BodyError as error:
-            await refuse(send, error.status, error.message)
+            await _refuse(send, error.answer)
             return
         if body is None:
             return  # the client has left
@@ -141,7 +147,8 @@ class Bodies:
             limit = self._limits.receive_timeout_s
             return await asyncio.wait_for(self._collect(receive, parts), limit)
         except asyncio.TimeoutError:
-            raise _BodyError(408, f"the body took over {self._limits.receive_timeout_s:g} s") from None
+            message = f"the body took over {self._limits.receive_timeout_s:g} s"
+            raise _BodyError(ErrorAnswer(408, message, headers=_CLOSE)) from None
         finally:
             self._num_pending -= sum(map(len, parts))
 
@@ -158,19 +165,20 @@ class Bodies:
             if size > self._limits.max_body_bytes:
                 raise self._too_large()
             if self._num_pending > self._limits.max_pending_body_bytes:
-                raise _BodyError(503, "too many bodies are being received: try again later")
+                text = "too many bodies are being received: try again later"
+                raise _BodyError(ErrorAnswer(503, text, headers=_CLOSE | {"Retry-After": "1"}))
             if not message.get("more_body", False):
                 return b"".join(parts)
 
     def _too_large(self) -> _BodyError:
-        return _BodyError(413, f"the body has over {self._limits.max_body_bytes} bytes")
+        message = f"the body has over {self._limits.max_body_bytes} bytes"
+        return _BodyError(ErrorAnswer(413, message, headers=_CLOSE))
 
 
 class _BodyError(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
+    def __init__(self, answer: ErrorAnswer) -> None:
+        super().__init__(answer.message)
+        self.answer = answer
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -179,13 +187,7 @@ def header(scope: Scope, name: bytes) -> str:
     return bytes(next(values, b"")).decode("latin-1")
 
 
-async def refuse(send: Send, status: int, message: str, code: str | None = None) -> None:
-    """Answer with an error as OpenAI's, and close the connection, on which more of a body may come."""
-    body = error_body(status, message, code=code)
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    else:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _refuse(send: Send, answer: ErrorAnswer) -> None:
+    response = answer.response()
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body})

@@ -10,7 +10,7 @@ import pytest
 
 from sparsespec.builder import build_engine
 from sparsespec.runtime import main as sparsespec
-from sparsespec.runtime import run
+from sparsespec.runtime import run, serve
 from sparsespec.runtime.doctor import command
 
 
@@ -24,7 +24,7 @@ def leave(*arguments: str) -> int | str | None:
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave("--help") == 0
     text = capsys.readouterr().out
-    for name in ("build", "run", "doctor"):
+    for name in ("build", "run", "serve", "doctor"):
         assert f"\n  {name} " in text
 
 
@@ -39,7 +39,9 @@ def test_what_is_no_command(arguments: tuple[str, ...], capsys: pytest.CaptureFi
     assert capsys.readouterr().err.splitlines()[-1].startswith("sparsespec: error: ")
 
 
-@pytest.mark.parametrize(("name", "module"), [("build", build_engine), ("run", run), ("doctor", command)])
+@pytest.mark.parametrize(
+    ("name", "module"), [("build", build_engine), ("run", run), ("serve", serve), ("doctor", command)]
+)
 def test_what_follows_goes_to_the_command(monkeypatch: pytest.MonkeyPatch, name: str, module: object) -> None:
     given: list[list[str]] = []
 
@@ -55,7 +57,8 @@ def test_what_follows_goes_to_the_command(monkeypatch: pytest.MonkeyPatch, name:
 
 
 @pytest.mark.parametrize(
-    ("name", "flag"), [("build", "--checkpoint_dir"), ("run", "--engine_dir"), ("doctor", "--json")]
+    ("name", "flag"),
+    [("build", "--checkpoint_dir"), ("run", "--engine_dir"), ("serve", "--port"), ("doctor", "--json")],
 )
 def test_a_command_lists_its_flags(capsys: pytest.CaptureFixture[str], name: str, flag: str) -> None:
     assert leave(name, "--help") == 0
