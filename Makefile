@@ -149,7 +149,7 @@ $(VENV)/tensorrt_bindings/%: | $(PY)
 	mv $(@D)/.$(@F) $@
 
 # Its own packages come first on the path; what it lacks (torch, sparsespec) is $(VENV)'s.
-$(VENV)/.tritonserver: tests/tritonserver_constraints.txt | $(VENV)/.test
+$(VENV)/.tritonserver: tests/constraints_tritonserver.txt | $(VENV)/.test
 	rm -rf $(VENV)/tritonserver
 	$(PY) -m venv $(VENV)/tritonserver
 	$(VENV)/tritonserver/bin/python -m pip install --quiet --disable-pip-version-check -c $< nvidia-pytriton

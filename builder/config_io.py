@@ -70,9 +70,9 @@ def from_flags(config_type: type[ConfigT], namespace: argparse.Namespace) -> Con
 
 
 def from_strings(config_type: type[ConfigT], texts: Mapping[str, str], where: str) -> ConfigT:
-    """Build a config from texts, as files of other programs hold them: true or false, and commas between a list's items.
+    """Build a config from texts: "true" or "false", a list's items with commas between them, "" for None.
 
-    An empty text is None where that may be. Raises InputError as `from_mapping` does.
+    Raises InputError as `from_mapping` does.
     """
     hints = get_type_hints(config_type)
     values = {key: _read_text(text, hints.get(key, str), f"{where}: {key}") for key, text in texts.items()}

@@ -1,4 +1,4 @@
-"""Starts Triton Inference Server with the example's model repository over an engine directory. On Linux, x86-64, Python 3.11.
+"""Starts Triton Inference Server with the example's model repository over an engine directory.
 
 It is found in the environment beside this one that `make test` installs; its packages are those of a real server, whose
 model finds sparsespec and torch in this environment.
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import sysconfig
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -65,9 +64,13 @@ class TritonServer:
         found = (re.fullmatch(r"(sparsespec_\w+)\{(.*)\} (\S+)", line) for line in lines)
         return {_without_model(match[1], match[2]): float(match[3]) for match in found if match}
 
-    def stop(self, timeout_s: float = 60) -> int:
-        """Ask all of the server's processes to stop, as systemd does; returns its exit code."""
+    def ask_to_stop(self) -> None:
+        """All of the server's processes, as systemd does."""
         os.killpg(self.process.pid, signal.SIGTERM)
+
+    def stop(self, timeout_s: float = 60) -> int:
+        """Ask it to stop, and wait for its exit code."""
+        self.ask_to_stop()
         return self.process.wait(timeout_s)
 
 
@@ -120,12 +123,18 @@ def _start(directory: Path, exit_timeout_s: int) -> TritonServer:
 def _wait_until_ready(server: TritonServer) -> None:
     deadline = time.monotonic() + MOST_START_S
     while server.process.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{server.http_url}/ready", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
+        if _is_ready(server):
+            return
+        time.sleep(0.1)
     raise RuntimeError(f"tritonserver is not ready, exit code {server.process.poll()}:\n{_told(server.log)}")
+
+
+def _is_ready(server: TritonServer) -> bool:
+    try:
+        with urllib.request.urlopen(f"{server.http_url}/ready", timeout=5):
+            return True
+    except OSError:  # refused, or an answer of 400
+        return False
 
 
 def _write_repository(directory: Path, parameters: Mapping[str, str]) -> None:

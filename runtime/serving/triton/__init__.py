@@ -1,1 +1,1 @@
-"""The model of Triton's Python backend: tensors in, tensors out, the service behind. `examples/triton_model_repository` uses it."""
+"""The model of Triton's Python backend, which `examples/triton_model_repository` uses: tensors in, tensors out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 
-from sparsespec.runtime.serving.triton.python_backend import ResponseSender
+from sparsespec.runtime.serving.triton.guarded_sender import GuardedSender
 
 POLL_S = 0.1  # asking costs the asker some 50 microseconds, and the event loop nothing
 
@@ -14,13 +14,13 @@ class CancellationWatch:
     """A thread that asks for every request that is being answered, and cancels those whose client has left."""
 
     def __init__(self) -> None:
-        self._watched: dict[Future[None], ResponseSender] = {}
+        self._watched: dict[Future[None], GuardedSender] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sparsespec-cancellations", daemon=True)
         self._thread.start()
 
-    def watch(self, answering: Future[None], sender: ResponseSender) -> None:
+    def watch(self, answering: Future[None], sender: GuardedSender) -> None:
         """Cancel answering once the client has left."""
         with self._lock:
             self._watched[answering] = sender
@@ -36,7 +36,7 @@ class CancellationWatch:
                 if sender.is_cancelled():
                     answering.cancel()
 
-    def _still_answering(self) -> list[tuple[Future[None], ResponseSender]]:
+    def _still_answering(self) -> list[tuple[Future[None], GuardedSender]]:
         with self._lock:
             self._watched = {answering: sender for answering, sender in self._watched.items() if not answering.done()}
             return list(self._watched.items())

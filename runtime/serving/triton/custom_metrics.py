@@ -72,8 +72,11 @@ def typical_values(observed: HistogramValues) -> list[float]:
     values = [low + share * each for low, each in zip(lows, widths, strict=False)]
     largest = lows[-1] + (beyond - share * width) / max(observed.counts[-1], 1)
     # A bucket takes in its upper bound and not its lower one, whatever rounding does.
-    within = [min(max(value, nextafter(low, inf)), high) for value, low, high in zip(values, lows, observed.bounds)]
-    return [*within, max(largest, nextafter(lows[-1], inf))]
+    bounded = zip(values, lows, observed.bounds, strict=False)
+    return [
+        *(min(max(value, nextafter(low, inf)), high) for value, low, high in bounded),
+        max(largest, nextafter(lows[-1], inf)),
+    ]
 
 
 def _make_family(backend: PythonBackend, family: MetricFamily) -> python_backend.MetricFamily:

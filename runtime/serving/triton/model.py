@@ -18,6 +18,7 @@ from sparsespec.runtime.serving.service import Service
 from sparsespec.runtime.serving.service_errors import EngineFailedError, ServiceError
 from sparsespec.runtime.serving.triton.cancellation import CancellationWatch
 from sparsespec.runtime.serving.triton.custom_metrics import CustomMetrics
+from sparsespec.runtime.serving.triton.guarded_sender import GuardedSender
 from sparsespec.runtime.serving.triton.loop_thread import LoopThread
 from sparsespec.runtime.serving.triton.model_config import read_model_config
 from sparsespec.runtime.serving.triton.python_backend import InferenceRequest, PythonBackend
@@ -64,7 +65,7 @@ class TritonModel:
         self._loop.close()
 
     def _begin(self, request: InferenceRequest) -> None:
-        sender = request.get_response_sender()
+        sender = GuardedSender(request.get_response_sender())
         responses = Responses(self._backend, sender, request.requested_output_names())
         try:
             read = read_request(Inputs(request.inputs()), self._envelope(request))

@@ -1,4 +1,4 @@
-"""What is used of Triton's Python backend: the module triton_python_backend_utils, which is found in its process alone."""
+"""What is used of Triton's Python backend: the module triton_python_backend_utils, found in its process alone."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Metric(Protocol):
 class MetricFamily(Protocol):
     """Must outlive its metrics."""
 
-    def Metric(self, labels: Mapping[str, str], buckets: Sequence[float] | None = None) -> Metric:  # noqa: N802
+    def Metric(self, labels: Mapping[str, str], buckets: Sequence[float] | None = None) -> Metric:
         """buckets: of a histogram, and only of one."""
         ...
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from sparsespec.runtime.outputs import CompletionOutput, OutputDelta, RequestOutput
 from sparsespec.runtime.results import TokenLogprobs
-from sparsespec.runtime.serving.triton.python_backend import Array, PythonBackend, ResponseSender, text_array
+from sparsespec.runtime.serving.triton.guarded_sender import GuardedSender
+from sparsespec.runtime.serving.triton.python_backend import Array, PythonBackend, text_array
 from sparsespec.runtime.serving.triton.request_reader import TextRequest
 
 NamedArray = tuple[str, Array]
@@ -17,29 +18,31 @@ NamedArray = tuple[str, Array]
 class Responses:
     """Sends one request's responses. Of the outputs, only what the client asked for."""
 
-    def __init__(self, backend: PythonBackend, sender: ResponseSender, names: Sequence[str]) -> None:
+    def __init__(self, backend: PythonBackend, sender: GuardedSender, names: Sequence[str]) -> None:
         self._backend = backend
         self._sender = sender
         self._names = tuple(names)
 
     def grow(self, delta: OutputDelta) -> None:
         """An answer gained something."""
-        self._send(delta_arrays(delta), flags=0)
+        self._sender.send(self._response(delta_arrays(delta)))
 
     def finish(self, request: TextRequest, output: RequestOutput) -> None:
         """The answers have ended: their totals, and they themselves unless they were streamed."""
         answers = answer_arrays(request, output) if not request.stream else [_texts("text_output", output, "")]
-        self._send([*answers, *total_arrays(output)], self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._send_last(self._response([*answers, *total_arrays(output)]))
 
     def fail(self, message: str, code: int) -> None:
         """The request ends with an error; code: one of TritonError's."""
         error = self._backend.TritonError(message, code)
-        response = self._backend.InferenceResponse(error=error)
-        self._sender.send(response, flags=self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._send_last(self._backend.InferenceResponse(error=error))
 
-    def _send(self, arrays: Sequence[NamedArray], flags: int) -> None:
+    def _send_last(self, response: object) -> None:
+        self._sender.send_last(response, self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _response(self, arrays: Sequence[NamedArray]) -> object:
         tensors = [self._backend.Tensor(name, array) for name, array in arrays if name in self._names]
-        self._sender.send(self._backend.InferenceResponse(tensors), flags=flags)
+        return self._backend.InferenceResponse(tensors)
 
 
 def delta_arrays(delta: OutputDelta) -> list[NamedArray]:
