@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, Phase, settings
-from schemathesis.checks import CHECKS
 
 from http_server_thread import RunningServer, running_server
 from sparsespec.runtime.serving.app import create_app
 from sparsespec.runtime.serving.server_config import ServerConfig
 from tiny_llm import tiny_engine
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
