@@ -6,6 +6,7 @@ import argparse
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -61,17 +62,17 @@ def serve(flags: ServeFlags) -> int:
     except ModuleNotFoundError as error:
         raise InputError(f"the package {error.name} is missing: pip install 'sparsespec[serve]'") from error
     log_as_json(flags.server.log_level)
-    listener = _bind(flags.server)  # before the engine is loaded: a port that is taken is known at once
-    metrics = ServiceMetrics()
-    llm = _load(flags, metrics)
+    with closing(_bind(flags.server)) as listener:  # before the engine is loaded: a port that is taken is known at once
+        metrics = ServiceMetrics()
+        llm = _load(flags, metrics)
 
-    async def run() -> int:
-        service = Service(llm, flags.service, metrics)
-        server = make_server(create_app(service, flags.server.model_name), service, flags.server)
-        await server.serve([listener])
-        return 1 if service.status.failed else 0
+        async def run() -> int:
+            service = Service(llm, flags.service, metrics)
+            server = make_server(create_app(service, flags.server.model_name), service, flags.server)
+            await server.serve([listener])
+            return 1 if service.status.failed else 0
 
-    return uvloop.run(run())
+        return uvloop.run(run())
 
 
 def _serve_flags(flags: argparse.Namespace) -> ServeFlags:
@@ -88,7 +89,11 @@ def _bind(config: ServerConfig) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        try:
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
         raise InputError(f"cannot listen at {config.host} port {config.port}: {error.strerror}") from error
     return listener
