@@ -26,6 +26,10 @@ PLUGIN_SOURCES := CMakeLists.txt $(wildcard cmake/* $(foreach kind,h cuh cu cpp,
 TENSORRT_BINDINGS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)), \
 	$(addprefix $(VENV)/tensorrt_bindings/,$(shell cat tests/tensorrt_bindings.txt)))
 
+# Triton Inference Server with its Python backend, for Python 3.11 on x86-64. It needs numpy 1, so it has an environment of its own.
+TRITONSERVER := $(if $(filter Linux-x86_64-3.11,$(shell uname -s)-$(shell uname -m)-$(shell $(PYTHON) -c \
+	'import sys; print("%d.%d" % sys.version_info[:2])')),$(VENV)/.tritonserver)
+
 FAST := not demo_model and not slow
 
 # Its tools look at the same small steps; initcheck at torch's kernels too, since it has to see who writes memory. A cached
@@ -66,7 +70,7 @@ demo: $(VENV)/.model $(DEMO_ENGINE)/config.json build/demo.txt  ## Speculate wit
 
 # Tests that look at TensorRT's bindings have to find them.
 test: export SPARSESPEC_TENSORRT_BINDINGS = $(if $(TENSORRT_BINDINGS),require)
-test: $(VENV)/.test $(VENV)/.tensorrt-test $(TENSORRT_BINDINGS) $(VENV)/.model  ## Run the whole test suite, then its fast part under python -O
+test: $(VENV)/.test $(VENV)/.tensorrt-test $(TENSORRT_BINDINGS) $(TRITONSERVER) $(VENV)/.model  ## Run the whole test suite, then its fast part under python -O
 	$(PY) -m pytest
 	$(PY) -O -m pytest -m "$(FAST)"
 
@@ -128,7 +132,7 @@ $(VENV)/.installed: $(VENV)/.build-tools $(PLUGIN_SOURCES) build/settings build/
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.installed
-	$(PIP) $$($(REQUIREMENTS_OF) test benchmark serve)
+	$(PIP) $$($(REQUIREMENTS_OF) test benchmark serve triton)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.installed
@@ -143,6 +147,15 @@ $(VENV)/tensorrt_bindings/%: | $(PY)
 	rm -rf $(@D)/.$(@F)
 	$(PIP) --no-deps --only-binary :all: --target $(@D)/.$(@F) tensorrt-cu13-bindings==$*
 	mv $(@D)/.$(@F) $@
+
+# Its own packages come first on the path; what it lacks (torch, sparsespec) is $(VENV)'s.
+$(VENV)/.tritonserver: tests/constraints_tritonserver.txt | $(VENV)/.test
+	rm -rf $(VENV)/tritonserver
+	$(PY) -m venv $(VENV)/tritonserver
+	$(VENV)/tritonserver/bin/python -m pip install --quiet --disable-pip-version-check -c $< nvidia-pytriton
+	$(PY) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$(echo $(VENV)/tritonserver/lib/python3*/site-packages)/sparsespec_beside.pth
+	touch $@
 
 # Only the weights are wanted, not the command-line tool that the package is a plugin for.
 $(VENV)/.model: pyproject.toml constraints.txt | $(VENV)/.installed

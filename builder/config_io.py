@@ -69,6 +69,16 @@ def from_flags(config_type: type[ConfigT], namespace: argparse.Namespace) -> Con
     return config_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
+def from_strings(config_type: type[ConfigT], texts: Mapping[str, str], where: str) -> ConfigT:
+    """Build a config from texts: "true" or "false", a list's items with commas between them, "" for None.
+
+    Raises InputError as `from_mapping` does.
+    """
+    hints = get_type_hints(config_type)
+    values = {key: _read_text(text, hints.get(key, str), f"{where}: {key}") for key, text in texts.items()}
+    return from_mapping(config_type, values, where)
+
+
 def check_range(name: str, value: int, least: int, most: int = MAX_INT) -> None:
     """Raises InputError naming the limit that `value` is beyond."""
     if value < least:
@@ -147,6 +157,23 @@ def _parse_config(value: Any, configs: Sequence[type[Any]], where: str) -> Any:
         expected = [name for config in configs for name in get_args(get_type_hints(config)[tag])]
         raise InputError(f"{where}: {tag}: expected one of {', '.join(expected)}, found {shown(value.get(tag))}")
     return from_mapping((fitting or configs)[0], value, where)
+
+
+def _read_text(text: str, hint: Any, where: str) -> Any:
+    """A text as the value that `_parse` then checks."""
+    base = _without_none(hint)
+    if not text and type(None) in _options(hint):
+        return None
+    if get_origin(base) is tuple:
+        return [_read_text(item, get_args(base)[0], where) for item in text.split(",")]
+    if base is bool:
+        return {"true": True, "false": False}.get(text, text)
+    if base in (int, float):
+        try:
+            return base(text)
+        except ValueError:
+            return text
+    return text
 
 
 def _parse(value: Any, hint: Any, where: str) -> Any:

@@ -10,6 +10,7 @@ import torch
 from _pytest.terminal import TerminalReporter
 
 from headless_browser import missing_browser
+from triton_server import has_tritonserver
 
 pytest.register_assert_rewrite("attention_checks")  # so that its checks hold under python -O, as those of tests do
 
@@ -55,6 +56,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = missing_browser() if item.get_closest_marker("browser") is not None else None
     if missing is not None:
         pytest.skip(f"needs {missing}")
+    if item.get_closest_marker("tritonserver") is not None and not has_tritonserver():
+        pytest.skip("needs Triton Inference Server beside this environment (`make test` installs it for Python 3.11)")
     # Tensors of a few kilobytes lose more to waking a second thread than they gain.
     torch.set_num_threads(ALL_THREADS if needs_model else 1)
 
