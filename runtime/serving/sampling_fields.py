@@ -28,6 +28,8 @@ from sparsespec.runtime.serving.errors import FieldError
 
 # OpenAI's own limit; SamplingParams would take more.
 MAX_ANSWERS = 128
+# Below 2^63, which SamplingParams has: a schema's bounds are doubles, of which this is one to the last of its digits.
+MAX_SEED = 9_223_372_036_854_774_000
 
 ValueT = TypeVar("ValueT")
 
@@ -86,7 +88,7 @@ class SamplingFields(Fields):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63), Whole] | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), Whole] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOP_TEXTS, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
