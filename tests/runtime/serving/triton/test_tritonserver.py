@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from serving_study.triton_process import TritonServer, triton_server
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.llm import LLM
@@ -20,7 +21,6 @@ from sparsespec.runtime.outputs import RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.text import ChatMessage
 from tiny_models import tiny_model_config, write_tiny_engine
-from triton_server import TritonServer, triton_server
 
 streams = pytest.importorskip("triton_streams", reason="needs the package tritonclient (`make test` installs it)")
 
