@@ -153,14 +153,20 @@ class AsyncLLM:
 
     def _read_texts(self, grown: Sequence[tuple[_Stream, OutputDelta]]) -> None:
         """In the text thread, in the order of the steps."""
-        with self._llm.recorder.span("text"):
-            read = [(stream, self._read_text(stream, delta)) for stream, delta in grown]
-            _hand_over([(stream, item) for stream, item in read if item is not None])
-            for stream, item in read:
-                if isinstance(item, OutputDelta):
-                    self._note_end(stream, item)
-                elif item is not None:
-                    self._post(partial(self._abandon, stream))
+        try:
+            with self._llm.recorder.span("text"):
+                self._hand_out([(stream, self._read_text(stream, delta)) for stream, delta in grown])
+        except BaseException as error:  # nothing may wait for ever here either
+            self._post(partial(self._fail_all, error))
+
+    def _hand_out(self, read: Sequence[tuple[_Stream, OutputDelta | BaseException | None]]) -> None:
+        """To the streams, and to the step loop who has come to an end."""
+        _hand_over([(stream, item) for stream, item in read if item is not None])
+        for stream, item in read:
+            if isinstance(item, OutputDelta):
+                self._note_end(stream, item)
+            elif item is not None:
+                self._post(partial(self._abandon, stream))
 
     def _read_text(self, stream: _Stream, given: OutputDelta) -> OutputDelta | BaseException | None:
         """What the stream gets: a delta with its text, or what decoding failed with, which ends this stream alone."""
