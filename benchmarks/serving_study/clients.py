@@ -1,4 +1,4 @@
-"""Clients of both servers, with one face: text as it comes."""
+"""Clients of servers, with one face, text as it comes; and that of `sparsespec-serve`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Question:
 
     prompt: str
     max_tokens: int
+    ignore_eos: bool = False
 
 
 class StreamingClient(Protocol):
@@ -47,6 +48,7 @@ class OpenAIStreams:
             "prompt": question.prompt,
             "max_tokens": question.max_tokens,
             "temperature": 0,
+            "ignore_eos": question.ignore_eos,
             "stream": True,
         }
         async with self._http.stream("POST", "/v1/completions", json=body) as answer:

@@ -33,7 +33,7 @@ _MARGIN = 1500
 _LONGEST = 8192 - 17
 # Steps of small batches are short: more of them make a window.
 _SMALL_BATCH, _MORE_CYCLES = 128, 50
-# Of 8 drafts, outside the stretches in which the model repeats itself: at temperature 0.6, as `growth_sampled` has it.
+# Of 8 drafts, outside the stretches in which the model repeats itself, in a run of `growth_sampled`.
 FRESH_AGREEMENT = 6.44
 
 _SAMPLINGS: Mapping[str, SamplingParams] = {

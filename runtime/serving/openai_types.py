@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sparsespec.builder.config_io import MAX_INT
 from sparsespec.runtime.serving.sampling_fields import (
+    AllWhole,
     Alternatives,
     Count,
     EmptyList,
@@ -15,13 +16,14 @@ from sparsespec.runtime.serving.sampling_fields import (
     Neutral,
     SamplingFields,
     TokenId,
+    Whole,
     given,
 )
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 MAX_PROMPTS = 2048  # OpenAI's
 
-TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True), AllWhole]
 # fail_fast: a long prompt is not compared token by token with each of the forms that it does not have.
 PromptTexts = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
 PromptTokens = Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
@@ -34,7 +36,7 @@ class CompletionRequest(SamplingFields):
     max_tokens: Count | None = None
     logprobs: Alternatives | None = None
     echo: bool | None = None
-    best_of: Annotated[int, Field(ge=1)] | None = None
+    best_of: Annotated[int, Field(ge=1), Whole] | None = None
     suffix: Annotated[None, Neutral] = None
 
     @property

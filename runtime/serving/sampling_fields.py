@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -27,14 +28,29 @@ from sparsespec.runtime.serving.errors import FieldError
 
 # OpenAI's own limit; SamplingParams would take more.
 MAX_ANSWERS = 128
+# Below 2^63, which SamplingParams has: a schema's bounds are doubles, of which this is one to the last of its digits.
+MAX_SEED = 9_223_372_036_854_774_000
 
 ValueT = TypeVar("ValueT")
 
-TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
-Count = Annotated[int, Field(ge=1, le=MAX_INT)]
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of numbers: 5.0 is an integer there."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _all_whole(values: Any) -> Any:
+    return [_whole(value) for value in values] if isinstance(values, list) else values
+
+
+Whole, AllWhole = BeforeValidator(_whole), BeforeValidator(_all_whole)
+
+TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]  # in lists alone, which are AllWhole: a call for each takes long
+Count = Annotated[int, Field(ge=1, le=MAX_INT), Whole]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
-Alternatives = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+Alternatives = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), Whole]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+StopTokenIds = Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True), AllWhole]
 EmptyList = Annotated[list[None], Field(max_length=0)]
 EmptyObject = Annotated[dict[str, None], Field(max_length=0)]
 
@@ -67,25 +83,25 @@ class SamplingFields(Fields):
     """Null stands for the default, as OpenAI has it. From top_k on: extensions, named as in SamplingParams and vLLM."""
 
     model: str
-    n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_ANSWERS), Whole] | None = None
     temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), Whole] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOP_TEXTS, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
     logit_bias: Annotated[EmptyObject | None, Neutral] = None
 
-    top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=MAX_INT), Whole] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
-    min_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_INT), Whole] | None = None
     ignore_eos: bool | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True)] | None = None
-    priority: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT)] | None = None
+    stop_token_ids: StopTokenIds | None = None
+    priority: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT), Whole] | None = None
     return_tokens: bool | None = None
 
     @property

@@ -20,10 +20,11 @@ class GuardedSender:
         self._sender.send(response)
 
     def send_last(self, response: object, final: int) -> None:
-        """final: the backend's TRITONSERVER_RESPONSE_COMPLETE_FINAL."""
+        """Nothing where there was one: a client may leave just then. final: TRITONSERVER_RESPONSE_COMPLETE_FINAL."""
         with self._lock:
-            self._ended = True
-            self._sender.send(response, flags=final)
+            if not self._ended:
+                self._ended = True
+                self._sender.send(response, flags=final)
 
     def is_cancelled(self) -> bool:
         """Whether the client has left before the last response."""

@@ -70,8 +70,8 @@ class TritonModel:
         responses = Responses(self._backend, sender, request.requested_output_names())
         try:
             read = read_request(Inputs(request.inputs()), self._envelope(request))
-        except RequestError as error:
-            responses.fail(str(error), self._backend.TritonError.INVALID_ARG)
+        except Exception as error:
+            self._fail(error, responses)
             return
         self._watch.watch(self._loop.submit(self._answer(read, responses)), sender)
 
@@ -89,11 +89,8 @@ class TritonModel:
         except asyncio.CancelledError:
             responses.fail("the client has left", self._backend.TritonError.CANCELLED)
             raise
-        except (RequestError, ServiceError) as error:
-            responses.fail(str(error), self._code_of(error))
         except Exception as error:
-            logging.getLogger(__name__).error("request %s", request.service.request_id, exc_info=error)
-            responses.fail("the server failed; its log says why", self._backend.TritonError.INTERNAL)
+            self._fail(error, responses)
 
     async def _stream(self, request: TextRequest, responses: Responses) -> None:
         async with aclosing(self._service.stream(request.service)) as items:
@@ -103,11 +100,15 @@ class TritonModel:
                 elif request.stream:
                     responses.grow(item)
 
-    def _code_of(self, error: RequestError | ServiceError) -> int:
+    def _fail(self, error: Exception, responses: Responses) -> None:
         codes = self._backend.TritonError
         if isinstance(error, RequestError):
-            return codes.INVALID_ARG
-        return codes.INTERNAL if isinstance(error, EngineFailedError) else codes.UNAVAILABLE
+            responses.fail(str(error), codes.INVALID_ARG)
+        elif isinstance(error, ServiceError):
+            responses.fail(str(error), codes.INTERNAL if isinstance(error, EngineFailedError) else codes.UNAVAILABLE)
+        else:
+            logging.getLogger(__name__).error("a request failed", exc_info=error)
+            responses.fail("the server failed; its log says why", codes.INTERNAL)
 
     async def _make_service(self, llm: LLM, metrics: ServiceMetrics) -> Service:
         return Service(llm, self._config.service, metrics)

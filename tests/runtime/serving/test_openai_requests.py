@@ -11,6 +11,7 @@ import pytest
 from fake_service import FakeService, http_to, output_of, post
 from sparsespec.builder.config_io import MAX_INT
 from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.serving.sampling_fields import MAX_SEED
 from sparsespec.runtime.text import ChatMessage
 
 COMPLETION = {"model": "tiny", "prompt": "abc"}
@@ -54,12 +55,21 @@ def test_null_is_the_default() -> None:
 def test_each_field_reaches_the_sampler() -> None:
     values: dict[str, Any] = {
         "max_tokens": 9, "min_tokens": 2, "temperature": 0.5, "top_k": 3, "top_p": 0.25, "min_p": 0.125,
-        "repetition_penalty": 1.5, "presence_penalty": -1.0, "frequency_penalty": 1.0, "seed": 2**63 - 1, "stop": ["a"],
+        "repetition_penalty": 1.5, "presence_penalty": -1.0, "frequency_penalty": 1.0, "seed": MAX_SEED, "stop": ["a"],
         "stop_token_ids": [7], "ignore_eos": True, "n": 2,
     }  # fmt: skip
     expected = SamplingParams(**values, logprobs=4)
     assert params_of("/completions", {**COMPLETION, **values, "logprobs": 4}) == expected
     assert params_of("/chat/completions", {**CHAT, **values, "logprobs": True, "top_logprobs": 4}) == expected
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    """JSON has one kind of numbers."""
+    service = answering()
+    body = {"model": "tiny", "prompt": [[1.0, 2]], "max_tokens": 5.0, "n": 2.0, "seed": 3.0, "stop_token_ids": [4.0]}
+    assert post(service, "/completions", body).status_code == 200
+    assert service.seen[0].prompt == (1, 2)
+    assert service.seen[0].params == SamplingParams(max_tokens=5, n=2, seed=3, stop_token_ids=(4,))
 
 
 def test_a_chats_limit_has_two_names() -> None:
@@ -145,7 +155,8 @@ def test_what_would_change_the_answer_is_refused(name: str, value: Any) -> None:
         ("/completions", {"max_tokens": "5"}, "max_tokens"),
         ("/completions", {"n": 129}, "n"),
         ("/completions", {"seed": -1}, "seed"),
-        ("/completions", {"seed": 2**63}, "seed"),
+        ("/completions", {"seed": MAX_SEED + 1}, "seed"),
+        ("/completions", {"seed": 0.5}, "seed"),
         ("/completions", {"temperature": 10**400}, "temperature"),
         ("/completions", {"top_p": 0}, "top_p"),
         ("/completions", {"stop": ["a"] * 65}, "stop"),

@@ -18,6 +18,15 @@ def test_nothing_is_asked_after_the_last_response() -> None:
     assert sender.times_asked == 1
 
 
+def test_there_is_one_last_response() -> None:
+    sender = FakeSender()
+    guarded = GuardedSender(sender)
+    for _ in range(2):
+        guarded.send_last(FakeResponse(), FINAL)
+    assert len(sender.responses()) == 1
+    assert sender.sent.empty()
+
+
 def test_the_last_response_waits_for_an_answer() -> None:
     """Triton frees what it looks at for that answer."""
     sender = FakeSender()

@@ -160,6 +160,11 @@ def test_whatever_fails_there_is_a_last_response(loaded: Loaded, monkeypatch: py
     (response,) = loaded.ask(asked("one", 2)).sender.responses()
     assert response.error is not None
     assert (response.error.code, response.error.message) == ("INTERNAL", "the server failed; its log says why")
+    unreadable = asked("one", 2)
+    monkeypatch.setattr(unreadable, "inputs", Mock(side_effect=OSError("no such thing")))
+    (response,) = loaded.ask(unreadable).sender.responses()
+    assert response.error is not None
+    assert response.error.code == "INTERNAL"
 
 
 def test_metrics_are_published(tmp_path: Path) -> None:
