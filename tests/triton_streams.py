@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from triton_server import MODEL, REPOSITORY
 
-Value = str | float | bool | Sequence[str] | Sequence[int]
+Value = str | float | bool | Sequence[str] | Sequence[int] | Sequence[bytes] | InferInput
 MOST_WAIT_S = 120
 _DECLARED = re.findall(r'name: "(\w+)", data_type: TYPE_(\w+)', (REPOSITORY / MODEL / "config.pbtxt").read_text())
 DATA_TYPES = {name: "BYTES" if kind == "STRING" else kind for name, kind in _DECLARED}
@@ -57,7 +57,7 @@ class GrpcStream:
 
     def ask(self, values: Mapping[str, Value], request_id: str = "", timeout_us: int | None = None) -> GrpcStream:
         """Send the request."""
-        inputs = [_input(name, value) for name, value in values.items()]
+        inputs = [value if isinstance(value, InferInput) else _input(name, value) for name, value in values.items()]
         self._client.async_stream_infer(MODEL, inputs, request_id=request_id, timeout=timeout_us)
         return self
 
@@ -103,13 +103,16 @@ def _is_final(response: InferResult) -> bool:
     return bool(response.get_response().parameters["triton_final_response"].bool_param)
 
 
-def _input(name: str, value: Value) -> InferInput:
-    """Of the batch dimension and one element, or a list's."""
-    elements = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    kind = DATA_TYPES[name]
+def make_input(name: str, elements: Sequence[object], kind: str) -> InferInput:
+    """[1, len(elements)]: the batch dimension comes first."""
     if kind == "BYTES":
         elements = [each.encode() if isinstance(each, str) else each for each in elements]
     array = np.array([elements], dtype=triton_to_np_dtype(kind))
     tensor = InferInput(name, list(array.shape), kind)
     tensor.set_data_from_numpy(array)
     return tensor
+
+
+def _input(name: str, value: Value) -> InferInput:
+    elements = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return make_input(name, elements, DATA_TYPES[name])

@@ -61,6 +61,7 @@ class TritonModel:
         self._watch.close()
         self._publishing.cancel()
         self._loop.run(self._stop())
+        self._metrics.publish(self._service.metric_families())
         self._metrics.close()
         self._loop.close()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,14 @@ def offline(engine: Engine, prompt: str, params: SamplingParams) -> RequestOutpu
     return output
 
 
+def together(engine: Engine, prompts: Sequence[str], params: Sequence[SamplingParams]) -> list[RequestOutput]:
+    """Offline, in one batch."""
+    ids = [engine.llm.add_request(prompt, each) for prompt, each in zip(prompts, params, strict=True)]
+    for _ in engine.llm.run(ids):
+        pass
+    return [engine.llm.take_output(number) for number in ids]
+
+
 SAMPLED = SamplingParams(max_tokens=24, temperature=0.7, top_k=40, top_p=0.9, seed=7)
 GREEDY = SamplingParams(max_tokens=24, temperature=0.0)
 ASKED: list[tuple[dict[str, object], SamplingParams]] = [
@@ -191,12 +200,12 @@ def test_64_streams_share_a_batch_and_none_is_mixed_up(server: TritonServer, eng
     began = [streams.GrpcStream(server.grpc_address).ask({"stream": True, **values}) for values in asked]
     answers = [stream.rest() for stream in began]
     after = wait_for(server, is_idle)
-    for number, answer in enumerate(answers):
-        params = SamplingParams(max_tokens=64, ignore_eos=True, temperature=float(number % 2), seed=number)
-        expected = offline(engine, PROMPTS[number], params).outputs[0]
-        assert answer.error is None
-        assert answer.token_ids == expected.token_ids
-        assert answer.text == expected.text
+    plain = SamplingParams(max_tokens=64, ignore_eos=True)
+    params = [replace(plain, temperature=float(number % 2), seed=number) for number in range(64)]
+    expected = together(engine, PROMPTS, params)
+    assert [answer.error for answer in answers] == [None] * 64
+    assert [answer.token_ids for answer in answers] == [output.outputs[0].token_ids for output in expected]
+    assert [answer.text for answer in answers] == [output.outputs[0].text for output in expected]
     total, steps = (
         after[f"sparsespec_batch_size_{kind}"] - before[f"sparsespec_batch_size_{kind}"] for kind in ("sum", "count")
     )
@@ -264,14 +273,14 @@ def test_a_time_limit_ends_its_request_alone(server: TritonServer) -> None:
     ("values", "message"),
     [
         ({"text_input": ""}, "text_input must not be empty"),
-        ({}, "expected one of text_input, messages, input_ids, found none"),
+        ({"max_tokens": 5}, "expected one of text_input, messages, input_ids, found none"),
         ({"text_input": [b"\xff\xfe"]}, "text_input must be UTF-8"),
         ({"text_input": "a" * 1500}, "over max_seq_len 1024"),
         ({"text_input": "a", "beam_width": 4}, "beam_width must be 1 (there is no beam search), found 4"),
         ({"text_input": "a", "bad_words": ["b"]}, "bad_words must be empty (words cannot be forbidden), found ['b']"),
         ({"text_input": "a", "temperature": -1.0}, "temperature must be in 0..1000, found -1.0"),
         ({"text_input": "a", "seed": 2**63}, "seed must be in 0..2^63 - 1, found 9223372036854775808"),
-        ({"text_input": ["a", "b"]}, "[1,1]"),
+        ({"text_input": ["a", "b"]}, "Expected [-1,1], got [1,2]"),
         ({"input_ids": [5, 4000]}, "4000"),
         ({"messages": "[{}]"}, "messages[0]: missing key 'role'"),
     ],
@@ -285,10 +294,12 @@ def test_a_bad_request_is_told_why_and_takes_no_other_along(
 
 
 def test_a_wrong_type_is_refused(server: TritonServer) -> None:
-    body = {"inputs": [{"name": "text_input", "datatype": "INT32", "shape": [1, 1], "data": [1]}]}
-    status, content = post(server, "infer", body)
-    assert status == 400
-    assert "text_input" in content
+    wrong = streams.make_input("max_tokens", [5.0], "FP32")
+    answer = streams.GrpcStream(server.grpc_address).ask({"text_input": "a", "max_tokens": wrong}).rest()
+    assert "data-type is 'FP32', but the model 'sparsespec' expects 'INT32'" in str(answer.error)
+    status, content = post(server, "generate", {"text_input": "a", "max_tokens": "five"})
+    assert status == 500
+    assert "non-signed-integer" in content
 
 
 @pytest.mark.parametrize(
@@ -320,3 +331,13 @@ def test_a_server_ends_well_under_load_and_serves_again(engine: Engine, tmp_path
     with triton_server(tmp_path / "second", engine.directory, PARAMETERS) as second:
         _, content = post(second, "generate", {"text_input": PROMPTS[0], "max_tokens": 24})
         assert json.loads(content)["text_output"] == offline(engine, PROMPTS[0], GREEDY).outputs[0].text
+
+
+def test_a_server_that_is_stopped_alone_waits_for_its_streams(engine: Engine, tmp_path: Path) -> None:
+    """Where only tritonserver is told, the model learns nothing of it."""
+    with triton_server(tmp_path, engine.directory, PARAMETERS) as server:
+        stream = streams.GrpcStream(server.grpc_address).ask({**LONG, "max_tokens": 100})
+        stream.next()
+        server.process.send_signal(signal.SIGTERM)
+        assert stream.rest().error is None
+        assert server.process.wait(MOST_WAIT_S) == 0
