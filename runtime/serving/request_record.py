@@ -88,8 +88,8 @@ class RequestRecord:
             drafts=self._drafts,
             accepted_drafts=self._accepted_drafts,
             finish_reasons=tuple(self._finish_reasons),
-            first_token_s=self.first_token_s,
-            duration_s=self.duration_s,
+            first_token_s=None if self.first_token_s is None else round(self.first_token_s, 6),
+            duration_s=round(self.duration_s, 6),
         )
 
 
