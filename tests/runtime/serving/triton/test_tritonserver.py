@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_study.triton_process import TritonServer, triton_server
+from serving_study.triton_process import REPOSITORY, TritonServer, triton_server
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.llm import LLM
