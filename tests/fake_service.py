@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -71,19 +70,17 @@ def fake_app(service: FakeService) -> RequestIds:
     return RequestIds(app)
 
 
-@asynccontextmanager
-async def http_to(service: FakeService) -> AsyncGenerator[httpx.AsyncClient, None]:
+def client_of(service: FakeService) -> httpx.AsyncClient:
     """A client of the API without a network."""
     transport = httpx.ASGITransport(fake_app(service), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://tiny/v1") as client:
-        yield client
+    return httpx.AsyncClient(transport=transport, base_url="http://tiny/v1")
 
 
 def post(service: FakeService, path: str, body: object) -> httpx.Response:
     """One request."""
 
     async def send() -> httpx.Response:
-        async with http_to(service) as client:
+        async with client_of(service) as client:
             return await client.post(path, json=body)
 
     return asyncio.run(send())

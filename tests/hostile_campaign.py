@@ -42,6 +42,8 @@ PLANNED = {
     "sampling parameters": 4000,
     "prompts": 2000,
     "requests beside a running one": 150,
+    "bodies of /completions": 2000,
+    "bodies of /chat/completions": 2000,
     "flags of build_engine": 400,
     "flags of build_engine with TensorRT": 400,
     "flags of run": 400,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,8 +81,8 @@ class Exchange:
 
     async def whole(self) -> BaseModel:
         """All answers, once all have ended."""
-        items = run_prompts(self.service, self.requests)
-        outputs = {number: item async for number, item in items if isinstance(item, RequestOutput)}
+        async with aclosing(run_prompts(self.service, self.requests)) as items:
+            outputs = {number: item async for number, item in items if isinstance(item, RequestOutput)}
         return self.form.whole(self.heading, [outputs[number] for number in range(len(self.requests))])
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -89,15 +90,16 @@ class Exchange:
         outputs: list[RequestOutput] = []
         frame = self._frame()
         opening = self.form.opening()
-        async for number, item in run_prompts(self.service, self.requests):
-            for choice in opening:
-                yield frame.chunk(choice)
-            opening = ()
-            if isinstance(item, RequestOutput):
-                outputs.append(item)
-                continue
-            for choice in self.form.gained(number * self.fields.num_answers + item.index, item):
-                yield frame.chunk(choice)
+        async with aclosing(run_prompts(self.service, self.requests)) as items:
+            async for number, item in items:
+                for choice in opening:
+                    yield frame.chunk(choice)
+                opening = ()
+                if isinstance(item, RequestOutput):
+                    outputs.append(item)
+                    continue
+                for choice in self.form.gained(number * self.fields.num_answers + item.index, item):
+                    yield frame.chunk(choice)
         if self.fields.include_usage:
             yield frame.usage(usage_of(outputs))
         yield DONE

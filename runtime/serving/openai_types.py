@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sparsespec.builder.config_io import MAX_INT
 from sparsespec.runtime.serving.sampling_fields import (
+    MAX_ANSWERS,
     AllWhole,
     Alternatives,
     Count,
@@ -36,7 +37,7 @@ class CompletionRequest(SamplingFields):
     max_tokens: Count | None = None
     logprobs: Alternatives | None = None
     echo: bool | None = None
-    best_of: Annotated[int, Field(ge=1), Whole] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_ANSWERS), Whole] | None = None
     suffix: Annotated[None, Neutral] = None
 
     @property

@@ -15,7 +15,8 @@ from starlette.responses import Response
 from sparsespec.builder.config_io import shown
 from sparsespec.runtime.serving.errors import ErrorAnswer
 
-_MOST_TOLD = 8  # of a value's errors
+_MOST_TOLD = 4  # of a value's errors
+_MOST_CHARS, _MOST_NAME_CHARS = 500, 100  # of a message, and of a field's name: both may quote the request
 
 
 class JsonRequest(Request):
@@ -55,7 +56,7 @@ def validation_answer(request: Request, error: RequestValidationError) -> ErrorA
         return ErrorAnswer(400, f"unknown field {param}", param=param, code="unknown_parameter")
     told = dict.fromkeys(f"{_path(each['loc'][1:], error.body) or 'the body'}: {each['msg']}" for each in deepest)
     code = "unsupported_parameter" if kind == "unsupported" else None
-    return ErrorAnswer(400, "; ".join(list(told)[:_MOST_TOLD]), param=param or None, code=code)
+    return ErrorAnswer(400, _cut("; ".join(list(told)[:_MOST_TOLD]), _MOST_CHARS), param=param or None, code=code)
 
 
 def _most_exact(errors: Sequence[Any]) -> list[Any]:
@@ -78,9 +79,14 @@ def _path(location: Iterable[int | str], body: object) -> str:
     parts = list(location)
     for number, part in enumerate(parts):
         if isinstance(body, dict) and (part in body or number == len(parts) - 1):
-            path += f".{part}" if path else str(part)
+            name = _cut(str(part), _MOST_NAME_CHARS)
+            path += f".{name}" if path else name
             body = body.get(part)
         elif isinstance(body, list) and isinstance(part, int) and part < len(body):
             path += f"[{part}]"
             body = body[part]
     return path
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."

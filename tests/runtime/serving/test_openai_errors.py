@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from fake_service import FakeDelta, FakeService, fake_app, http_to, output_of, post
+from fake_service import FakeDelta, FakeService, client_of, fake_app, output_of, post
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.serving.service_errors import (
     DeadlineError,
@@ -38,7 +38,7 @@ def asked_of(service: FakeService, path: str, body: dict[str, Any]) -> Any:
 
     async def ask() -> Any:
         async with (
-            http_to(service) as http,
+            client_of(service) as http,
             openai.AsyncOpenAI(base_url=http.base_url, api_key="any", http_client=http, max_retries=0) as client,
         ):
             create = client.completions.create if path == "/completions" else client.chat.completions.create

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fake_service import FakeService, http_to, output_of, post
+from fake_service import FakeService, client_of, output_of, post
 from sparsespec.builder.config_io import MAX_INT
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.serving.sampling_fields import MAX_SEED
@@ -202,7 +202,7 @@ def test_fields_that_do_not_go_together_are_named_in_the_message() -> None:
 def send_raw(body: bytes, content_type: str | None = "application/json") -> httpx.Response:
     async def send() -> httpx.Response:
         headers = {} if content_type is None else {"content-type": content_type.encode()}
-        async with http_to(answering()) as client:
+        async with client_of(answering()) as client:
             return await client.post("/completions", content=body, headers=headers)
 
     return asyncio.run(send())
@@ -248,7 +248,7 @@ def test_json_has_several_spellings(content_type: str) -> None:
 )
 def test_other_paths_and_methods(method: str, path: str, status: int) -> None:
     async def send() -> httpx.Response:
-        async with http_to(answering()) as client:
+        async with client_of(answering()) as client:
             return await client.request(method, path)
 
     answer = asyncio.run(send())
