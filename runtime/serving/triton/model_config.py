@@ -20,7 +20,7 @@ ConfigT = TypeVar("ConfigT")
 class ModelOptions:
     """What only the Triton model has."""
 
-    engine_dir: str = required("engine directory; a relative one lies in the model repository")
+    engine_dir: str = required("engine directory; a relative one is looked for from the model repository")
     exclude_input_in_output: bool = option(
         True, "answers without the prompt before them, where a request that is not streamed does not say"
     )
