@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,7 @@ class ServingConfig:
     server: Literal["openai", "triton"] = option("openai", "which server")
     num_streams: int = option(64, "streams at once; one more joins late")
     max_tokens: int = option(48, "tokens of each answer, at most")
+    warm_up: int = option(0, "loads before the one that is measured, offline and served")
     prompt_chars: int = option(200, "characters of each prompt")
     ignore_eos: bool = option(False, "go on after an end-of-sequence token")
     options: tuple[str, ...] = option((), "fields of the server's configs, NAME=VALUE each; the LLM offline has none")
@@ -50,6 +52,7 @@ class ServingConfig:
         check_types(self)
         for name in ("num_streams", "max_tokens", "prompt_chars"):
             check_range(name, getattr(self, name), least=1)
+        check_range("warm_up", self.warm_up, least=0)
         wrong = [each for each in self.options if "=" not in each]
         if wrong:
             raise InputError(f"options must be NAME=VALUE, found {wrong[0]!r}")
@@ -67,6 +70,7 @@ class Offline:
     texts: tuple[str, ...]
     num_tokens: int
     seconds: float  # for all but the last, which joins late at a server
+    device: str  # that computed
     is_16_bit: bool  # whether the engine computes in 16 bits
 
 
@@ -88,6 +92,8 @@ def run(config: ServingConfig) -> int:
     offline = answer_offline(config, questions)
     start = starter(config.server)
     with start(config.engine_dir, config.server_options) as server:
+        for _ in range(config.warm_up):
+            asyncio.run(measure(server, questions, offline))
         figures = asyncio.run(measure(server, questions, offline))
         ending = asyncio.run(end_under_load(server, questions, offline))
     with start(config.engine_dir, config.server_options) as server:
@@ -98,8 +104,9 @@ def run(config: ServingConfig) -> int:
     document = {
         "schema": "sparsespec.serving/1",
         "command": shlex.join(["python", "benchmarks/serving.py", *sys.argv[1:]]),
-        "machine": asdict(this_machine("cpu")),
+        "machine": asdict(this_machine(offline.device)),
         "server": config.server,
+        "version": version("sparsespec"),
         "offline_seconds": offline.seconds,
         "load": asdict(figures),
         "ending": asdict(ending),
@@ -142,6 +149,8 @@ def answer_offline(config: ServingConfig, questions: Sequence[Question]) -> Offl
     params = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, ignore_eos=config.ignore_eos)
     prompts = [question.prompt for question in questions]
     llm.generate(prompts[:1], params)  # whatever is made when a step first comes up
+    for _ in range(config.warm_up):
+        llm.generate(prompts[:-1], params)
     start = time.perf_counter()
     outputs = llm.generate(prompts[:-1], params)
     seconds = time.perf_counter() - start
@@ -149,7 +158,8 @@ def answer_offline(config: ServingConfig, questions: Sequence[Question]) -> Offl
     answers = [output.outputs[0] for output in outputs]
     num_tokens = sum(len(answer.token_ids) for answer in answers)
     is_16_bit = llm.engine.config.build.element_size == 2
-    return Offline(tuple(answer.text for answer in answers), num_tokens, seconds, is_16_bit)
+    device = str(llm.engine.weights["embedding"].device)
+    return Offline(tuple(answer.text for answer in answers), num_tokens, seconds, device, is_16_bit)
 
 
 async def measure(server: Server, questions: Sequence[Question], offline: Offline) -> LoadFigures:
@@ -199,7 +209,8 @@ def print_table(figures: LoadFigures, offline: Offline, ending: Ending, restarte
         ("between parts, p50 / p99", _shown(figures.between_parts)),
         ("whole answer, p50 / p99", _shown(figures.whole)),
         ("latecomer's first part", f"{figures.late_first_part_s:.3f} s, {figures.num_running_late} others running"),
-        ("served against offline", f"{figures.seconds:.1f} s, {offline.seconds:.1f} s"),
+        ("served, offline", f"{figures.seconds:.1f} s, {offline.seconds:.1f} s"),
+        ("tokens per second, served", f"{figures.tokens_per_second:.0f}"),
         ("SIGTERM under load", f"exit {ending.exit_code} after {ending.seconds:.1f} s, {ending.num_whole} whole"),
         ("restarted", "answers alike" if restarted else "answers otherwise"),
     ]
