@@ -41,6 +41,7 @@ BUILD = BuildConfig(
 PARAMETERS = {"k": "4", "min_budget": "64", "drain_timeout_s": "2"}
 SPECULATION = SpeculationConfig(k=4, min_budget=64)
 MOST_WAIT_S = 60
+CANCELLED = 'sparsespec_requests_total{outcome="cancelled"}'
 PROMPTS = tuple(f"Question {number}: {'why ' * (number % 7)}?" for number in range(64))
 LONG = {"text_input": "Tell me all", "max_tokens": 900, "ignore_eos": True, "stream": True}
 
@@ -231,11 +232,19 @@ def test_a_late_joiner_is_answered_while_others_run(server: TritonServer) -> Non
 
 
 def test_clients_that_leave_free_their_pages(server: TritonServer) -> None:
-    cancelled = 'sparsespec_requests_total{outcome="cancelled"}'
-    before = wait_for(server, is_idle)[cancelled]
+    before = wait_for(server, is_idle)[CANCELLED]
     with streams.running(server.grpc_address, [LONG] * 3):
         wait_for(server, lambda metrics: metrics["sparsespec_kv_cache_usage"] > 0)
-    assert wait_for(server, is_idle)[cancelled] == before + 3
+    assert wait_for(server, is_idle)[CANCELLED] == before + 3
+
+
+def test_an_http_client_that_leaves_frees_its_pages(server: TritonServer) -> None:
+    before = wait_for(server, is_idle)[CANCELLED]
+    request = urllib.request.Request(f"{server.http_url}/generate_stream", data=json.dumps(LONG).encode())
+    with urllib.request.urlopen(request, timeout=MOST_WAIT_S) as answer:
+        answer.readline()
+        wait_for(server, lambda metrics: metrics["sparsespec_kv_cache_usage"] > 0)
+    assert wait_for(server, is_idle)[CANCELLED] == before + 1
 
 
 def test_who_leaves_before_a_token_came_waits_no_longer(narrow: TritonServer) -> None:
