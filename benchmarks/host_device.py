@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from time import monotonic, sleep
 
 import torch
 
@@ -37,12 +38,17 @@ class MadeUpDevice:
 
     text: the tokens that answers consist of, over and over, from a place of their own on.
     acceptance: chance that a draft is accepted once those before it are.
+    step_s: seconds that `execute` takes at least. It sleeps, so that other threads run as they do while one waits for
+    a GPU.
     """
 
-    def __init__(self, text: Sequence[int], acceptance: float, host: HostMetadata, max_rows: int) -> None:
+    def __init__(
+        self, text: Sequence[int], acceptance: float, host: HostMetadata, max_rows: int, step_s: float = 0.0
+    ) -> None:
         """max_rows: of a verification."""
         self._text = tuple(text)
         self._acceptance = acceptance
+        self._step_s = step_s
         self._host = host
         self._max_rows = max_rows
         self._random = Random(0)
@@ -57,17 +63,24 @@ class MadeUpDevice:
         return GraphBatch(step, StepShape.of(step, self._host.num_slots))
 
     def execute(self, batch: GraphBatch) -> None:
-        """Make up what the device does: take in who joins, and accept some drafts of every verification."""
+        """Make up what the device does, and take as long as it would."""
+        end = monotonic() + self._step_s
+        self._make_up(batch)
+        if self._step_s:
+            sleep(max(0.0, end - monotonic()))
+
+    def sample(self, batch: GraphBatch, logits: None) -> GraphResults:
+        """What GraphExecutor does but for calls of CUDA."""
+        return GraphResults(batch.step, self._results, logprobs=None)
+
+    def _make_up(self, batch: GraphBatch) -> None:
+        """Take in who joins, and accept some drafts of every verification."""
         for admission in batch.step.admissions:
             self._slots[admission.slot] = _Slot(admission.spec)
         told = {row.slot: self._advance(row, self._slots[row.slot]) for row in batch.step.landing}
         lines = {slot: numbers for slot, numbers in told.items() if numbers}
         if lines:
             self._results[list(lines)] = torch.tensor(list(lines.values()), dtype=torch.int32)
-
-    def sample(self, batch: GraphBatch, logits: None) -> GraphResults:
-        """What GraphExecutor does but for calls of CUDA."""
-        return GraphResults(batch.step, self._results, logprobs=None)
 
     def _advance(self, row: ScheduledRows, slot: _Slot) -> list[int]:
         """Returns the slot's line as AcceptDrafts writes it; none where a prompt goes on."""

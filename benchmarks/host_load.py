@@ -42,6 +42,7 @@ class Load:
     prompt_tokens: tuple[int, int]  # fewest, most
     output_tokens: tuple[int, int]
     chunk_size: int
+    step_s: float = 0.0  # seconds that the device takes for a step, at least
 
     @property
     def max_seq_len(self) -> int:
@@ -81,7 +82,7 @@ class HostOnlyLLM(LLM):
             build.max_pages,
             scored=load.k > 0,
         )
-        self._device = MadeUpDevice(language.text, load.acceptance, host, build.max_draft_len + 1)
+        self._device = MadeUpDevice(language.text, load.acceptance, host, build.max_draft_len + 1, load.step_s)
         drafter = SpeculationConfig(k=load.k, min_budget=1) if load.k else SpeculationConfig(drafter="none")
         config = RuntimeConfig(chunk_size=load.chunk_size, policy=load.policy)
         engine = LoadedEngine(EngineConfig(_model(), build), {}, language.codec)

@@ -75,7 +75,7 @@ def from_strings(config_type: type[ConfigT], texts: Mapping[str, str], where: st
     Raises InputError as `from_mapping` does.
     """
     hints = get_type_hints(config_type)
-    values = {key: _read_text(text, hints.get(key, str), f"{where}: {key}") for key, text in texts.items()}
+    values = {key: _read_text(text, hints.get(key, str)) for key, text in texts.items()}
     return from_mapping(config_type, values, where)
 
 
@@ -159,16 +159,16 @@ def _parse_config(value: Any, configs: Sequence[type[Any]], where: str) -> Any:
     return from_mapping((fitting or configs)[0], value, where)
 
 
-def _read_text(text: str, hint: Any, where: str) -> Any:
-    """A text as the value that `_parse` then checks."""
+def _read_text(text: str, hint: Any) -> Any:
+    """What a text says, for `_parse` to check; the text itself where it says no such thing."""
     base = _without_none(hint)
     if not text and type(None) in _options(hint):
         return None
     if get_origin(base) is tuple:
-        return [_read_text(item, get_args(base)[0], where) for item in text.split(",")]
+        return [_read_text(item, get_args(base)[0]) for item in text.split(",")]
     if base is bool:
         return {"true": True, "false": False}.get(text, text)
-    if base in (int, float):
+    if base in (int, float, Path):
         try:
             return base(text)
         except ValueError:

@@ -55,7 +55,7 @@ class AsyncLLM:
     def __init__(self, llm: LLM) -> None:
         """Take over an LLM; nobody else may call it from now on."""
         self._llm = llm
-        self.failure: BaseException | None = None  # what a step failed with, after which nothing runs
+        self.failure: BaseException | None = None  # what ended it, if that was an error
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
         self._closed = False  # guarded by _lock: no command enters the queue once it is set
@@ -132,8 +132,7 @@ class AsyncLLM:
                 if self._llm.has_requests:
                     self._step()
         except BaseException as error:  # a failed step ends every stream; nothing may wait for ever
-            self.failure = error
-            self._fail_all(error)
+            self._break(error)
             raise
         finally:
             self._texts.shutdown()
@@ -153,14 +152,20 @@ class AsyncLLM:
 
     def _read_texts(self, grown: Sequence[tuple[_Stream, OutputDelta]]) -> None:
         """In the text thread, in the order of the steps."""
-        with self._llm.recorder.span("text"):
-            read = [(stream, self._read_text(stream, delta)) for stream, delta in grown]
-            _hand_over([(stream, item) for stream, item in read if item is not None])
-            for stream, item in read:
-                if isinstance(item, OutputDelta):
-                    self._note_end(stream, item)
-                elif item is not None:
-                    self._post(partial(self._abandon, stream))
+        try:
+            with self._llm.recorder.span("text"):
+                self._hand_out([(stream, self._read_text(stream, delta)) for stream, delta in grown])
+        except BaseException as error:  # nothing may wait for ever here either
+            self._post(partial(self._break, error))
+
+    def _hand_out(self, read: Sequence[tuple[_Stream, OutputDelta | BaseException | None]]) -> None:
+        """To the streams, and to the step loop who has come to an end."""
+        _hand_over([(stream, item) for stream, item in read if item is not None])
+        for stream, item in read:
+            if isinstance(item, OutputDelta):
+                self._note_end(stream, item)
+            elif item is not None:
+                self._post(partial(self._abandon, stream))
 
     def _read_text(self, stream: _Stream, given: OutputDelta) -> OutputDelta | BaseException | None:
         """What the stream gets: a delta with its text, or what decoding failed with, which ends this stream alone."""
@@ -196,6 +201,10 @@ class AsyncLLM:
         for request_id in [number for number, known in self._streams.items() if known is stream]:
             self._llm.forget(request_id)
             self._streams.pop(request_id)
+
+    def _break(self, error: BaseException) -> None:
+        self.failure = error
+        self._fail_all(error)
 
     def _close(self) -> None:
         self._fail_all(RuntimeError("the AsyncLLM was closed"))

@@ -10,7 +10,7 @@ import torch
 from _pytest.terminal import TerminalReporter
 
 from headless_browser import missing_browser
-from triton_server import has_tritonserver
+from serving_study.triton_process import has_tritonserver
 
 pytest.register_assert_rewrite("attention_checks")  # so that its checks hold under python -O, as those of tests do
 

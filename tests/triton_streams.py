@@ -12,7 +12,7 @@ import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
-from triton_server import MODEL, REPOSITORY
+from serving_study.triton_process import MODEL, REPOSITORY
 
 Value = str | float | bool | Sequence[str] | Sequence[int] | Sequence[bytes] | InferInput
 MOST_WAIT_S = 120

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
-import httpx
-
 from serving_study.clients import Question, ServingFailure, StreamingClient
 
 
@@ -54,7 +52,7 @@ async def follow(client: StreamingClient, record: StreamRecord) -> None:
                 record.part_s.append(perf_counter() - start)
                 record.begun.set()
         record.end_s = perf_counter() - start
-    except (ServingFailure, httpx.HTTPError) as error:
+    except (ServingFailure, OSError) as error:
         record.failure = f"{type(error).__name__}: {error}"
     finally:
         record.begun.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +47,8 @@ class Server(Protocol):
 class StartServer(Protocol):
     """How a server is started; it is killed at the block's end if it still runs."""
 
-    def __call__(self, engine_dir: Path, flags: Sequence[str]) -> AbstractContextManager[Server]:
-        """flags: as `--name`, value, of the command or of the model's parameters."""
+    def __call__(self, engine_dir: Path, options: Mapping[str, str]) -> AbstractContextManager[Server]:
+        """options: fields of SpeculationConfig, RuntimeConfig and ServiceConfig, by name."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,9 @@ class OpenAIServer:
 
 
 @contextmanager
-def openai_server(engine_dir: Path, flags: Sequence[str]) -> Iterator[Server]:
+def openai_server(engine_dir: Path, options: Mapping[str, str]) -> Iterator[Server]:
     """See StartServer."""
+    flags = [word for name, value in options.items() for word in (f"--{name}", value)]
     with running_server_process(engine_dir, flags) as process:
         yield OpenAIServer(process, engine_dir.resolve().name)
 

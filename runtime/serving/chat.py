@@ -27,12 +27,11 @@ from sparsespec.runtime.serving.openai_answers import (
     ChatDelta,
     ChatLogprobs,
     ChatMessageAnswer,
-    TokenInfo,
 )
 from sparsespec.runtime.serving.openai_types import AssistantMessage, ChatRequest, PromptMessage
 from sparsespec.runtime.serving.sampling_fields import given
 from sparsespec.runtime.serving.service import Service
-from sparsespec.runtime.serving.token_answers import accepted_tokens, chat_logprobs, first_accepted, token_infos
+from sparsespec.runtime.serving.token_answers import answer_tokens, chat_logprobs, delta_tokens
 from sparsespec.runtime.text import ChatMessage, TextCodec
 
 
@@ -86,7 +85,7 @@ class ChatForm:
                     index=choice,
                     delta=ChatDelta(content=delta.text),
                     logprobs=self._logprobs(delta.logprobs),
-                    tokens=self._tokens(delta.token_ids, first_accepted(len(delta.token_ids), delta.num_accepted)),
+                    tokens=delta_tokens(self.codec, delta) if self.body.return_tokens else None,
                 )
             )
         if delta.finish_reason is not None:
@@ -110,14 +109,11 @@ class ChatForm:
             message=ChatMessageAnswer(content=answer.text),
             logprobs=self._logprobs(answer.logprobs),
             finish_reason=stop_reason(answer.finish_reason),
-            tokens=self._tokens(answer.token_ids, accepted_tokens(answer)),
+            tokens=answer_tokens(self.codec, answer) if self.body.return_tokens else None,
         )
 
     def _logprobs(self, logprobs: Sequence[TokenLogprobs]) -> ChatLogprobs | None:
         return chat_logprobs(self.codec, logprobs) if self.body.logprobs else None
-
-    def _tokens(self, token_ids: Sequence[int], accepted: Sequence[bool]) -> list[TokenInfo] | None:
-        return token_infos(self.codec, token_ids, accepted) if self.body.return_tokens else None
 
 
 def chat_message(message: PromptMessage | AssistantMessage) -> ChatMessage:

@@ -19,16 +19,15 @@ from sparsespec.runtime.serving.exchange import (
     stop_reason,
     usage_of,
 )
-from sparsespec.runtime.serving.openai_answers import Completion, CompletionChoice, CompletionLogprobs, TokenInfo
+from sparsespec.runtime.serving.openai_answers import Completion, CompletionChoice, CompletionLogprobs
 from sparsespec.runtime.serving.openai_types import CompletionRequest
 from sparsespec.runtime.serving.sampling_fields import given
 from sparsespec.runtime.serving.service import Service
 from sparsespec.runtime.serving.token_answers import (
     TextOffsets,
-    accepted_tokens,
+    answer_tokens,
     completion_logprobs,
-    first_accepted,
-    token_infos,
+    delta_tokens,
 )
 from sparsespec.runtime.text import TextCodec
 
@@ -93,16 +92,17 @@ class CompletionForm:
 
     def gained(self, choice: int, delta: OutputDelta) -> list[CompletionChoice]:
         """One chunk; none for tokens that show nothing yet."""
-        told = delta.text or delta.finish_reason or delta.logprobs or self.body.return_tokens
+        text = delta.text
+        told = text or delta.finish_reason or delta.logprobs or self.body.return_tokens
         if not told:
             return []
         return [
             CompletionChoice(
                 index=choice,
-                text=delta.text,
+                text=text,
                 logprobs=self._new_logprobs(choice, delta),
                 finish_reason=None if delta.finish_reason is None else stop_reason(delta.finish_reason),
-                tokens=self._tokens(delta.token_ids, first_accepted(len(delta.token_ids), delta.num_accepted)),
+                tokens=delta_tokens(self.codec, delta) if self.body.return_tokens else None,
             )
         ]
 
@@ -126,16 +126,13 @@ class CompletionForm:
             text=echo + answer.text,
             logprobs=logprobs,
             finish_reason=stop_reason(answer.finish_reason),
-            tokens=self._tokens(answer.token_ids, accepted_tokens(answer)),
+            tokens=answer_tokens(self.codec, answer) if self.body.return_tokens else None,
         )
 
     def _new_logprobs(self, choice: int, delta: OutputDelta) -> CompletionLogprobs | None:
         if self.body.logprobs is None:
             return None
         return completion_logprobs(self.codec, delta.logprobs, self._offsets.setdefault(choice, TextOffsets()))
-
-    def _tokens(self, token_ids: Sequence[int], accepted: Sequence[bool]) -> list[TokenInfo] | None:
-        return token_infos(self.codec, token_ids, accepted) if self.body.return_tokens else None
 
 
 def list_prompts(body: CompletionRequest) -> list[TokensOrText]:

@@ -11,6 +11,7 @@ from sparsespec.runtime.serving.histogram import Histogram, MetricFamily, Sample
 from sparsespec.runtime.serving.recent import RecentTokens
 from sparsespec.runtime.serving.request_record import OUTCOMES, RequestRecord
 from sparsespec.runtime.serving.step_meter import StepMeter
+from sparsespec.runtime.verification import Verification
 
 FIRST_TOKEN_BOUNDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 TOKEN_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -33,11 +34,10 @@ class ServiceMetrics:
         self._token_seconds = Histogram(TOKEN_BOUNDS)
         self._request_seconds = Histogram(REQUEST_BOUNDS)
 
-    def take(self, delta: OutputDelta) -> None:
-        """An answer gained something."""
+    def gain(self, delta: OutputDelta, verification: Verification | None) -> None:
+        """An answer gained something; verification is the delta's."""
         self._output_tokens += len(delta.token_ids)
         self.recent.add_tokens(len(delta.token_ids))
-        verification = delta.verification
         if verification is not None and verification.num_drafts > 0:
             self._drafts += verification.num_drafts
             self._accepted_drafts.observe(verification.num_accepted)

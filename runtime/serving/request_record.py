@@ -11,6 +11,7 @@ from typing import Literal
 from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
 from sparsespec.runtime.serving.service_errors import DeadlineError, DrainingError, OverloadedError
+from sparsespec.runtime.verification import Verification
 
 Outcome = Literal["finished", "cancelled", "invalid", "overloaded", "draining", "timed_out", "failed"]
 OUTCOMES: tuple[Outcome, ...] = ("finished", "cancelled", "invalid", "overloaded", "draining", "timed_out", "failed")
@@ -56,20 +57,21 @@ class RequestRecord:
             return None
         return (self.duration_s - self.first_token_s) / (self._output_tokens - 1)
 
-    def take(self, item: OutputDelta | RequestOutput) -> None:
-        """The request's stream brought this."""
-        if isinstance(item, RequestOutput):
-            self.prompt_tokens = len(item.prompt_token_ids)
-            self.outcome = "finished"
-            return
+    def gain(self, delta: OutputDelta, verification: Verification | None) -> None:
+        """The request's stream brought a delta, which is of that verification."""
         if self.first_token_s is None:
             self.first_token_s = self._clock() - self._start
-        self._output_tokens += len(item.token_ids)
-        if item.verification is not None:
-            self._drafts += item.verification.num_drafts
-            self._accepted_drafts += item.num_accepted
-        if item.finish_reason is not None:
-            self._finish_reasons.append(item.finish_reason)
+        self._output_tokens += len(delta.token_ids)
+        if verification is not None:
+            self._drafts += verification.num_drafts
+            self._accepted_drafts += min(verification.num_accepted, len(delta.token_ids))
+        if delta.finish_reason is not None:
+            self._finish_reasons.append(delta.finish_reason)
+
+    def finish(self, output: RequestOutput) -> None:
+        """All of its answers have come to their ends."""
+        self.prompt_tokens = len(output.prompt_token_ids)
+        self.outcome = "finished"
 
     def fail(self, error: BaseException) -> None:
         """The request ended with an error, or whoever asked has left."""
@@ -88,8 +90,8 @@ class RequestRecord:
             drafts=self._drafts,
             accepted_drafts=self._accepted_drafts,
             finish_reasons=tuple(self._finish_reasons),
-            first_token_s=self.first_token_s,
-            duration_s=self.duration_s,
+            first_token_s=None if self.first_token_s is None else round(self.first_token_s, 6),
+            duration_s=round(self.duration_s, 6),
         )
 
 

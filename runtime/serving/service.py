@@ -74,9 +74,12 @@ class Service:
             with self._place_for(request.params.n), self._service_errors():
                 async with aclosing(self._generate(request)) as items:
                     async for item in items:
-                        record.take(item)
                         if isinstance(item, OutputDelta):
-                            self._metrics.take(item)
+                            verification = item.verification  # found by a search: once
+                            record.gain(item, verification)
+                            self._metrics.gain(item, verification)
+                        else:
+                            record.finish(item)
                         yield item
         except BaseException as error:
             record.fail(error)

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Sequence
 from typing import Protocol
 
-from sparsespec.runtime.outputs import CompletionOutput
+from sparsespec.runtime.outputs import CompletionOutput, OutputDelta
 from sparsespec.runtime.results import TokenLogprobs
 from sparsespec.runtime.serving.openai_answers import (
     ChatLogprobs,
@@ -52,26 +52,26 @@ def token_name(codec: TokenNames, token_id: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def token_infos(codec: TokenNames, token_ids: Sequence[int], accepted: Sequence[bool]) -> list[TokenInfo]:
-    """One per token; accepted says which were drafted."""
+def delta_tokens(codec: TokenNames, delta: OutputDelta) -> list[TokenInfo]:
+    """Of what one step brought: accepted drafts come first."""
+    num_accepted = delta.num_accepted
+    return _token_infos(codec, delta.token_ids, [place < num_accepted for place in range(len(delta.token_ids))])
+
+
+def answer_tokens(codec: TokenNames, answer: CompletionOutput) -> list[TokenInfo]:
+    """Of a whole answer."""
+    accepted = [False] * len(answer.token_ids)
+    for check in answer.verifications:
+        num_accepted = min(check.num_accepted, check.num_tokens)
+        accepted[check.first_output : check.first_output + num_accepted] = [True] * num_accepted
+    return _token_infos(codec, answer.token_ids, accepted)
+
+
+def _token_infos(codec: TokenNames, token_ids: Sequence[int], accepted: Sequence[bool]) -> list[TokenInfo]:
     return [
         TokenInfo(token=token_name(codec, token), bytes=list(codec.token_bytes(token)), accepted_draft=is_draft)
         for token, is_draft in zip(token_ids, accepted, strict=True)
     ]
-
-
-def first_accepted(num_tokens: int, num_accepted: int) -> list[bool]:
-    """Of what one step brought: accepted drafts come first."""
-    return [place < num_accepted for place in range(num_tokens)]
-
-
-def accepted_tokens(output: CompletionOutput) -> list[bool]:
-    """Of a whole answer."""
-    accepted = [False] * len(output.token_ids)
-    for check in output.verifications:
-        num_accepted = min(check.num_accepted, check.num_tokens)
-        accepted[check.first_output : check.first_output + num_accepted] = [True] * num_accepted
-    return accepted
 
 
 def chat_logprobs(codec: TokenNames, logprobs: Sequence[TokenLogprobs]) -> ChatLogprobs:

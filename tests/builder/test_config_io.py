@@ -8,7 +8,15 @@ from typing import Literal
 
 import pytest
 
-from sparsespec.builder.config_io import add_flags, check_types, from_flags, from_mapping, option, required
+from sparsespec.builder.config_io import (
+    add_flags,
+    check_types,
+    from_flags,
+    from_mapping,
+    from_strings,
+    option,
+    required,
+)
 from sparsespec.builder.errors import InputError
 
 
@@ -83,6 +91,35 @@ def test_mapping_gives_defaults_and_converts_lists_and_whole_floats() -> None:
 def test_mapping_errors_name_the_place_and_the_key(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as error:
         from_mapping(Sample, values, "here")
+    assert str(error.value).startswith(message)
+
+
+def test_texts_are_read_by_their_fields_types() -> None:
+    texts = {"name": "7", "count": "5", "ratio": "2", "loud": "true", "ids": "1,2", "mode": "slow", "path": "p"}
+    expected = Sample("7", count=5, ratio=2.0, loud=True, ids=(1, 2), mode="slow", path=Path("p"))
+    assert from_strings(Sample, texts, "here") == expected
+    assert from_strings(Sample, {"name": "", "path": ""}, "here") == Sample("", path=None)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({}, "here: missing key 'name'"),
+        ({"name": "a", "nmae": "b"}, "here: unknown key 'nmae'"),
+        ({"name": "a", "count": "many"}, "here: count: expected int, found 'many'"),
+        ({"name": "a", "count": "1.0"}, "here: count: expected int, found '1.0'"),
+        ({"name": "a", "count": ""}, "here: count: expected int, found ''"),
+        ({"name": "a", "count": "9" * 5000}, "here: count: expected int, found '9999"),
+        ({"name": "a", "ratio": "half"}, "here: ratio: expected float, found 'half'"),
+        ({"name": "a", "loud": "yes"}, "here: loud: expected bool, found 'yes'"),
+        ({"name": "a", "mode": "medium"}, "here: mode: expected one of fast, slow, found 'medium'"),
+        ({"name": "a", "ids": "1,x"}, "here: ids: expected int, found 'x'"),
+        ({"name": "a", "ids": ""}, "here: ids: expected int, found ''"),
+    ],
+)
+def test_texts_that_cannot_be_read_are_named(texts: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        from_strings(Sample, texts, "here")
     assert str(error.value).startswith(message)
 
 

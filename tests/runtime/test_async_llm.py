@@ -299,3 +299,20 @@ def test_deltas_tell_accepted_drafts_and_log_probabilities() -> None:
     assert [delta.num_accepted for delta in own] == [0, *accepted]
     assert sum(accepted) > 0
     assert tuple(each for delta in own for each in delta.logprobs) == answer.logprobs
+
+
+def test_a_failure_to_hand_out_texts_ends_every_stream(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_engine: AsyncLLM, _stream: object, _delta: OutputDelta) -> None:
+        raise MemoryError("no memory for an end")
+
+    async def main() -> None:
+        engine = AsyncLLM(llm)
+        monkeypatch.setattr(AsyncLLM, "_note_end", fail)
+        streams = [engine.generate(prompt, greedy(200)) for prompt in PROMPTS[:2]]
+        for result in await asyncio.gather(*map(consume, streams), return_exceptions=True):
+            assert isinstance(result, MemoryError)
+        assert isinstance(engine.failure, MemoryError)
+        await engine.close()
+
+    asyncio.run(main())
+    assert_all_pages_free(llm)

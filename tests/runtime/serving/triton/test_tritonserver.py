@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from serving_study.triton_process import REPOSITORY, TritonServer, triton_server
 from sparsespec.builder.build_config import BuildConfig
 from sparsespec.runtime.config import SpeculationConfig
 from sparsespec.runtime.llm import LLM
@@ -20,7 +24,6 @@ from sparsespec.runtime.outputs import RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.text import ChatMessage
 from tiny_models import tiny_model_config, write_tiny_engine
-from triton_server import TritonServer, triton_server
 
 streams = pytest.importorskip("triton_streams", reason="needs the package tritonclient (`make test` installs it)")
 
@@ -179,6 +182,14 @@ def test_a_chat_goes_through_the_template(server: TritonServer, engine: Engine) 
     assert json.loads(content)["text_output"] == expected.outputs[0].text
 
 
+def test_the_example_client_streams_an_answer(server: TritonServer, engine: Engine) -> None:
+    command = [sys.executable, str(REPOSITORY.parent / "triton_client.py"), "One?", server.grpc_address]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    (expected,) = engine.llm.generate([[ChatMessage("user", "One?")]], SamplingParams(max_tokens=64, temperature=0.0))
+    assert output.startswith(expected.outputs[0].text + "\n")
+    assert re.search(r"\n\d+ of [1-9]\d* drafts accepted\n$", output)
+
+
 def test_several_answers_and_their_log_probabilities(server: TritonServer, engine: Engine) -> None:
     asked = {"max_tokens": 12, "temperature": 1.0, "seed": 3, "num_return_sequences": 3, "return_log_probs": True}
     answer = streams.GrpcStream(server.grpc_address).ask({"text_input": PROMPTS[6], **asked}).rest()
@@ -296,7 +307,7 @@ def test_a_bad_request_is_told_why_and_takes_no_other_along(
 def test_a_wrong_type_is_refused(server: TritonServer) -> None:
     wrong = streams.make_input("max_tokens", [5.0], "FP32")
     answer = streams.GrpcStream(server.grpc_address).ask({"text_input": "a", "max_tokens": wrong}).rest()
-    assert "data-type is 'FP32', but the model 'sparsespec' expects 'INT32'" in str(answer.error)
+    assert "data-type is 'FP32', but model 'sparsespec' expects 'INT32'" in str(answer.error)
     status, content = post(server, "generate", {"text_input": "a", "max_tokens": "five"})
     assert status == 500
     assert "non-signed-integer" in content

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODEL = "sparsespec"
-REPOSITORY = Path(__file__).parents[1] / "examples" / "triton_model_repository"
+REPOSITORY = Path(__file__).parents[2] / "examples" / "triton_model_repository"
 ENVIRONMENT = Path(sys.prefix) / "tritonserver"
 SITE_PACKAGES = ENVIRONMENT / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
 TRITONSERVER = SITE_PACKAGES / "pytriton" / "tritonserver"
