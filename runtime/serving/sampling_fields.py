@@ -69,7 +69,7 @@ Neutral = WrapValidator(_neutral_or_refused)
 class Fields(BaseModel):
     """An object in a request: nothing unknown in it, nothing converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class StreamOptions(Fields):

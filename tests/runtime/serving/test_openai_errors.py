@@ -163,6 +163,20 @@ def test_who_leaves_ends_the_request(stream: bool, items: tuple[FakeDelta, ...])
     assert any(b"begun" in message.get("body", b"") for message in sent) == (stream and bool(items))
 
 
+@pytest.mark.parametrize("error", [None, DeadlineError("late")])
+def test_a_stream_ends_once(error: Exception | None) -> None:
+    items = (FakeDelta("begun"),) if error else (FakeDelta("begun"), output_of("begun"))
+    service = FakeService(items, error)
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    run_until_left(service, {**COMPLETION, "stream": True}, send)
+    parts = [message["more_body"] for message in sent if message["type"] == "http.response.body"]
+    assert parts == [True] * (len(parts) - 1) + [False]
+
+
 def test_who_reads_nothing_and_leaves_ends_the_request() -> None:
     service = FakeService((FakeDelta("begun"),), waits=True)
     sent: list[Message] = []

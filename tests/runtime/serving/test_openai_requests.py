@@ -228,6 +228,11 @@ def test_what_is_no_json_is_a_bad_request(name: str) -> None:
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("name", ["NaN", "infinity", "surrogate", "deep"])
+def test_the_standard_of_json_is_kept(name: str) -> None:
+    assert "the body is no JSON: " in send_raw(NO_JSON[name]).json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "nonsense", "é/json"]
 )
