@@ -57,7 +57,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if missing is not None:
         pytest.skip(f"needs {missing}")
     if item.get_closest_marker("tritonserver") is not None and not has_tritonserver():
-        pytest.skip("needs Triton Inference Server beside this environment (`make test` installs it for Python 3.11)")
+        pytest.skip("needs libpython and Triton Inference Server (`make test` installs it, on Python 3.11 and x86-64)")
     # Tensors of a few kilobytes lose more to waking a second thread than they gain.
     torch.set_num_threads(ALL_THREADS if needs_model else 1)
 

@@ -44,6 +44,8 @@ PLANNED = {
     "requests beside a running one": 150,
     "bodies of /completions": 2000,
     "bodies of /chat/completions": 2000,
+    "tensors of Triton": 2000,
+    "parameters of Triton": 1000,
     "flags of build_engine": 400,
     "flags of build_engine with TensorRT": 400,
     "flags of run": 400,

@@ -76,7 +76,8 @@ class TritonServer:
 
 def has_tritonserver() -> bool:
     """Whether it is installed beside this environment, and this Python is one that it can load."""
-    return (TRITONSERVER / "bin" / "tritonserver").is_file() and PYTHON_LIBRARY.suffix != ".a"
+    loadable = PYTHON_LIBRARY.suffix != ".a" and PYTHON_LIBRARY.is_file()
+    return loadable and (TRITONSERVER / "bin" / "tritonserver").is_file()
 
 
 @contextmanager

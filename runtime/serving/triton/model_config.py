@@ -68,7 +68,8 @@ def _check_known(texts: Mapping[str, str]) -> None:
     known = [field.name for config_type in CONFIG_TYPES for field in fields(config_type)]
     for key in texts:
         if key not in known:
-            raise InputError(f"parameters: unknown key {shown(key)}; expected one of {', '.join(known)}")
+            configs = ", ".join(config_type.__name__ for config_type in CONFIG_TYPES)
+            raise InputError(f"parameters: unknown key {shown(key)}; expected a field of {configs}")
 
 
 def _check_served_as(document: Mapping[str, Any]) -> None:
