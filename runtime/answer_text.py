@@ -43,11 +43,15 @@ class AnswerText:
         self._token_ends.append(len(self._request.output_token_ids))
         return number
 
-    def part(self, number: int) -> str:
-        """What a part adds to the text; nothing after a stop text."""
-        self._read_parts(number + 1)
-        start = self._text_ends[number - 1] if number else 0
-        return self._stream.text[start : self._text_ends[number]]
+    def parts(self, first: int, last: int) -> str:
+        """What parts first..last add to the text; nothing after a stop text."""
+        self._read_parts(first)
+        if self.may_stop:
+            self._read_parts(last + 1)
+        else:
+            self._read_together(last)
+        start = self._text_ends[first - 1] if first else 0
+        return self._stream.text[start : self._text_ends[last]]
 
     def stop_within(self, number: int) -> StopFound | None:
         """The stop text in a part or before it, if there is one."""
@@ -59,13 +63,13 @@ class AnswerText:
         """Output tokens before a part."""
         return self._token_ends[number - 1] if number else 0
 
-    def verification(self, number: int) -> Verification | None:
-        """The verified block that a part is of; None where it is a prompt's first token, or nothing but an end."""
-        return self._request.verification_from(self.num_tokens_before(number))
+    def verifications(self, first: int, last: int) -> list[Verification]:
+        """The verified blocks that parts first..last are of; none of a prompt's first token, nor of an end alone."""
+        return self._request.verifications_within(self.num_tokens_before(first), self._token_ends[last])
 
-    def logprobs(self, number: int) -> tuple[TokenLogprobs, ...]:
-        """Log-probabilities of a part's tokens, where they were asked for."""
-        return tuple(self._request.logprobs[self.num_tokens_before(number) : self._token_ends[number]])
+    def logprobs(self, first: int, last: int) -> tuple[TokenLogprobs, ...]:
+        """Log-probabilities of the tokens of parts first..last, where they were asked for."""
+        return tuple(self._request.logprobs[self.num_tokens_before(first) : self._token_ends[last]])
 
     def so_far(self) -> str:
         """All of the text; with what is held back if the request has ended."""
@@ -90,15 +94,23 @@ class AnswerText:
     def _read_parts(self, count: int) -> None:
         for number in range(len(self._text_ends), count):
             if self.stop is None:
-                self._read(number)
+                self._read(number, number)
             self._text_ends.append(len(self._stream.text))
 
-    def _read(self, number: int) -> None:
+    def _read_together(self, last: int) -> None:
+        """What has not been read up to part last, in one call: nobody asks which of them adds what."""
+        num_new = last + 1 - len(self._text_ends)
+        if num_new > 0:
+            self._read(len(self._text_ends), last)
+            self._text_ends += [len(self._stream.text)] * num_new
+
+    def _read(self, number: int, last: int) -> None:
+        """Parts number..last; where they may stop, one alone."""
         first = self.num_tokens_before(number)
-        tokens = self._request.output_token_ids[first : self._token_ends[number]]
+        tokens = self._request.output_token_ids[first : self._token_ends[last]]
         # The token in place min_tokens, counted from 1, is the first that may complete a stop text.
         found = self._stream.extend(tokens, num_early=self._request.spec.params.min_tokens - 1 - first)
         if found is not None:
             self.stop = StopFound(found.text, number, first + found.num_tokens)
-        elif number == self._last_part:
+        elif last == self._last_part:
             self._stream.flush()

@@ -12,8 +12,9 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from time import monotonic
 
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
@@ -28,6 +29,8 @@ class _Stream:
     loop: asyncio.AbstractEventLoop
     items: asyncio.Queue[StreamItem | BaseException]
     num_growing: int = 0  # answers whose ends the text thread has not seen
+    held: dict[int, OutputDelta] = field(default_factory=dict)  # of answers, by index, what is to be handed over later
+    handed_s: dict[int, float] = field(default_factory=dict)  # when something of an answer was handed over
 
     def put(self, item: StreamItem | BaseException) -> None:
         """Hand an item to the coroutine; from another thread."""
@@ -52,9 +55,14 @@ class AsyncLLM:
     A server calls `freeze_heap` once it has made one: Python's collector then never stops the step loop for long.
     """
 
-    def __init__(self, llm: LLM) -> None:
-        """Take over an LLM; nobody else may call it from now on."""
+    def __init__(self, llm: LLM, stream_interval_s: float = 0.0) -> None:
+        """Take over an LLM; nobody else may call it from now on.
+
+        stream_interval_s: an answer's deltas are put together until so long, times the requests at work, has passed
+            since its last; its first and its last are not kept waiting. 0 hands over each step's.
+        """
         self._llm = llm
+        self._stream_interval_s = stream_interval_s
         self.failure: BaseException | None = None  # what ended it, if that was an error
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
@@ -168,14 +176,28 @@ class AsyncLLM:
                 self._post(partial(self._abandon, stream))
 
     def _read_text(self, stream: _Stream, given: OutputDelta) -> OutputDelta | BaseException | None:
-        """What the stream gets: a delta with its text, or what decoding failed with, which ends this stream alone."""
+        """What the stream gets now: a delta with its text, or what decoding failed with, which ends it alone."""
         try:
             delta = given.up_to_stop()
-            if delta is not None:  # else an answer had ended before the step loop knew
-                _ = delta.text  # decoded here
-            return delta
+            if delta is None:
+                return None  # an answer had ended before the step loop knew
+            held = stream.held.pop(delta.index, None)
+            whole = delta if held is None else held.with_next(delta)
+            if not self._is_due(stream, whole):
+                stream.held[delta.index] = whole
+                return None
+            _ = whole.text  # decoded here
+            return whole
         except BaseException as error:
             return error
+
+    def _is_due(self, stream: _Stream, delta: OutputDelta) -> bool:
+        now, last = monotonic(), stream.handed_s.get(delta.index)
+        wait_s = self._stream_interval_s * len(self._streams)
+        if delta.finish_reason is None and last is not None and now - last < wait_s:
+            return False
+        stream.handed_s[delta.index] = now
+        return True
 
     def _note_end(self, stream: _Stream, delta: OutputDelta) -> None:
         if delta.finish_reason is not None:

@@ -12,35 +12,49 @@ from sparsespec.runtime.verification import Verification
 
 
 class OutputDelta(NamedTuple):
-    """What one answer gained in a step."""
+    """What one answer gained in a step, or in several."""
 
     request_id: int
     index: int  # type: ignore[assignment]  # which of the prompt's n answers; nobody looks for places in this tuple
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
     answer_text: AnswerText
-    part: int  # of answer_text
+    part: int  # of answer_text, the last one
+    num_parts: int = 1  # of answer_text that end with it
 
     @property
     def text(self) -> str:
         """Decoded when first asked for; any thread may read it again."""
-        return self.answer_text.part(self.part)
+        return self.answer_text.parts(self._first_part, self.part)
 
     @property
-    def num_accepted(self) -> int:
-        """How many of token_ids are accepted drafts; those come first, then one that the model added, if any."""
-        verification = self.verification
-        return 0 if verification is None else min(verification.num_accepted, len(self.token_ids))
+    def verifications(self) -> list[Verification]:
+        """The verified blocks that token_ids are of; a prompt's first token is of none."""
+        return self.answer_text.verifications(self._first_part, self.part)
 
     @property
-    def verification(self) -> Verification | None:
-        """The verified block that token_ids are of; None for a prompt's first token."""
-        return self.answer_text.verification(self.part)
+    def accepted(self) -> tuple[bool, ...]:
+        """Of each of token_ids, whether it is an accepted draft; the last of a block is the model's own."""
+        start = self.answer_text.num_tokens_before(self._first_part)
+        accepted = [False] * len(self.token_ids)
+        for check in self.verifications:
+            first = check.first_output - start
+            last = min(first + min(check.num_accepted, check.num_tokens), len(accepted))
+            accepted[first:last] = [True] * (last - first)
+        return tuple(accepted)
 
     @property
     def logprobs(self) -> tuple[TokenLogprobs, ...]:
         """One per token where asked for, else empty."""
-        return self.answer_text.logprobs(self.part)[: len(self.token_ids)]
+        return self.answer_text.logprobs(self._first_part, self.part)[: len(self.token_ids)]
+
+    @property
+    def _first_part(self) -> int:
+        return self.part - self.num_parts + 1
+
+    def with_next(self, later: OutputDelta) -> OutputDelta:
+        """This delta and the answer's next one, as one."""
+        return later._replace(token_ids=self.token_ids + later.token_ids, num_parts=self.num_parts + later.num_parts)
 
     def up_to_stop(self) -> OutputDelta | None:
         """This delta, cut where a stop text ends the answer; None where one ended it before. Decodes if one may."""

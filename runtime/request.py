@@ -165,12 +165,12 @@ class Request:
         """Those after the first `count`."""
         return [Verification(*numbers) for numbers in self._verified[count:]]
 
-    def verification_from(self, first_output: int) -> Verification | None:
-        """The verified block whose first output token that is, if it is any's."""
+    def verifications_within(self, first_output: int, end: int) -> list[Verification]:
+        """The verified blocks whose first output tokens are in first_output..end - 1."""
         verified = self._verified
-        place = bisect_left(verified, first_output, key=itemgetter(0))
-        found = Verification(*verified[place]) if place < len(verified) else None
-        return found if found is not None and found.first_output == first_output else None
+        first = bisect_left(verified, first_output, key=itemgetter(0))
+        last = bisect_left(verified, end, lo=first, key=itemgetter(0))
+        return [Verification(*numbers) for numbers in verified[first:last]]
 
     def bound_after(self, num_rows: int) -> int:
         """As write_bound, once a chunk or a verification of so many rows is scheduled."""

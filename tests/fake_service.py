@@ -27,7 +27,7 @@ class FakeDelta(NamedTuple):
     text: str
     token_ids: tuple[int, ...] = ()
     finish_reason: str | None = None
-    num_accepted: int = 0
+    accepted: tuple[bool, ...] = ()
     index: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
 

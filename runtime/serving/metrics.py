@@ -34,14 +34,15 @@ class ServiceMetrics:
         self._token_seconds = Histogram(TOKEN_BOUNDS)
         self._request_seconds = Histogram(REQUEST_BOUNDS)
 
-    def gain(self, delta: OutputDelta, verification: Verification | None) -> None:
-        """An answer gained something; verification is the delta's."""
+    def gain(self, delta: OutputDelta, verifications: Sequence[Verification]) -> None:
+        """An answer gained something; verifications are the delta's."""
         self._output_tokens += len(delta.token_ids)
         self.recent.add_tokens(len(delta.token_ids))
-        if verification is not None and verification.num_drafts > 0:
-            self._drafts += verification.num_drafts
-            self._accepted_drafts.observe(verification.num_accepted)
-            self.recent.add_verification(verification.num_drafts, verification.num_accepted)
+        for check in verifications:
+            if check.num_drafts > 0:
+                self._drafts += check.num_drafts
+                self._accepted_drafts.observe(check.num_accepted)
+                self.recent.add_verification(check.num_drafts, check.num_accepted)
 
     def end(self, record: RequestRecord) -> None:
         """A request has come to its end, whatever that was."""

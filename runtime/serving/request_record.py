@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Literal
@@ -57,14 +57,13 @@ class RequestRecord:
             return None
         return (self.duration_s - self.first_token_s) / (self._output_tokens - 1)
 
-    def gain(self, delta: OutputDelta, verification: Verification | None) -> None:
-        """The request's stream brought a delta, which is of that verification."""
+    def gain(self, delta: OutputDelta, verifications: Sequence[Verification]) -> None:
+        """The request's stream brought a delta, which is of those verifications."""
         if self.first_token_s is None:
             self.first_token_s = self._clock() - self._start
         self._output_tokens += len(delta.token_ids)
-        if verification is not None:
-            self._drafts += verification.num_drafts
-            self._accepted_drafts += min(verification.num_accepted, len(delta.token_ids))
+        self._drafts += sum(check.num_drafts for check in verifications)
+        self._accepted_drafts += sum(min(check.num_accepted, check.num_tokens) for check in verifications)
         if delta.finish_reason is not None:
             self._finish_reasons.append(delta.finish_reason)
 

@@ -57,7 +57,7 @@ class Service:
         self.max_seq_len = llm.engine.config.build.max_seq_len
         self.vocab_size = llm.engine.config.model.vocab_size
         self._llm = llm
-        self._engine = AsyncLLM(llm)
+        self._engine = AsyncLLM(llm, config.stream_interval_us / 1e6)
         self._metrics = metrics
         self._num_answers = 0  # let in, and not at their ends
         self._idle = asyncio.Event()
@@ -75,9 +75,9 @@ class Service:
                 async with aclosing(self._generate(request)) as items:
                     async for item in items:
                         if isinstance(item, OutputDelta):
-                            verification = item.verification  # found by a search: once
-                            record.gain(item, verification)
-                            self._metrics.gain(item, verification)
+                            verifications = item.verifications  # found by a search: once
+                            record.gain(item, verifications)
+                            self._metrics.gain(item, verifications)
                         else:
                             record.finish(item)
                         yield item

@@ -19,11 +19,17 @@ class ServiceConfig:
         256, "answers that run or wait at once, n for a prompt; beyond them requests are refused: try again later"
     )
     request_timeout_s: float = option(600.0, "seconds that a request may take, waiting included")
+    stream_interval_us: int = option(
+        500,
+        "microseconds, times the requests at work, in which what an answer gains is put together before more of it is "
+        "streamed; bounds what streaming takes of the host; 0 streams each step's",
+    )
     drain_timeout_s: float = option(30.0, "seconds that a shutdown waits for requests that have begun")
 
     def __post_init__(self) -> None:
         check_types(self)
         check_range("max_requests", self.max_requests, least=1, most=MAX_REQUESTS)
+        check_range("stream_interval_us", self.stream_interval_us, least=0, most=1_000_000)
         for name in ("request_timeout_s", "drain_timeout_s"):
             value = getattr(self, name)
             if not 0 < value <= MAX_TIMEOUT_S:

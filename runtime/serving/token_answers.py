@@ -53,9 +53,8 @@ def token_name(codec: TokenNames, token_id: int) -> str:
 
 
 def delta_tokens(codec: TokenNames, delta: OutputDelta) -> list[TokenInfo]:
-    """Of what one step brought: accepted drafts come first."""
-    num_accepted = delta.num_accepted
-    return _token_infos(codec, delta.token_ids, [place < num_accepted for place in range(len(delta.token_ids))])
+    """Of what an answer gained."""
+    return _token_infos(codec, delta.token_ids, delta.accepted)
 
 
 def answer_tokens(codec: TokenNames, answer: CompletionOutput) -> list[TokenInfo]:

@@ -41,10 +41,17 @@ def parts_of(text: str, sizes: list[int]) -> list[list[int]]:
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.text("ab€", max_size=12), st.lists(st.integers(0, 5), max_size=6), st.randoms(use_true_random=False))
-def test_parts_may_be_read_in_any_order(text: str, sizes: list[int], random: random.Random) -> None:
+@given(
+    st.sampled_from(((), ("ab€",))),
+    st.text("ab€", max_size=12),
+    st.lists(st.integers(0, 5), max_size=6),
+    st.randoms(use_true_random=False),
+)
+def test_parts_may_be_read_in_any_order(
+    stop: tuple[str, ...], text: str, sizes: list[int], random: random.Random
+) -> None:
     parts = parts_of(text, sizes)
-    now, later = growing(("ab€",)), growing(("ab€",))
+    now, later = growing(stop), growing(stop)
     expected = [grow(now, part, ends=part is parts[-1]).text for part in parts]
     deltas = [grow(later, part, ends=part is parts[-1]) for part in parts]
     order = list(range(len(deltas)))
@@ -124,3 +131,22 @@ def test_what_nobody_streamed_is_decoded_together() -> None:
     answer.request.finish("length")
     assert answer.text.so_far() == answer.text.so_far() == "abc" * 500
     assert codec.calls == 1
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.text("ab é😀", min_size=1, max_size=40), st.lists(st.integers(0, 6), max_size=12), st.data())
+def test_deltas_put_together_add_what_they_add_alone(text: str, sizes: list[int], data: st.DataObject) -> None:
+    parts = parts_of(text, sizes)
+    alone, together = growing(), growing()
+    expected = [grow(alone, part, ends=part is parts[-1]) for part in parts]
+    deltas = [grow(together, part, ends=part is parts[-1]) for part in parts]
+    found: list[OutputDelta] = []
+    for delta in deltas:
+        if found and data.draw(st.booleans()):
+            found[-1] = found[-1].with_next(delta)
+        else:
+            found.append(delta)
+    assert sum(delta.num_parts for delta in found) == len(parts)
+    assert "".join(delta.text for delta in found) == "".join(delta.text for delta in expected) == together.text.so_far()
+    assert [token for delta in found for token in delta.token_ids] == [token for part in parts for token in part]
+    assert found[-1].finish_reason == "length"

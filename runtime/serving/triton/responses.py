@@ -51,7 +51,7 @@ def delta_arrays(delta: OutputDelta) -> list[NamedArray]:
         ("text_output", text_array([delta.text])),
         ("sequence_index", _int32([delta.index])),
         ("output_ids", _int32([list(delta.token_ids)])),
-        ("num_accepted", _int32([delta.num_accepted])),
+        ("num_accepted", _int32([sum(delta.accepted)])),
     ]
     if delta.logprobs:
         arrays.append(("output_log_probs", np.array([_logprobs(delta.logprobs)], dtype=np.float32)))
