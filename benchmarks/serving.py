@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +25,7 @@ from serving_study.clients import Question
 from serving_study.figures import LoadFigures, Percentiles, load_figures
 from serving_study.load import Load, StreamRecord, follow, run_load
 from serving_study.servers import Server, StartServer, openai_server
+from sources import sources_commit, sources_version
 from sparsespec.builder.config_io import add_flags, check_range, check_types, from_flags, option, required
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.report import check_report_path, this_machine
@@ -106,7 +106,8 @@ def run(config: ServingConfig) -> int:
         "command": shlex.join(["python", "benchmarks/serving.py", *sys.argv[1:]]),
         "machine": asdict(this_machine(offline.device)),
         "server": config.server,
-        "version": version("sparsespec"),
+        "version": sources_version(),
+        "commit": sources_commit(),
         "offline_seconds": offline.seconds,
         "load": asdict(figures),
         "ending": asdict(ending),

@@ -15,12 +15,11 @@ import argparse
 import dataclasses
 import json
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from sources import sources_commit, sources_version
 from sparsespec.builder.config_io import add_flags, from_flags, option, required
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.report import check_report_path, this_machine
@@ -70,28 +69,12 @@ def _write(config: ThroughputConfig, results: list[Result]) -> None:
         "schema": SCHEMA,
         "experiment": config.experiment,
         "command": shlex.join(["python", "benchmarks/throughput.py", *sys.argv[1:]]),
-        "version": _version(),
-        "commit": _commit(),
+        "version": sources_version(),
+        "commit": sources_commit(),
         "machine": dataclasses.asdict(this_machine("cuda")),
         "results": [{"kind": type(each).__name__, **dataclasses.asdict(each)} for each in results],
     }
     config.json.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
-
-
-def _version() -> str:
-    try:
-        return version("sparsespec")
-    except PackageNotFoundError:
-        return "of a source tree"
-
-
-def _commit() -> str:
-    """Of the sources that ran, where git knows it; "-dirty" behind it if they were changed."""
-    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty"]
-    try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def main() -> int:
