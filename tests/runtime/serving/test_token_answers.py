@@ -6,15 +6,14 @@ import math
 
 import pytest
 
-from fake_service import CODEC, output_of
+from fake_service import CODEC, FakeDelta, output_of
 from sparsespec.runtime.results import TokenLogprobs
 from sparsespec.runtime.serving.token_answers import (
     TextOffsets,
-    accepted_tokens,
+    answer_tokens,
     chat_logprobs,
     completion_logprobs,
-    first_accepted,
-    token_infos,
+    delta_tokens,
     token_name,
 )
 from sparsespec.runtime.verification import Verification
@@ -32,7 +31,7 @@ def test_names(token: int, name: str) -> None:
 
 def test_infos_spell_the_text() -> None:
     tokens = CODEC.encode("th é!")
-    infos = token_infos(CODEC, tokens, first_accepted(len(tokens), 2))
+    infos = delta_tokens(CODEC, FakeDelta("th é!", tuple(tokens), num_accepted=2))
     assert b"".join(bytes(info.bytes) for info in infos).decode() == "th é!"
     assert [info.accepted_draft for info in infos] == [True, True, False, False, False]
 
@@ -72,4 +71,5 @@ def test_drafts_beyond_the_end_are_not_tokens() -> None:
         Verification(4, 2, num_drafts=4, num_accepted=4, draft_kv_tokens=0, verify_kv_tokens=0, context=0),
     )
     answer = output_of("x", token_ids=(5,) * 6, checks=checks).outputs[0]
-    assert accepted_tokens(answer) == [False, True, True, False, True, True]
+    accepted = [token.accepted_draft for token in answer_tokens(CODEC, answer)]
+    assert accepted == [False, True, True, False, True, True]
