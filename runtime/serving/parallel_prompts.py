@@ -22,8 +22,8 @@ async def run_prompts(service: Service, requests: Sequence[ServiceRequest]) -> A
     """Deltas of all, and of each its RequestOutput last. An error of one ends all; closing the generator too."""
     if len(requests) == 1:  # nothing to bring together: no task and no queue on the way of each delta
         async with aclosing(service.stream(requests[0])) as stream:
-            async for item in stream:
-                yield PromptItem(0, item)
+            async for gained in stream:
+                yield PromptItem(0, gained)
         return
     items: asyncio.Queue[PromptItem | Exception] = asyncio.Queue()
     pumps = [asyncio.create_task(_pump(service, number, request, items)) for number, request in enumerate(requests)]
