@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from sparsespec.runtime.llm import LLM
 
 API_KEY_VARIABLE = "SPARSESPEC_API_KEY"
+# Before the event loop's thread has to let the step loop's go on. Python's own, 5 ms, is as long as a step
+# (docs/performance.md, "Serving on the host").
+_SWITCH_INTERVAL_S = 0.0005
 
 # What imports torch or FastAPI is imported where it is used: `--help` and a mistyped flag answer at once.
 
@@ -75,6 +79,12 @@ def serve(flags: ServeFlags) -> int:
         return uvloop.run(run())
 
 
+def tune_process() -> None:
+    """What holds for all threads of a serving process, once its LLM is made."""
+    freeze_heap()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+
 def _serve_flags(flags: argparse.Namespace) -> ServeFlags:
     server = from_flags(ServerConfig, flags)
     if server.api_key is None and API_KEY_VARIABLE in os.environ:
@@ -103,7 +113,7 @@ def _load(flags: ServeFlags, metrics: ServiceMetrics) -> LLM:
     from sparsespec.runtime.llm import LLM
 
     llm = LLM(flags.server.engine_dir, flags.speculation, flags.runtime, metrics.steps)
-    freeze_heap()
+    tune_process()
     return llm
 
 

@@ -47,19 +47,20 @@ class FakeService:
     waits: bool = False
     codec: TextCodec = CODEC
     seen: list[ServiceRequest] = field(default_factory=list)
-    num_left: int = 0  # streams that were closed while they waited
+    num_left: int = 0  # streams that were closed before their ends
 
     async def stream(self, request: ServiceRequest) -> AsyncGenerator[FakeDelta | RequestOutput, None]:
         self.seen.append(request)
-        for item in self.items:
-            yield item
-        if self.error is not None:
-            raise self.error
-        if self.waits:
-            try:
+        try:
+            for item in self.items:
+                yield item
+            if self.error is not None:
+                raise self.error
+            if self.waits:
                 await asyncio.Event().wait()
-            finally:
-                self.num_left += 1
+        except (GeneratorExit, asyncio.CancelledError):
+            self.num_left += 1
+            raise
 
 
 def fake_app(service: FakeService) -> RequestIds:

@@ -16,7 +16,7 @@ import uvloop
 
 from host_load import HostOnlyLLM, Load, trained_language
 from serving_study.host_pace import Pace, Reading, Stretch
-from sparsespec.runtime.collector import freeze_heap
+from sparsespec.runtime.serve import tune_process
 from sparsespec.runtime.serving.app import create_app
 from sparsespec.runtime.serving.http_server import make_server
 from sparsespec.runtime.serving.metrics import ServiceMetrics
@@ -73,7 +73,7 @@ def serve_and_measure(load: Load, stretch: Stretch, answers: Connection) -> None
     """Serve as `sparsespec-serve` does; tells the port, and once all requests have run for a stretch, their pace."""
     metrics = ServiceMetrics()
     llm = HostOnlyLLM(trained_language(), load, metrics.steps)
-    freeze_heap()
+    tune_process()
     uvloop.run(_serve(llm, metrics, _Plan(load.num_requests, stretch), answers))
 
 
@@ -91,7 +91,10 @@ async def _serve(llm: HostOnlyLLM, metrics: ServiceMetrics, plan: _Plan, answers
         server = make_server(create_app(service, config.model_name), service, config)
         serving = asyncio.create_task(server.serve([listener]))
         answers.send(listener.getsockname()[1])
-        answers.send(await _measure(service, metrics, plan))
+        measuring = asyncio.create_task(_measure(service, metrics, plan))
+        await asyncio.wait([serving, measuring], return_when=asyncio.FIRST_COMPLETED)
+        if measuring.done():
+            answers.send(measuring.result())
         await serving  # until it is told to end
 
 

@@ -42,16 +42,20 @@ class RawStream(asyncio.Protocol):
 
 async def pace_under_load(server: MeasuredServer, load: Load) -> Pace:
     """The server's, while it streams to all. Raises RuntimeError where a stream fails."""
-    pace = asyncio.ensure_future(asyncio.to_thread(server.pace))
+    loop = asyncio.get_running_loop()
+    measured = asyncio.Event()
+    loop.add_reader(server.answers.fileno(), measured.set)
+    ended = asyncio.ensure_future(measured.wait())
     streams = [await _open_stream(server.port, number, load) for number in range(load.num_requests)]
-    events: list[asyncio.Future[Any]] = [pace, *(stream.failure for stream in streams)]
+    events: list[asyncio.Future[Any]] = [ended, *(stream.failure for stream in streams)]
     await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
     failures = [stream.failure.result() for stream in streams if stream.failure.done()]
     for stream in streams:
         stream.transport.close()
-    if failures and not pace.done():
+    loop.remove_reader(server.answers.fileno())
+    if failures and not measured.is_set():
         raise RuntimeError(failures[0])
-    return await pace
+    return server.pace()
 
 
 async def _open_stream(port: int, number: int, load: Load) -> RawStream:

@@ -70,10 +70,10 @@ class EventStream(Response):
         async with aclosing(self._events) as events:
             first = await anext(events)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await _send_part(send, first)
+            await send(_part(first, more=True))
             try:
                 async for event in events:
-                    await _send_part(send, event)
+                    await send(_part(event, more=True))
             except Exception as error:
                 answer = error_answer(error)
                 await send(_part(b"data: " + answer.body + b"\n\n", more=False))
@@ -81,10 +81,6 @@ class EventStream(Response):
                     raise  # to the server's log
                 return
         await send(_part(b"", more=False))
-
-
-async def _send_part(send: Send, event: bytes) -> None:
-    await send(_part(event, more=True))
 
 
 def _part(body: bytes, more: bool) -> dict[str, object]:

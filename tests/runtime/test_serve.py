@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -62,11 +63,12 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def own_process() -> Iterator[None]:
     """For tests that serve in the tests' own process: what a server sets for good is taken back."""
-    threshold, root = gc.get_threshold(), logging.getLogger()
+    threshold, switch_interval, root = gc.get_threshold(), sys.getswitchinterval(), logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
     gc.unfreeze()
     gc.set_threshold(*threshold)
+    sys.setswitchinterval(switch_interval)
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -222,6 +224,13 @@ def test_the_key_may_come_from_the_environment(engine_dir: Path, monkeypatch: py
         assert httpx.get(f"{server.url}/v1/models").status_code == 401
         key = {"Authorization": "Bearer from-the-environment"}
         assert httpx.get(f"{server.url}/v1/models", headers=key).json()["data"][0]["id"] == "tiny"
+
+
+@pytest.mark.usefixtures("own_process")
+def test_the_event_loop_lets_the_step_loop_go_on() -> None:
+    serve.tune_process()
+    assert sys.getswitchinterval() == pytest.approx(0.0005)
+    assert gc.get_freeze_count() > 1000
 
 
 @pytest.mark.usefixtures("own_process")
