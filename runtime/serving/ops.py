@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from sparsespec.runtime.serving.openai_answers import ErrorBody
 from sparsespec.runtime.serving.prometheus import metrics_page
 from sparsespec.runtime.serving.service import Service
 
@@ -45,7 +46,7 @@ def ops_router(service: Service, model_name: str) -> APIRouter:
         """Prometheus' text format."""
         return Response(metrics_page(service), media_type=METRICS_TYPE)
 
-    @router.get("/v1/status")
+    @router.get("/v1/status", responses={401: {"model": ErrorBody, "description": "Unauthorized"}})
     async def status() -> Status:
         """How full the server is and what was accepted lately."""
         found = service.status
