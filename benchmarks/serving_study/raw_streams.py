@@ -68,5 +68,5 @@ def stream_request(prompt: Sequence[int], max_tokens: int) -> bytes:
     """A POST of a greedy completion as a stream."""
     fields = {"model": MODEL, "prompt": list(prompt), "max_tokens": max_tokens, "temperature": 0}
     body = json.dumps(fields | {"stream": True, "ignore_eos": True}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {MODEL}\r\nContent-Type: application/json\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {MODEL}\r\nConnection: close\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

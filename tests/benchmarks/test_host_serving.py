@@ -44,7 +44,7 @@ def test_requests_that_end_too_early_are_told() -> None:
 
 
 def test_streams_that_end_too_early_are_told() -> None:
-    short = replace(LOAD, output_tokens=(400, 400))  # two seconds
+    short = replace(LOAD, output_tokens=(100, 100))  # some two seconds
     with (
         measured_server(short, Stretch(settle_s=60, measure_s=60)) as server,
         pytest.raises(RuntimeError, match="a stream ended before it was measured"),
