@@ -1,4 +1,8 @@
-"""All prompts of a request at once: what comes of them, in the order in which it comes."""
+"""All prompts of a request at once: what comes of them, in the order in which it comes.
+
+What a client has not taken yet waits in a queue here: an answer's place in the service comes free when the answer has
+ended, however slowly it is read.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +24,6 @@ class PromptItem(NamedTuple):
 
 async def run_prompts(service: Service, requests: Sequence[ServiceRequest]) -> AsyncGenerator[PromptItem, None]:
     """Deltas of all, and of each its RequestOutput last. An error of one ends all; closing the generator too."""
-    if len(requests) == 1:  # nothing to bring together: no task and no queue on the way of each delta
-        async with aclosing(service.stream(requests[0])) as stream:
-            async for gained in stream:
-                yield PromptItem(0, gained)
-        return
     items: asyncio.Queue[PromptItem | Exception] = asyncio.Queue()
     pumps = [asyncio.create_task(_pump(service, number, request, items)) for number, request in enumerate(requests)]
     num_running = len(pumps)

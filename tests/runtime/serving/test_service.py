@@ -18,6 +18,7 @@ from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.serving.histogram import MetricFamily
 from sparsespec.runtime.serving.logs import LOGGER, JsonLines
 from sparsespec.runtime.serving.metrics import ServiceMetrics
+from sparsespec.runtime.serving.parallel_prompts import run_prompts
 from sparsespec.runtime.serving.request_record import OUTCOMES, RequestEnded
 from sparsespec.runtime.serving.service import Service, ServiceRequest
 from sparsespec.runtime.serving.service_config import ServiceConfig
@@ -196,6 +197,16 @@ def test_whoever_leaves_frees_its_pages() -> None:
             await asyncio.sleep(0.001)
 
     assert serve(work).outcomes() == {"cancelled": 1}
+
+
+def test_an_answer_that_is_read_slowly_keeps_no_place() -> None:
+    async def work(served: Served) -> None:
+        items = run_prompts(served.service, [served.ask(0, 60)])
+        await anext(items)
+        assert await served.service.drain(timeout_s=600)  # nobody has read the rest
+        assert isinstance([item async for item in items][-1].item, RequestOutput)
+
+    assert serve(work).outcomes() == {"finished": 1}
 
 
 def test_draining_ends_what_has_begun_and_lets_nothing_in() -> None:
