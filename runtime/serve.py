@@ -16,9 +16,9 @@ from sparsespec.builder.errors import InputError
 from sparsespec.builder.terminal import run_tool
 from sparsespec.runtime.collector import freeze_heap
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
+from sparsespec.runtime.serving.http.server_config import ServerConfig
 from sparsespec.runtime.serving.logs import log_as_json
 from sparsespec.runtime.serving.metrics import ServiceMetrics
-from sparsespec.runtime.serving.server_config import ServerConfig
 from sparsespec.runtime.serving.service_config import ServiceConfig
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def serve(flags: ServeFlags) -> int:
     try:
         import uvloop
 
-        from sparsespec.runtime.serving.app import create_app
-        from sparsespec.runtime.serving.http_server import make_server
+        from sparsespec.runtime.serving.http.app import create_app
+        from sparsespec.runtime.serving.http.server import make_server
         from sparsespec.runtime.serving.service import Service
     except ModuleNotFoundError as error:
         raise InputError(f"the package {error.name} is missing: pip install 'sparsespec[serve]'") from error

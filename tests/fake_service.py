@@ -11,8 +11,8 @@ import httpx
 
 from sparsespec.runtime.outputs import CompletionOutput, RequestOutput
 from sparsespec.runtime.results import TokenLogprobs
-from sparsespec.runtime.serving.guards import RequestIds
-from sparsespec.runtime.serving.routes import ApiApp, add_error_answers, add_openai_routes
+from sparsespec.runtime.serving.http.guards import RequestIds
+from sparsespec.runtime.serving.openai.routes import ApiApp, add_error_answers, add_openai_routes
 from sparsespec.runtime.serving.service import ServiceRequest
 from sparsespec.runtime.text import TextCodec
 from sparsespec.runtime.verification import Verification

@@ -14,9 +14,9 @@ from fastapi import FastAPI
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.loading import LoadedEngine
-from sparsespec.runtime.serving.http_server import GracefulServer, make_server
+from sparsespec.runtime.serving.http.server import GracefulServer, make_server
+from sparsespec.runtime.serving.http.server_config import ServerConfig
 from sparsespec.runtime.serving.metrics import ServiceMetrics
-from sparsespec.runtime.serving.server_config import ServerConfig
 from sparsespec.runtime.serving.service import Service
 from sparsespec.runtime.serving.service_config import ServiceConfig
 

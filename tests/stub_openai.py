@@ -16,7 +16,7 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from sparsespec.runtime.serving.page import page_router
+from sparsespec.runtime.serving.http.page import page_router
 
 Ending = Literal["done", "error", "lost", "endless"]
 

@@ -13,7 +13,7 @@ import pytest
 from fake_service import FakeService, client_of, output_of
 from hostile_campaign import LONGEST_MESSAGE, campaign
 from hostile_mutations import damaged_bytes, damaged_json
-from sparsespec.runtime.serving.openai_types import ChatRequest, CompletionRequest
+from sparsespec.runtime.serving.openai.request_types import ChatRequest, CompletionRequest
 
 SAMPLING = {
     "model": "tiny", "n": 1, "temperature": 0.5, "top_p": 0.5, "top_k": 5, "seed": 3, "stop": ["a", "b"],

@@ -18,7 +18,7 @@ from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.serving.histogram import MetricFamily
 from sparsespec.runtime.serving.logs import LOGGER, JsonLines
 from sparsespec.runtime.serving.metrics import ServiceMetrics
-from sparsespec.runtime.serving.parallel_prompts import run_prompts
+from sparsespec.runtime.serving.openai.parallel_prompts import run_prompts
 from sparsespec.runtime.serving.request_record import OUTCOMES, RequestEnded
 from sparsespec.runtime.serving.service import Service, ServiceRequest
 from sparsespec.runtime.serving.service_config import ServiceConfig

@@ -15,16 +15,16 @@ from starlette.responses import Response
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
 from sparsespec.runtime.request import FinishReason
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.serving.errors import UnknownModelError
-from sparsespec.runtime.serving.event_stream import DONE, ChunkFrame, ClientLeft, EventStream, unless_left
-from sparsespec.runtime.serving.openai_answers import (
+from sparsespec.runtime.serving.openai.answer_types import (
     CompletionTokensDetails,
     PromptTokensDetails,
     StopReason,
     Usage,
 )
-from sparsespec.runtime.serving.parallel_prompts import run_prompts
-from sparsespec.runtime.serving.sampling_fields import SamplingFields, given
+from sparsespec.runtime.serving.openai.errors import UnknownModelError
+from sparsespec.runtime.serving.openai.event_stream import DONE, ChunkFrame, ClientLeft, EventStream, unless_left
+from sparsespec.runtime.serving.openai.parallel_prompts import run_prompts
+from sparsespec.runtime.serving.openai.sampling_fields import SamplingFields, given
 from sparsespec.runtime.serving.service import Service, ServiceRequest
 from sparsespec.runtime.text import ChatMessage
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from sparsespec.runtime.serving.errors import ErrorAnswer
 from sparsespec.runtime.serving.logs import log_event
+from sparsespec.runtime.serving.openai.errors import ErrorAnswer
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

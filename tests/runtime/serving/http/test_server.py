@@ -19,11 +19,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from http_server_thread import WAIT_S, RunningServer, running_server
-from sparsespec.runtime.serving.guards import HttpRequest
-from sparsespec.runtime.serving.http_server import Draining, Listening, Stopped
+from sparsespec.runtime.serving.http.guards import HttpRequest
+from sparsespec.runtime.serving.http.ops import ops_router
+from sparsespec.runtime.serving.http.server import Draining, Listening, Stopped
+from sparsespec.runtime.serving.http.server_config import ServerConfig
 from sparsespec.runtime.serving.logs import LOGGER
-from sparsespec.runtime.serving.ops import ops_router
-from sparsespec.runtime.serving.server_config import ServerConfig
 from sparsespec.runtime.serving.service import Service
 from tiny_llm import tiny_engine
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sparsespec.builder.config_io import MAX_INT
-from sparsespec.runtime.serving.sampling_fields import (
+from sparsespec.runtime.serving.openai.sampling_fields import (
     MAX_ANSWERS,
     AllWhole,
     Alternatives,

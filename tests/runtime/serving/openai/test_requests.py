@@ -11,7 +11,7 @@ import pytest
 from fake_service import FakeService, client_of, output_of, post
 from sparsespec.builder.config_io import MAX_INT
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.serving.sampling_fields import MAX_SEED
+from sparsespec.runtime.serving.openai.sampling_fields import MAX_SEED
 from sparsespec.runtime.text import ChatMessage
 
 COMPLETION = {"model": "tiny", "prompt": "abc"}

@@ -10,8 +10,16 @@ from starlette.responses import Response
 
 from sparsespec.runtime.outputs import CompletionOutput, OutputDelta, RequestOutput
 from sparsespec.runtime.results import TokenLogprobs
-from sparsespec.runtime.serving.errors import FieldError
-from sparsespec.runtime.serving.exchange import (
+from sparsespec.runtime.serving.openai.answer_types import (
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    ChatMessageAnswer,
+)
+from sparsespec.runtime.serving.openai.errors import FieldError
+from sparsespec.runtime.serving.openai.exchange import (
     Exchange,
     Heading,
     check_model,
@@ -20,18 +28,10 @@ from sparsespec.runtime.serving.exchange import (
     stop_reason,
     usage_of,
 )
-from sparsespec.runtime.serving.openai_answers import (
-    ChatChoice,
-    ChatChunkChoice,
-    ChatCompletion,
-    ChatDelta,
-    ChatLogprobs,
-    ChatMessageAnswer,
-)
-from sparsespec.runtime.serving.openai_types import AssistantMessage, ChatRequest, PromptMessage
-from sparsespec.runtime.serving.sampling_fields import given
+from sparsespec.runtime.serving.openai.request_types import AssistantMessage, ChatRequest, PromptMessage
+from sparsespec.runtime.serving.openai.sampling_fields import given
+from sparsespec.runtime.serving.openai.token_answers import answer_tokens, chat_logprobs, delta_tokens
 from sparsespec.runtime.serving.service import Service
-from sparsespec.runtime.serving.token_answers import answer_tokens, chat_logprobs, delta_tokens
 from sparsespec.runtime.text import ChatMessage, TextCodec
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sparsespec.runtime.outputs import CompletionOutput, OutputDelta
 from sparsespec.runtime.results import TokenLogprobs
-from sparsespec.runtime.serving.openai_answers import (
+from sparsespec.runtime.serving.openai.answer_types import (
     ChatLogprobs,
     ChatTokenLogprob,
     CompletionLogprobs,

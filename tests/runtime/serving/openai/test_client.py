@@ -17,8 +17,8 @@ from http_server_thread import SPECULATION, WAIT_S, RunningServer, running_serve
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import CompletionOutput, RequestOutput
 from sparsespec.runtime.sampling_params import SamplingParams
-from sparsespec.runtime.serving.app import create_app
-from sparsespec.runtime.serving.server_config import ServerConfig
+from sparsespec.runtime.serving.http.app import create_app
+from sparsespec.runtime.serving.http.server_config import ServerConfig
 from sparsespec.runtime.serving.service_config import ServiceConfig
 from sparsespec.runtime.text import ChatMessage
 from tiny_llm import tiny_engine

@@ -24,7 +24,7 @@ from sparsespec.runtime.sampling_params import (
     MAX_TEMPERATURE,
     SamplingParams,
 )
-from sparsespec.runtime.serving.errors import FieldError
+from sparsespec.runtime.serving.openai.errors import FieldError
 
 # OpenAI's own limit; SamplingParams would take more.
 MAX_ANSWERS = 128

@@ -8,7 +8,7 @@ import pytest
 
 from fake_service import CODEC, FakeDelta, output_of
 from sparsespec.runtime.results import TokenLogprobs
-from sparsespec.runtime.serving.token_answers import (
+from sparsespec.runtime.serving.openai.token_answers import (
     TextOffsets,
     answer_tokens,
     chat_logprobs,

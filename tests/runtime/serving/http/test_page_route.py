@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from sparsespec.runtime.serving.page import content_security_policy, page_router
+from sparsespec.runtime.serving.http.page import content_security_policy, page_router
 
 
 class Parts(HTMLParser):

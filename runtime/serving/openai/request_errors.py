@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sparsespec.builder.config_io import shown
-from sparsespec.runtime.serving.errors import ErrorAnswer
+from sparsespec.runtime.serving.openai.errors import ErrorAnswer
 
 _MOST_TOLD = 4  # of a value's errors
 _MOST_CHARS, _MOST_NAME_CHARS = 500, 100  # of a message, and of a field's name: both may quote the request

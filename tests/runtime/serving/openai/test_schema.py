@@ -25,8 +25,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from http_server_thread import RunningServer, running_server
-from sparsespec.runtime.serving.app import create_app
-from sparsespec.runtime.serving.server_config import ServerConfig
+from sparsespec.runtime.serving.http.app import create_app
+from sparsespec.runtime.serving.http.server_config import ServerConfig
 from tiny_llm import BUILD, tiny_engine
 
 pytestmark = pytest.mark.slow

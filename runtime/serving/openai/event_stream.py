@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from sparsespec.runtime.serving.errors import error_answer
-from sparsespec.runtime.serving.openai_answers import Usage
+from sparsespec.runtime.serving.openai.answer_types import Usage
+from sparsespec.runtime.serving.openai.errors import error_answer
 
 ResultT = TypeVar("ResultT")
 

@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sparsespec.runtime.outputs import CompletionOutput, OutputDelta, RequestOutput
-from sparsespec.runtime.serving.errors import FieldError
-from sparsespec.runtime.serving.exchange import (
+from sparsespec.runtime.serving.openai.answer_types import Completion, CompletionChoice, CompletionLogprobs
+from sparsespec.runtime.serving.openai.errors import FieldError
+from sparsespec.runtime.serving.openai.exchange import (
     Exchange,
     Heading,
     check_model,
@@ -19,16 +20,15 @@ from sparsespec.runtime.serving.exchange import (
     stop_reason,
     usage_of,
 )
-from sparsespec.runtime.serving.openai_answers import Completion, CompletionChoice, CompletionLogprobs
-from sparsespec.runtime.serving.openai_types import CompletionRequest
-from sparsespec.runtime.serving.sampling_fields import given
-from sparsespec.runtime.serving.service import Service
-from sparsespec.runtime.serving.token_answers import (
+from sparsespec.runtime.serving.openai.request_types import CompletionRequest
+from sparsespec.runtime.serving.openai.sampling_fields import given
+from sparsespec.runtime.serving.openai.token_answers import (
     TextOffsets,
     answer_tokens,
     completion_logprobs,
     delta_tokens,
 )
+from sparsespec.runtime.serving.service import Service
 from sparsespec.runtime.text import TextCodec
 
 TokensOrText = str | tuple[int, ...]

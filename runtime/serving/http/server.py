@@ -16,10 +16,10 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from sparsespec.runtime.serving.guards import ApiKey, App, Bodies, BodyLimits, RequestIds
-from sparsespec.runtime.serving.http_protocol import ConnectionLimits, LimitedHttpProtocol
+from sparsespec.runtime.serving.http.guards import ApiKey, App, Bodies, BodyLimits, RequestIds
+from sparsespec.runtime.serving.http.protocol import ConnectionLimits, LimitedHttpProtocol
+from sparsespec.runtime.serving.http.server_config import ServerConfig
 from sparsespec.runtime.serving.logs import log_event
-from sparsespec.runtime.serving.server_config import ServerConfig
 from sparsespec.runtime.serving.service import Service
 
 KEEP_ALIVE_S = 30  # that a connection stays open without a request

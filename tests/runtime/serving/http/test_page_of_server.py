@@ -9,8 +9,8 @@ import pytest
 
 from headless_browser import BrowsedPage, open_browser
 from http_server_thread import RunningServer, running_server
-from sparsespec.runtime.serving.app import create_app
-from sparsespec.runtime.serving.server_config import ServerConfig
+from sparsespec.runtime.serving.http.app import create_app
+from sparsespec.runtime.serving.http.server_config import ServerConfig
 from tiny_llm import assert_all_pages_free, tiny_engine
 
 pytestmark = pytest.mark.browser

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparsespec.runtime.serving.errors import UnknownModelError
-from sparsespec.runtime.serving.openai_answers import ModelCard, ModelList
+from sparsespec.runtime.serving.openai.answer_types import ModelCard, ModelList
+from sparsespec.runtime.serving.openai.errors import UnknownModelError
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +11,6 @@ from starlette.responses import Response
 
 from sparsespec.builder.config_io import shown
 from sparsespec.builder.errors import RequestError
-from sparsespec.runtime.serving.openai_error import error_body
 from sparsespec.runtime.serving.service_errors import (
     DeadlineError,
     DrainingError,
@@ -50,8 +50,10 @@ class ErrorAnswer:
     @property
     def body(self) -> bytes:
         """JSON. What is quoted of a request may be no Unicode text."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
         param = None if self.param is None else _unicode(self.param)
-        return error_body(self.status, _unicode(self.message), param, self.code)
+        error = {"message": _unicode(self.message), "type": kind, "param": param, "code": self.code}
+        return json.dumps({"error": error}).encode()
 
     def response(self) -> Response:
         """The whole HTTP answer."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from sparsespec.runtime.serving.openai_answers import ErrorBody
-from sparsespec.runtime.serving.prometheus import metrics_page
+from sparsespec.runtime.serving.http.prometheus import metrics_page
+from sparsespec.runtime.serving.openai.answer_types import ErrorBody
 from sparsespec.runtime.serving.service import Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

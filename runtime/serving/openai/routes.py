@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sparsespec.builder.errors import RequestError
-from sparsespec.runtime.serving.chat import ChatEndpoint
-from sparsespec.runtime.serving.completions import CompletionsEndpoint
-from sparsespec.runtime.serving.errors import error_answer
-from sparsespec.runtime.serving.models import ModelsEndpoint
-from sparsespec.runtime.serving.openai_answers import ChatCompletion, Completion, ErrorBody, ModelCard, ModelList
-from sparsespec.runtime.serving.request_errors import JsonRoute, validation_answer
+from sparsespec.runtime.serving.openai.answer_types import ChatCompletion, Completion, ErrorBody, ModelCard, ModelList
+from sparsespec.runtime.serving.openai.chat import ChatEndpoint
+from sparsespec.runtime.serving.openai.completions import CompletionsEndpoint
+from sparsespec.runtime.serving.openai.errors import error_answer
+from sparsespec.runtime.serving.openai.models import ModelsEndpoint
+from sparsespec.runtime.serving.openai.request_errors import JsonRoute, validation_answer
 from sparsespec.runtime.serving.service import Service
 from sparsespec.runtime.serving.service_errors import ServiceError
 

@@ -1,0 +1,1 @@
+"""OpenAI's API over the service: requests, answers, streams and errors."""
