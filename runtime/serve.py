@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -14,20 +13,17 @@ from typing import TYPE_CHECKING
 from sparsespec.builder.config_io import add_flags, from_flags
 from sparsespec.builder.errors import InputError
 from sparsespec.builder.terminal import run_tool
-from sparsespec.runtime.collector import freeze_heap
 from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.serving.http.server_config import ServerConfig
 from sparsespec.runtime.serving.logs import log_as_json
 from sparsespec.runtime.serving.metrics import ServiceMetrics
+from sparsespec.runtime.serving.process import tune_process
 from sparsespec.runtime.serving.service_config import ServiceConfig
 
 if TYPE_CHECKING:
     from sparsespec.runtime.llm import LLM
 
 API_KEY_VARIABLE = "SPARSESPEC_API_KEY"
-# Before the event loop's thread has to let the step loop's go on. Python's own, 5 ms, is as long as a step
-# (docs/performance.md, "Serving on the host").
-_SWITCH_INTERVAL_S = 0.0005
 
 # What imports torch or FastAPI is imported where it is used: `--help` and a mistyped flag answer at once.
 
@@ -77,12 +73,6 @@ def serve(flags: ServeFlags) -> int:
             return 1 if service.status.failed else 0
 
         return uvloop.run(run())
-
-
-def tune_process() -> None:
-    """What holds for all threads of a serving process, once its LLM is made."""
-    freeze_heap()
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
 
 def _serve_flags(flags: argparse.Namespace) -> ServeFlags:

@@ -16,11 +16,11 @@ import uvloop
 
 from host_load import HostOnlyLLM, Load, trained_language
 from serving_study.host_pace import Pace, Reading, Stretch
-from sparsespec.runtime.serve import tune_process
 from sparsespec.runtime.serving.http.app import create_app
 from sparsespec.runtime.serving.http.server import make_server
 from sparsespec.runtime.serving.http.server_config import ServerConfig
 from sparsespec.runtime.serving.metrics import ServiceMetrics
+from sparsespec.runtime.serving.process import tune_process
 from sparsespec.runtime.serving.service import Service
 from sparsespec.runtime.serving.service_config import ServiceConfig
 

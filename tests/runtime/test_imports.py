@@ -43,6 +43,7 @@ HOST_MODULES = (
     "serving.openai.models",
     "serving.openai.answer_types",
     "serving.openai.request_types",
+    "serving.process",
     "serving.recent",
     "serving.openai.request_errors",
     "serving.request_record",

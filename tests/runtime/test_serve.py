@@ -25,6 +25,7 @@ from sparsespec.runtime.config import RuntimeConfig, SpeculationConfig
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import OutputDelta
 from sparsespec.runtime.sampling_params import SamplingParams
+from sparsespec.runtime.serving.process import tune_process
 from tiny_llm import BUILD
 from tiny_models import tiny_model_config, write_tiny_engine
 
@@ -228,7 +229,7 @@ def test_the_key_may_come_from_the_environment(engine_dir: Path, monkeypatch: py
 
 @pytest.mark.usefixtures("own_process")
 def test_the_event_loop_lets_the_step_loop_go_on() -> None:
-    serve.tune_process()
+    tune_process()
     assert sys.getswitchinterval() == pytest.approx(0.0005)
     assert gc.get_freeze_count() > 1000
 

@@ -9,11 +9,11 @@ from contextlib import aclosing
 from itertools import count
 
 from sparsespec.builder.errors import RequestError
-from sparsespec.runtime.collector import freeze_heap
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import OutputDelta
 from sparsespec.runtime.serving.logs import log_as_json
 from sparsespec.runtime.serving.metrics import ServiceMetrics
+from sparsespec.runtime.serving.process import tune_process
 from sparsespec.runtime.serving.service import Service
 from sparsespec.runtime.serving.service_errors import EngineFailedError, ServiceError
 from sparsespec.runtime.serving.triton.cancellation import CancellationWatch
@@ -43,7 +43,7 @@ class TritonModel:
         self._config = read_model_config(args)
         metrics = ServiceMetrics()
         llm = LLM(self._config.options.engine_dir, self._config.speculation, self._config.runtime, metrics.steps)
-        freeze_heap()
+        tune_process()
         self._loop = LoopThread("sparsespec-triton")
         self._service = self._loop.run(self._make_service(llm, metrics))
         self._metrics = self._make_metrics()
