@@ -9,8 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-import httpx
+from urllib.request import urlopen
 
 from serving_study.clients import OpenAIStreams, StreamingClient
 from serving_study.server_process import ServerExit, ServerProcess, running_server_process
@@ -64,7 +63,8 @@ class OpenAIServer:
 
     def batch_count(self) -> BatchCount:
         """See Server."""
-        return read_batch_count(httpx.get(f"{self.process.url}/metrics").text)
+        with urlopen(f"{self.process.url}/metrics") as page:
+            return read_batch_count(page.read().decode())
 
     def send(self, number: signal.Signals) -> None:
         """See Server."""
