@@ -13,7 +13,8 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.t
 REQUIREMENTS_OF := $(PY) -c 'import sys, importlib.metadata as m; from packaging.requirements import Requirement; \
 	asked = [Requirement(text) for text in m.requires("sparsespec")]; \
 	wanted = lambda each: each.marker and any(each.marker.evaluate({"extra": extra}) for extra in sys.argv[1:]); \
-	print(*(f"{each.name}{each.specifier}" for each in asked if wanted(each)))'
+	extras = lambda each: "[" + ",".join(sorted(each.extras)) + "]" if each.extras else ""; \
+	print(*(f"{each.name}{extras(each)}{each.specifier}" for each in asked if wanted(each)))'
 
 # Tests run plugins of their own too.
 export SPARSESPEC_TEST_PLUGINS ?= ON

@@ -49,6 +49,9 @@ class FakeService:
     seen: list[ServiceRequest] = field(default_factory=list)
     num_left: int = 0  # streams that were closed before their ends
 
+    def check_fits(self, num_answers: int) -> None:
+        """Anything does."""
+
     async def stream(self, request: ServiceRequest) -> AsyncGenerator[FakeDelta | RequestOutput, None]:
         self.seen.append(request)
         try:

@@ -17,7 +17,7 @@ import sysconfig
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ TRITONSERVER = SITE_PACKAGES / "pytriton" / "tritonserver"
 # The backend's process loads this Python as a library, of the very version that extension modules were made for.
 PYTHON_LIBRARY = Path(sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME"))
 MOST_START_S = 120
+_DRAIN: Mapping[str, str] = {"drain_timeout_s": "20"}  # less than tritonserver's own limit, as the example has it
 NO_PARAMETERS: Mapping[str, str] = {}
 
 
@@ -88,16 +89,16 @@ def triton_server(
 
     Raises RuntimeError with the end of its log where it does not come up.
     """
-    _write_repository(directory / "repository", {"engine_dir": str(engine_dir.resolve()), **parameters})
+    _write_repository(directory / "repository", {"engine_dir": str(engine_dir.resolve()), **_DRAIN, **parameters})
     _write_backend(directory / "backends" / "python")
     server = _start(directory, exit_timeout_s)
     try:
         _wait_until_ready(server)
         yield server
     finally:
-        if server.process.poll() is None:
+        with suppress(ProcessLookupError):  # the model's process may outlive a server that has failed
             os.killpg(server.process.pid, signal.SIGKILL)
-            server.process.wait()
+        server.process.wait()
 
 
 def _start(directory: Path, exit_timeout_s: int) -> TritonServer:

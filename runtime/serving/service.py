@@ -89,6 +89,12 @@ class Service:
             self._metrics.end(record)
             log_event(ended, logging.ERROR if ended.outcome == "failed" else logging.INFO)
 
+    def check_fits(self, num_answers: int) -> None:
+        """Raise RequestError for more answers than may ever run or wait at once, over all prompts of a request."""
+        limit = self.config.max_requests
+        if num_answers > limit:
+            raise RequestError(f"at most {limit} answers, n of each prompt, may run or wait here, found {num_answers}")
+
     @property
     def status(self) -> ServiceStatus:
         """How the service is now."""
@@ -145,8 +151,7 @@ class Service:
 
     def _check_room(self, num_answers: int) -> None:
         limit = self.config.max_requests
-        if num_answers > limit:
-            raise RequestError(f"n must be at most {limit}, the answers that may run or wait here, found {num_answers}")
+        self.check_fits(num_answers)
         if self._engine.failure is not None:
             raise EngineFailedError("the engine has failed")
         if self._draining:

@@ -24,6 +24,7 @@ class PromptItem(NamedTuple):
 
 async def run_prompts(service: Service, requests: Sequence[ServiceRequest]) -> AsyncGenerator[PromptItem, None]:
     """Deltas of all, and of each its RequestOutput last. An error of one ends all; closing the generator too."""
+    service.check_fits(sum(request.params.n for request in requests))
     items: asyncio.Queue[PromptItem | Exception] = asyncio.Queue()
     pumps = [asyncio.create_task(_pump(service, number, request, items)) for number, request in enumerate(requests)]
     num_running = len(pumps)

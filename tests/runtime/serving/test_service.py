@@ -144,11 +144,22 @@ def test_every_answer_of_a_prompt_takes_a_place() -> None:
         await anext(stream)
         with pytest.raises(OverloadedError):
             await anext(served.service.stream(served.ask(1)))
-        with pytest.raises(RequestError, match="n must be at most 3"):
+        with pytest.raises(RequestError, match=r"at most 3 answers.*found 4"):
             await anext(served.service.stream(replace(served.ask(0), params=SamplingParams(n=4))))
         await stream.aclose()
 
     serve(work, ServiceConfig(max_requests=3))
+
+
+def test_prompts_of_one_request_that_never_fit_are_refused() -> None:
+    async def work(served: Served) -> None:
+        with pytest.raises(RequestError, match=r"at most 3 answers.*found 4"):
+            await anext(run_prompts(served.service, [served.ask(number) for number in range(4)]))
+        assert (
+            len([each async for each in run_prompts(served.service, [served.ask(number) for number in range(3)])]) > 3
+        )
+
+    assert serve(work, ServiceConfig(max_requests=3)).outcomes() == {"finished": 3}
 
 
 def test_wrong_requests_fail_alone(caplog: pytest.LogCaptureFixture) -> None:
