@@ -203,9 +203,7 @@ class LLM:
 
         Raises RequestError where that cannot be.
         """
-        messages = list_messages(chat)
-        self._rules.check_text("".join(message.content for message in messages))
-        return self.engine.codec.encode_chat(messages)
+        return list(self.read_prompt(list_messages(chat)).token_ids)
 
     @property
     def status(self) -> EngineStatus:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sparsespec.runtime.answer_text import AnswerText
 from sparsespec.runtime.request import FinishReason
 from sparsespec.runtime.results import TokenLogprobs
-from sparsespec.runtime.verification import Verification
+from sparsespec.runtime.verification import Verification, drafted
 
 
 class OutputDelta(NamedTuple):
@@ -35,13 +35,8 @@ class OutputDelta(NamedTuple):
     @property
     def accepted(self) -> tuple[bool, ...]:
         """Of each of token_ids, whether it is an accepted draft; the last of a block is the model's own."""
-        start = self.answer_text.num_tokens_before(self._first_part)
-        accepted = [False] * len(self.token_ids)
-        for check in self.verifications:
-            first = check.first_output - start
-            last = min(first + min(check.num_accepted, check.num_tokens), len(accepted))
-            accepted[first:last] = [True] * (last - first)
-        return tuple(accepted)
+        first_output = self.answer_text.num_tokens_before(self._first_part)
+        return drafted(self.verifications, first_output, len(self.token_ids))
 
     @property
     def logprobs(self) -> tuple[TokenLogprobs, ...]:
@@ -80,6 +75,11 @@ class CompletionOutput:
     finish_reason: FinishReason | None
     stop_reason: int | str | None  # the stop token or text of the caller's that ended it
     verifications: tuple[Verification, ...]
+
+    @property
+    def accepted(self) -> tuple[bool, ...]:
+        """Of each of token_ids, whether it is an accepted draft."""
+        return drafted(self.verifications, 0, len(self.token_ids))
 
 
 @dataclass(frozen=True)

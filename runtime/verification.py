@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 
@@ -22,6 +23,11 @@ class Verification:
         """What plain decoding reads for the same tokens: its first row context + 1, each later row one more."""
         return self.num_tokens * self.context + sum_up_to(self.num_tokens)
 
+    @property
+    def num_kept_drafts(self) -> int:
+        """Accepted drafts that joined the output: the block's tokens begin with them."""
+        return min(self.num_accepted, self.num_tokens)
+
     def shortened(self, num_tokens: int) -> Verification:
         """This block, of which at most num_tokens tokens joined the output."""
         return replace(self, num_tokens=min(num_tokens, self.num_tokens))
@@ -30,3 +36,13 @@ class Verification:
 def sum_up_to(number: int) -> int:
     """1 + 2 + ... + number."""
     return number * (number + 1) // 2
+
+
+def drafted(checks: Iterable[Verification], first_output: int, num_tokens: int) -> tuple[bool, ...]:
+    """Of num_tokens output tokens from first_output on, whether each is an accepted draft; checks: those of them."""
+    flags = [False] * num_tokens
+    for check in checks:
+        first = check.first_output - first_output
+        last = min(first + check.num_kept_drafts, num_tokens)
+        flags[first:last] = [True] * (last - first)
+    return tuple(flags)

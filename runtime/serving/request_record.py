@@ -63,7 +63,7 @@ class RequestRecord:
             self.first_token_s = self._clock() - self._start
         self._output_tokens += len(delta.token_ids)
         self._drafts += sum(check.num_drafts for check in verifications)
-        self._accepted_drafts += sum(min(check.num_accepted, check.num_tokens) for check in verifications)
+        self._accepted_drafts += sum(check.num_kept_drafts for check in verifications)
         if delta.finish_reason is not None:
             self._finish_reasons.append(delta.finish_reason)
 

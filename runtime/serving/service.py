@@ -12,6 +12,7 @@ from sparsespec.builder.errors import RequestError
 from sparsespec.runtime.async_llm import AsyncLLM, StreamItem
 from sparsespec.runtime.llm import LLM
 from sparsespec.runtime.outputs import OutputDelta
+from sparsespec.runtime.prompt_input import PromptInput
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.serving.histogram import MetricFamily
 from sparsespec.runtime.serving.logs import log_event
@@ -19,7 +20,7 @@ from sparsespec.runtime.serving.metrics import ServiceMetrics
 from sparsespec.runtime.serving.request_record import RequestRecord
 from sparsespec.runtime.serving.service_config import ServiceConfig
 from sparsespec.runtime.serving.service_errors import DeadlineError, DrainingError, EngineFailedError, OverloadedError
-from sparsespec.runtime.text import ChatMessage, TextCodec
+from sparsespec.runtime.text import TextCodec
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ServiceRequest:
     """One prompt and what is wanted of it."""
 
     request_id: str  # in logs and answers
-    prompt: str | tuple[int, ...] | tuple[ChatMessage, ...]
+    prompt: PromptInput
     params: SamplingParams
     priority: int = 0  # of those that wait, the lowest is let in first
     timeout_s: float | None = None  # the service's own limit, or less
@@ -54,8 +55,6 @@ class Service:
         """Take over an LLM, which was given metrics.steps as its recorder."""
         self.config = config
         self.codec: TextCodec = llm.engine.codec
-        self.max_seq_len = llm.engine.config.build.max_seq_len
-        self.vocab_size = llm.engine.config.model.vocab_size
         self._llm = llm
         self._engine = AsyncLLM(llm, config.stream_interval_us / 1e6)
         self._metrics = metrics
@@ -114,13 +113,9 @@ class Service:
         """Everything that was counted; any thread may ask."""
         return self._metrics.families(self._llm.status)
 
-    def start_draining(self) -> None:
-        """Let nothing more in."""
-        self._draining = True
-
     async def drain(self, timeout_s: float) -> bool:
         """Let nothing more in and wait for what has begun; False where some of it takes longer."""
-        self.start_draining()
+        self._draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except asyncio.TimeoutError:
@@ -129,7 +124,7 @@ class Service:
 
     async def close(self) -> None:
         """End what still runs, with DrainingError, and stop the engine."""
-        self.start_draining()
+        self._draining = True
         await self._engine.close()
 
     def _generate(self, request: ServiceRequest) -> AsyncGenerator[StreamItem, None]:

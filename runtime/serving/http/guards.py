@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from sparsespec.runtime.serving.http.server_config import ServerConfig
 from sparsespec.runtime.serving.logs import log_event
 from sparsespec.runtime.serving.openai.errors import ErrorAnswer
 
@@ -100,19 +101,10 @@ class ApiKey:
         await self._app(scope, receive, send)
 
 
-@dataclass(frozen=True)
-class BodyLimits:
-    """What bodies may take."""
-
-    max_body_bytes: int
-    max_pending_body_bytes: int
-    receive_timeout_s: float
-
-
 class Bodies:
     """Receives each body as a whole, within its limits, before anything looks at it."""
 
-    def __init__(self, app: App, limits: BodyLimits) -> None:
+    def __init__(self, app: App, limits: ServerConfig) -> None:
         self._app = app
         self._limits = limits
         self._num_pending = 0  # bytes

@@ -6,22 +6,13 @@ Without them a client that sends a header a minute, an endless one, or reads not
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-
-@dataclass(frozen=True)
-class ConnectionLimits:
-    """What one connection may take."""
-
-    max_connections: int
-    max_head_bytes: int
-    receive_timeout_s: float  # from a request's first byte, or the connection's beginning, to the end of its head
-    send_timeout_s: float
+from sparsespec.runtime.serving.http.server_config import ServerConfig
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -29,7 +20,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def __init__(
         self,
-        limits: ConnectionLimits,
+        limits: ServerConfig,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],

@@ -16,8 +16,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from sparsespec.runtime.serving.http.guards import ApiKey, App, Bodies, BodyLimits, RequestIds
-from sparsespec.runtime.serving.http.protocol import ConnectionLimits, LimitedHttpProtocol
+from sparsespec.runtime.serving.http.guards import ApiKey, App, Bodies, RequestIds
+from sparsespec.runtime.serving.http.protocol import LimitedHttpProtocol
 from sparsespec.runtime.serving.http.server_config import ServerConfig
 from sparsespec.runtime.serving.logs import log_event
 from sparsespec.runtime.serving.service import Service
@@ -109,21 +109,17 @@ class GracefulServer(uvicorn.Server):
 
 def guarded(app: FastAPI, config: ServerConfig) -> App:
     """The application behind its guards."""
-    limits = BodyLimits(config.max_body_bytes, config.max_pending_body_bytes, config.receive_timeout_s)
-    inner: App = Bodies(app, limits)
+    inner: App = Bodies(app, config)
     return RequestIds(inner if config.api_key is None else ApiKey(inner, config.api_key))
 
 
 def make_server(app: FastAPI, service: Service, config: ServerConfig) -> GracefulServer:
     """A server that has not begun."""
-    limits = ConnectionLimits(
-        config.max_connections, config.max_head_bytes, config.receive_timeout_s, config.send_timeout_s
-    )
     uvicorn_config = uvicorn.Config(
         guarded(app, config),
         host=config.host,
         port=config.port,
-        http=partial(LimitedHttpProtocol, limits),  # type: ignore[arg-type]  # called like the class it makes
+        http=partial(LimitedHttpProtocol, config),  # type: ignore[arg-type]  # called like the class it makes
         ws="none",
         lifespan="off",
         access_log=False,

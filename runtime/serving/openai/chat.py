@@ -30,7 +30,7 @@ from sparsespec.runtime.serving.openai.exchange import (
 )
 from sparsespec.runtime.serving.openai.request_types import AssistantMessage, ChatRequest, PromptMessage
 from sparsespec.runtime.serving.openai.sampling_fields import given
-from sparsespec.runtime.serving.openai.token_answers import answer_tokens, chat_logprobs, delta_tokens
+from sparsespec.runtime.serving.openai.token_answers import chat_logprobs, token_infos
 from sparsespec.runtime.serving.service import Service
 from sparsespec.runtime.text import ChatMessage, TextCodec
 
@@ -79,13 +79,14 @@ class ChatForm:
     def gained(self, choice: int, delta: OutputDelta) -> list[ChatChunkChoice]:
         """A chunk for what can be shown, and one for the end."""
         chunks = []
-        if delta.text or delta.logprobs or (self.body.return_tokens and delta.token_ids):
+        text, logprobs = delta.text, delta.logprobs
+        if text or logprobs or (self.body.return_tokens and delta.token_ids):
             chunks.append(
                 ChatChunkChoice(
                     index=choice,
-                    delta=ChatDelta(content=delta.text),
-                    logprobs=self._logprobs(delta.logprobs),
-                    tokens=delta_tokens(self.codec, delta) if self.body.return_tokens else None,
+                    delta=ChatDelta(content=text),
+                    logprobs=self._logprobs(logprobs),
+                    tokens=token_infos(self.codec, delta) if self.body.return_tokens else None,
                 )
             )
         if delta.finish_reason is not None:
@@ -109,7 +110,7 @@ class ChatForm:
             message=ChatMessageAnswer(content=answer.text),
             logprobs=self._logprobs(answer.logprobs),
             finish_reason=stop_reason(answer.finish_reason),
-            tokens=answer_tokens(self.codec, answer) if self.body.return_tokens else None,
+            tokens=token_infos(self.codec, answer) if self.body.return_tokens else None,
         )
 
     def _logprobs(self, logprobs: Sequence[TokenLogprobs]) -> ChatLogprobs | None:

@@ -24,9 +24,8 @@ from sparsespec.runtime.serving.openai.request_types import CompletionRequest
 from sparsespec.runtime.serving.openai.sampling_fields import given
 from sparsespec.runtime.serving.openai.token_answers import (
     TextOffsets,
-    answer_tokens,
     completion_logprobs,
-    delta_tokens,
+    token_infos,
 )
 from sparsespec.runtime.serving.service import Service
 from sparsespec.runtime.text import TextCodec
@@ -102,7 +101,7 @@ class CompletionForm:
                 text=text,
                 logprobs=self._new_logprobs(choice, delta),
                 finish_reason=None if delta.finish_reason is None else stop_reason(delta.finish_reason),
-                tokens=delta_tokens(self.codec, delta) if self.body.return_tokens else None,
+                tokens=token_infos(self.codec, delta) if self.body.return_tokens else None,
             )
         ]
 
@@ -126,7 +125,7 @@ class CompletionForm:
             text=echo + answer.text,
             logprobs=logprobs,
             finish_reason=stop_reason(answer.finish_reason),
-            tokens=answer_tokens(self.codec, answer) if self.body.return_tokens else None,
+            tokens=token_infos(self.codec, answer) if self.body.return_tokens else None,
         )
 
     def _new_logprobs(self, choice: int, delta: OutputDelta) -> CompletionLogprobs | None:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sparsespec.runtime.outputs import OutputDelta, RequestOutput
+from sparsespec.runtime.prompt_input import PromptInput
 from sparsespec.runtime.request import FinishReason
 from sparsespec.runtime.sampling_params import SamplingParams
 from sparsespec.runtime.serving.openai.answer_types import (
@@ -26,9 +27,6 @@ from sparsespec.runtime.serving.openai.event_stream import DONE, ChunkFrame, Cli
 from sparsespec.runtime.serving.openai.parallel_prompts import run_prompts
 from sparsespec.runtime.serving.openai.sampling_fields import SamplingFields, given
 from sparsespec.runtime.serving.service import Service, ServiceRequest
-from sparsespec.runtime.text import ChatMessage
-
-PromptGiven = str | tuple[int, ...] | tuple[ChatMessage, ...]
 
 _CLIENT_CLOSED_REQUEST = 499  # nginx's; only logs see it
 
@@ -123,7 +121,7 @@ def check_model(asked: str, served: str) -> None:
 
 
 def service_requests(
-    request_id: str, prompts: Sequence[PromptGiven], params: SamplingParams, fields: SamplingFields
+    request_id: str, prompts: Sequence[PromptInput], params: SamplingParams, fields: SamplingFields
 ) -> tuple[ServiceRequest, ...]:
     """One per prompt; where there are several, each has its number in its id."""
     priority = given(fields.priority, 0)
@@ -147,7 +145,7 @@ def usage_of(outputs: Sequence[RequestOutput]) -> Usage:
     checks = [check for answer in answers for check in answer.verifications]
     num_prompt = sum(len(output.prompt_token_ids) for output in outputs)
     num_completion = sum(len(answer.token_ids) for answer in answers)
-    num_accepted = sum(min(check.num_accepted, check.num_tokens) for check in checks)
+    num_accepted = sum(check.num_kept_drafts for check in checks)
     num_drafts = sum(check.num_drafts for check in checks)
     return Usage(
         prompt_tokens=num_prompt,

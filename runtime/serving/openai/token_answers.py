@@ -52,24 +52,11 @@ def token_name(codec: TokenNames, token_id: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def delta_tokens(codec: TokenNames, delta: OutputDelta) -> list[TokenInfo]:
-    """Of what an answer gained."""
-    return _token_infos(codec, delta.token_ids, delta.accepted)
-
-
-def answer_tokens(codec: TokenNames, answer: CompletionOutput) -> list[TokenInfo]:
-    """Of a whole answer."""
-    accepted = [False] * len(answer.token_ids)
-    for check in answer.verifications:
-        num_accepted = min(check.num_accepted, check.num_tokens)
-        accepted[check.first_output : check.first_output + num_accepted] = [True] * num_accepted
-    return _token_infos(codec, answer.token_ids, accepted)
-
-
-def _token_infos(codec: TokenNames, token_ids: Sequence[int], accepted: Sequence[bool]) -> list[TokenInfo]:
+def token_infos(codec: TokenNames, gained: OutputDelta | CompletionOutput) -> list[TokenInfo]:
+    """Of what an answer gained, or of a whole one."""
     return [
         TokenInfo(token=token_name(codec, token), bytes=list(codec.token_bytes(token)), accepted_draft=is_draft)
-        for token, is_draft in zip(token_ids, accepted, strict=True)
+        for token, is_draft in zip(gained.token_ids, gained.accepted, strict=True)
     ]
 
 

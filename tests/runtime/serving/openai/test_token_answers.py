@@ -10,10 +10,9 @@ from fake_service import CODEC, FakeDelta, output_of
 from sparsespec.runtime.results import TokenLogprobs
 from sparsespec.runtime.serving.openai.token_answers import (
     TextOffsets,
-    answer_tokens,
     chat_logprobs,
     completion_logprobs,
-    delta_tokens,
+    token_infos,
     token_name,
 )
 from sparsespec.runtime.verification import Verification
@@ -31,7 +30,7 @@ def test_names(token: int, name: str) -> None:
 
 def test_infos_spell_the_text() -> None:
     tokens = CODEC.encode("th é!")
-    infos = delta_tokens(CODEC, FakeDelta("", tuple(tokens), accepted=(True, True, False, False, False)))  # type: ignore[arg-type]
+    infos = token_infos(CODEC, FakeDelta("", tuple(tokens), accepted=(True, True, False, False, False)))  # type: ignore[arg-type]
     assert b"".join(bytes(info.bytes) for info in infos).decode() == "th é!"
     assert [info.accepted_draft for info in infos] == [True, True, False, False, False]
 
@@ -71,5 +70,5 @@ def test_drafts_beyond_the_end_are_not_tokens() -> None:
         Verification(4, 2, num_drafts=4, num_accepted=4, draft_kv_tokens=0, verify_kv_tokens=0, context=0),
     )
     answer = output_of("x", token_ids=(5,) * 6, checks=checks).outputs[0]
-    accepted = [token.accepted_draft for token in answer_tokens(CODEC, answer)]
+    accepted = [token.accepted_draft for token in token_infos(CODEC, answer)]
     assert accepted == [False, True, True, False, True, True]
