@@ -45,7 +45,7 @@ def test_an_answer(page: BrowsedPage, server: RunningServer) -> None:
     assert accepted + own == 40
     assert accepted > 0
     assert page.texts(".note")[0].startswith(f"40 tokens · {accepted} of ")
-    assert page.texts("#model") == ["tiny"]
+    page.until("#model", "tiny")  # as the server says when it is asked for its state again, with the key
     assert page.console() == []
     page.until("#running", "0")
     assert_all_pages_free(server.llm)
